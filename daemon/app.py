@@ -1,0 +1,169 @@
+"""The daemon, assembled: one nursery tree from configuration to the last socket. The table of contents.
+
+Owns the order of start and stop, and which failure ends the daemon with which exit code. Nothing else.
+"""
+
+import signal
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import trio
+
+from intellectd.daemon.atomic import make_dir
+from intellectd.daemon.bulk.engine import Engine
+from intellectd.daemon.bulk.errors import BulkAddressInUse
+from intellectd.daemon.bulk.interface import BulkEngine
+from intellectd.daemon.config import Config
+from intellectd.daemon.control import ControlServer
+from intellectd.daemon.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, OperatorError
+from intellectd.daemon.identity import Identity
+from intellectd.daemon.lock import StateLock
+from intellectd.daemon.logs import get_log
+from intellectd.daemon.metrics import Metrics
+from intellectd.daemon.metrics_http import MetricsServer
+from intellectd.daemon.net import AddressInUse, BadAddress, Network
+from intellectd.daemon.notify import Notifier
+from intellectd.daemon.p2p.host import open_network
+from intellectd.daemon.runs.compute import RunsWork, in_thread
+from intellectd.daemon.runs.host import Host
+from intellectd.daemon.runs.known_peers import load_peers
+from intellectd.daemon.runs.operations import Operations
+from intellectd.daemon.runs.registry import Registry
+from intellectd.kernels import ops
+
+ALIVE_S_MAX = 30.0  # a driver that has not gone round for this long hangs; it ticks every 5 s
+
+log = get_log("daemon")
+
+
+class PortInUse(OperatorError):
+    exit_code = EXIT_UNAVAILABLE
+
+
+class BadListenAddress(OperatorError):
+    exit_code = EXIT_CONFIG
+
+
+@dataclass(frozen=True)
+class World:
+    """What a daemon is connected to: the internet and threads, or in tests the twins in memory."""
+
+    open_network: Callable[[bytes, list[str], list[str], list[str]], AbstractAsyncContextManager[Network]]
+    open_bulk: Callable[[str, str, str], BulkEngine]
+    runner: RunsWork
+
+
+THE_WORLD = World(open_network, Engine, in_thread)
+
+
+def main(config: Config) -> int:
+    """Run until SIGTERM, SIGINT or `shutdown`. Raises OperatorError with the exit code."""
+    make_dir(config.state_dir)
+    with StateLock(config.state_dir):
+        identity = Identity.load_or_create(config.identity_path)
+        try:
+            trio.run(_until_signal, config, identity)
+        except* OperatorError as group:
+            raise _first(group) from None
+        except* AddressInUse as group:
+            raise PortInUse(str(_first(group))) from None
+        except* BulkAddressInUse as group:
+            raise PortInUse(str(_first(group)), "stop the other program, or set another network.bulk_listen") from None
+        except* BadAddress as group:
+            raise BadListenAddress(str(_first(group)), "see [network] in the configuration") from None
+    return 0
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _until_signal(config: Config, identity: Identity) -> None:
+    stop = trio.Event()
+
+    async def listen(task_status: Any) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                if stop.is_set():
+                    nursery.cancel_scope.cancel()  # asked twice: not even the words of farewell
+                stop.set()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(listen)
+        await run_daemon(config, identity, THE_WORLD, stop)
+        nursery.cancel_scope.cancel()
+
+
+async def run_daemon(
+    config: Config, identity: Identity, world: World, stop: trio.Event, task_status: Any = trio.TASK_STATUS_IGNORED
+) -> None:
+    """From the first socket to the last; returns when `stop` is set and all runs have ended."""
+    notifier, metrics = Notifier(), Metrics()
+    started_at = trio.current_time()
+    async with AsyncExitStack() as stack:
+        engine = world.open_bulk(identity.peer_id, config.network.bulk_listen, config.network.bulk_announce)
+        stack.push_async_callback(_close, world, engine)
+        known = [address for addresses in load_peers(config.state_dir).values() for address in addresses]
+        network = await stack.enter_async_context(
+            world.open_network(
+                identity.seed,
+                list(config.network.listen),
+                list(config.network.announce),
+                [*config.network.bootstrap, *known],
+            )
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        host = Host(config, identity, network, engine, metrics, nursery, world.runner)
+        registry = Registry(host)
+        operations = Operations(registry, started_at, stop)
+        await registry.open_all()  # before anybody can ask for a run that is still being read
+        control = ControlServer(config.socket, operations.handlers(), registry.attach)
+        await nursery.start(control.serve)
+        if config.metrics.listen:
+            health = lambda: _health(registry)  # noqa: E731 - two places ask the same thing
+            await nursery.start(MetricsServer(config.metrics.listen, metrics.text, health).serve)
+        metrics.build_info(version("intellectd"), ops.implementation())
+        registry.start_all()
+        nursery.start_soon(notifier.watchdog, lambda: _health(registry)[0])
+        _announce(config, host, notifier)
+        task_status.started(registry)
+        await stop.wait()
+        notifier.stopping()
+        log.info("stopping")
+        await registry.stop_all()
+        nursery.cancel_scope.cancel()
+
+
+async def _close(world: World, engine: BulkEngine) -> None:
+    with trio.CancelScope(shield=True):  # it joins its threads, within seconds
+        await world.runner(engine.close)
+
+
+def _announce(config: Config, host: Host, notifier: Notifier) -> None:
+    addresses = host.network.addresses()
+    notifier.ready(f"peer {host.identity.peer_id}")
+    log.info(
+        "ready",
+        peer=host.identity.peer_id,
+        addresses=" ".join(addresses),
+        bulk=host.bulk.endpoint.address,
+        socket=str(config.socket),
+        state=str(config.state_dir),
+        kernels=ops.implementation(),
+    )
+    if ops.implementation() != "native":
+        log.warning("slow kernels in use", reason=ops.reason())
+
+
+def _health(registry: Registry) -> tuple[bool, str]:
+    for service in registry.runs.values():
+        if service.stuck_s > ALIVE_S_MAX:
+            return False, f"run {service.config.name} has not moved for {service.stuck_s:.0f} s"
+    return True, "ok"

@@ -1,0 +1,138 @@
+"""Reaching a peer: connect, handshake, request and the first frame back, again until it works or time is up.
+
+Owns the retries and which refusals end them. Refuses to know what follows the first frame.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from intellectd.daemon.bulk.bell import Stop, now_s
+from intellectd.daemon.bulk.errors import LinkLost, LinkSilent, PeerRefused
+from intellectd.daemon.bulk.interface import Endpoint
+from intellectd.daemon.bulk.limits import (
+    ADDRESSES_PER_NAME_MAX,
+    CUT_SHORT_S,
+    DIAL_ATTEMPT_S,
+    DIAL_BACKOFF_FIRST_S,
+    DIAL_BACKOFF_MAX_S,
+)
+from intellectd.daemon.bulk.link import Link
+from intellectd.daemon.bulk.sockets import split_address, tune
+from intellectd.daemon.bulk.transfer import Transfer
+from intellectd.daemon.bulk.trust import TrustTable
+from intellectd.daemon.bulk.wire import (
+    HEADER_BYTES,
+    GetRequest,
+    Header,
+    RingRequest,
+    decode_header,
+    encode_request,
+)
+
+
+@dataclass(frozen=True)
+class Dialler:
+    trust: TrustTable
+
+    def dial(self, peer: str, request: RingRequest | GetRequest, transfer: Transfer) -> tuple[Link, Header]:
+        """An authenticated link on which the peer has answered, and its answer.
+
+        A peer that does not trust this host yet, or closes before it answers, is tried again until stall_s: the
+        two learn of each other, and of a transfer, at different moments. A refused port is final: certificates
+        live as long as the process that listens, so the one that was pinned has ended.
+        """
+        until = min(now_s() + transfer.stall_s, transfer.deadline)
+        backoff_s = DIAL_BACKOFF_FIRST_S
+        said: LinkLost | LinkSilent | None = None
+        try:
+            while True:
+                began = now_s()
+                try:
+                    return self._attempt(peer, encode_request(request), transfer.stop, until)
+                except PeerRefused:
+                    raise
+                except LinkLost as error:
+                    said = error
+                except LinkSilent as error:
+                    # An attempt cut short by the end says less than the answer that the one before it got.
+                    said = error if said is None or now_s() - began > CUT_SHORT_S else said
+                if now_s() + backoff_s >= until:
+                    raise said
+                transfer.stop.wait(backoff_s)
+                backoff_s = min(2 * backoff_s, DIAL_BACKOFF_MAX_S)
+        finally:
+            said = None  # its traceback refers to this frame: a circle that would outlive the transfer
+
+    def _attempt(self, peer: str, request: bytes, stop: Stop, until: float) -> tuple[Link, Header]:
+        endpoint = self.trust.endpoint(peer)
+        if endpoint is None:
+            raise LinkLost(self.trust.why_not(peer))
+        ready_by = min(until, now_s() + DIAL_ATTEMPT_S)
+        link = self._connected(endpoint, stop, ready_by)
+        link.peer = peer
+        try:
+            link.handshake(ready_by)
+            if link.certificate() != endpoint.certificate:
+                raise LinkLost(f"the certificate at {endpoint.address} is not the one it announced")
+            link.write_all(memoryview(request), max(0.0, ready_by - now_s()))
+            # In TLS 1.3 the dialler learns that it is not trusted only here, when it first reads.
+            return link, decode_header(link.read_bytes(HEADER_BYTES, max(0.0, until - now_s())))
+        except BaseException:
+            link.close()
+            raise
+
+    def _connected(self, endpoint: Endpoint, stop: Stop, until: float) -> Link:
+        connection = _connect(endpoint.address, stop, until)
+        try:
+            context = self.trust.context(server_side=False)
+            return Link(context.wrap_socket(connection, do_handshake_on_connect=False), stop)
+        except OSError as error:
+            connection.close()
+            raise LinkLost(f"no TLS handshake: {error}") from None
+
+
+def _connect(address: str, stop: Stop, until: float) -> socket.socket:
+    """The first of the host's addresses that answers; a name may stand for an IPv6 one that has no route here."""
+    try:
+        host, port = split_address(address)
+        # Names block here, beyond a stop's reach: no buffer is held meanwhile, so an abort need not wait.
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:ADDRESSES_PER_NAME_MAX]
+    except (ValueError, OSError) as error:
+        raise LinkLost(f"its address {address!r} cannot be used: {error}") from None
+    for family, _kind, _protocol, _name, where in found[:-1]:
+        with contextlib.suppress(LinkLost, LinkSilent):
+            return _connect_to(family, where, stop, (now_s() + until) / 2)
+    return _connect_to(found[-1][0], found[-1][4], stop, until)
+
+
+def _connect_to(family: int, where: Any, stop: Stop, until: float) -> socket.socket:
+    stop.check()
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        tune(connection)
+        _await_connected(connection, connection.connect_ex(where), stop, until)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _await_connected(connection: socket.socket, code: int, stop: Stop, until: float) -> None:
+    if code == errno.EINPROGRESS:
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLOUT)
+        poll.register(stop.fileno(), select.POLLIN)
+        if not poll.poll(max(0.0, until - now_s()) * 1000.0):
+            raise LinkSilent("it did not answer the connection")
+        stop.check()
+        code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code == errno.ECONNREFUSED:
+        raise PeerRefused("it refused the connection")
+    if code:
+        raise LinkLost(f"no connection: {os.strerror(code)}")

@@ -1,0 +1,103 @@
+"""The bulk plane as the rest of the daemon sees it: rings and fetches, with progress, failure and abort.
+
+Owns the vocabulary between the app and the engine. Refuses to know rounds, records and votes: a transfer is
+named by the hash of what it computes. Callbacks come from worker threads; the app marshals them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+TransferId = bytes  # 32 bytes
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a peer's bulk engine listens, and the DER certificate to pin, both from its signed beacon."""
+
+    address: str  # "host:port"
+    certificate: bytes
+
+
+@dataclass(frozen=True)
+class RingJob:
+    """One ring all-reduce: `members` in ring order, this host included.
+
+    `own` is this host's encoded delta (uint8, codec layout of `elements`), read-only; `out` receives the
+    encoded mean of the members, the same bytes on every one. Slices are cut at multiples of kernels GROUP.
+    """
+
+    transfer_id: TransferId
+    members: tuple[str, ...]
+    weights: tuple[float, ...]  # tokens, by member
+    codec: str
+    elements: int
+    own: memoryview
+    out: memoryview
+    stall_s: float  # no chunk progress for this long: the transfer fails
+    deadline_s: float  # the whole transfer
+
+
+@dataclass(frozen=True)
+class FetchJob:
+    """Copy `length` bytes of `object_name` from `peer` into `into` (len(into) == length)."""
+
+    fetch_id: TransferId
+    peer: str
+    object_name: str  # e.g. "update/<root hex>" or "snapshot/<round>/theta"
+    offset: int
+    into: memoryview
+    stall_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class TransferProgress:
+    transfer_id: TransferId
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class TransferDone:
+    transfer_id: TransferId
+    sent_bytes: int  # on the wire as given to the socket, headers included
+    received_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TransferFailed:
+    """`suspect` is the peer whose connection broke, refused or fell silent; None when nobody in particular."""
+
+    transfer_id: TransferId
+    suspect: str | None
+    reason: str
+    silent: bool  # True: no progress in time. False: the connection said so (reset, refused, garbage)
+
+
+BulkEvent = TransferProgress | TransferDone | TransferFailed
+OnBulkEvent = Callable[[BulkEvent], None]
+# Called in a worker thread with (peer id, object name); None means "not here".
+ObjectProvider = Callable[[str, str], memoryview | None]
+
+
+class BulkEngine(Protocol):
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+    def trust(self, peers: dict[str, Endpoint]) -> None:
+        """Replace the table of peers that may connect and be dialled (at most 1,024)."""
+        ...
+
+    def start_ring(self, job: RingJob, on_event: OnBulkEvent) -> None: ...
+
+    def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None: ...
+
+    def abort(self, transfer_id: TransferId) -> None:
+        """End a transfer within a second; its buffers are not touched after the TransferFailed that follows."""
+        ...
+
+    def serve(self, provider: ObjectProvider) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,62 @@
+"""Every bound and timeout of the bulk plane, each with where it comes from.
+
+Owns numbers only. What a single transfer may take (stall_s, deadline_s) is the app's to say, per job.
+"""
+
+# What a stranger can make this host hold. A handshake takes a few round trips (under a second on any link that
+# is of use); 32 at once is more than a full swarm of 64 makes when all dial together, spread over that second.
+HANDSHAKES_MAX = 32  # one more, and the oldest goes: a slow stranger's, for an honest one is soon through
+HANDSHAKE_S = 10.0  # the usual slowloris bound; a 300 ms link needs under one
+REQUEST_S = 10.0  # from the end of the handshake to the whole request
+
+# What an authenticated peer can make this host hold. One request per connection; a joiner asks each donor for
+# a few pieces at a time, and two joiners at once keep a donor's uplink full.
+SERVES_MAX = 16
+SERVES_PER_PEER_MAX = 4
+CONNECTIONS_MAX = 2 * HANDSHAKES_MAX + SERVES_MAX  # accepted and not yet a ring's; each has a thread
+SERVE_STALL_S = 10.0  # per PIECE_BYTES: drops a reader below 6.5 KB/s, whose catch-up would take days
+SERVE_BURST_BYTES = 256 * 1024  # served between two looks at whether a ring runs
+SERVE_YIELD_S = 0.05  # pause per burst while one does: serving trickles at 5 MB/s at most, training goes first
+
+# Connections for a ring whose plan is still on its way here. Plans and dials leave at the same moment, so one
+# is early by a control message's delay, seconds at worst; who was parked too long simply dials again.
+PARKED_MAX = 64
+PARKED_PER_PEER_MAX = 4
+PARKED_S = 5.0
+
+TRUSTED_MAX = 1024  # interface.py; the wire's records stay under it
+CERTIFICATE_BYTES_MAX = 2048  # ours are about 420 bytes
+PEER_ID_BYTES_MAX = 64  # X.520's bound on a common name; a libp2p id of an Ed25519 key has 52
+REQUEST_BYTES_MAX = 1024  # an object name and three numbers
+OBJECT_NAME_BYTES_MAX = 512  # "snapshot/<round>/theta" and the like, with room
+TRANSFERS_MAX = 64  # rings and fetches at once on this host; 2 threads each
+
+# Dialling: the peer may not trust us yet (its beacons are on the way), so a refusal by TLS is tried again.
+DIAL_BACKOFF_FIRST_S = 0.05
+DIAL_BACKOFF_MAX_S = 1.0
+CUT_SHORT_S = 1.0  # an attempt with less time than this proves nothing: a few round trips on a slow link
+ADDRESSES_PER_NAME_MAX = 4  # a host has an IPv4 and an IPv6 address; a hostile name has thousands
+DIAL_ATTEMPT_S = 10.0  # connect, handshake; as HANDSHAKE_S on the other side
+
+PIECE_BYTES = 64 * 1024  # given to the socket at once: four TLS records; the grain of "nothing was taken"
+CHUNK_GROUPS = 16  # 266 KB of int8, 1 MiB of fp32; 256 KiB to 4 MiB measured alike on a 500 Mbit/s, 100 ms link
+SOCKET_BUFFER_BYTES = 64 * 1024 * 1024  # measured: 494 Mbit/s against 263 with 4 MiB at 500 Mbit/s, 100 ms
+UNSENT_BYTES_MAX = 1024 * 1024  # what waits behind the congestion window: keeps an abort from queueing for long
+
+# A host that has nothing to pass on says so, four times per stall_s, so that only the neighbour of the one
+# that fell silent accuses it. Alive but starved for this many stall_s, a ring ends without a suspect.
+HEARTBEATS_PER_STALL = 4
+STARVED_STALLS = 3
+
+PROGRESS_EVERY_S = 0.5  # a beacon carries it every 5 s; the status command redraws at 1 s
+PROGRESS_EACH_CHUNKS_MAX = 16  # transfers with so few chunks report each
+
+# A failing host tells its neighbours why before it hangs up; `abort` promises an end within a second.
+GOODBYE_S = 0.5
+CLOSE_S = 5.0  # all threads together; they leave within GOODBYE_S unless one is inside a provider or DNS
+ACCEPT_PAUSE_S = 0.2  # when accept() fails (out of file descriptors): do not spin
+LISTEN_BACKLOG = 128
+PARKED_SWEEP_S = 1.0
+
+assert PARKED_S < HANDSHAKE_S
+assert SERVES_PER_PEER_MAX < SERVES_MAX

@@ -1,0 +1,160 @@
+"""One TLS connection in the hands of one thread: reads and writes that end when told to, or when nothing moves.
+
+Owns the socket, its handshake and its waits. Refuses to know frames and why anything is sent. A link belongs to
+one thread at a time; others reach that thread through the link's Stop.
+"""
+
+import contextlib
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+from intellectd.daemon.bulk.bell import Stop, now_s
+from intellectd.daemon.bulk.certificate import ALPN
+from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent
+from intellectd.daemon.bulk.limits import PIECE_BYTES
+
+FOREVER_S = float("inf")
+_DRAIN_BYTES = 64 * 1024  # read and dropped at once while saying goodbye
+
+
+class Pollable(Protocol):
+    def fileno(self) -> int: ...
+
+
+class Link:
+    def __init__(self, connection: ssl.SSLSocket, stop: Stop) -> None:
+        self._socket = connection
+        self._stop: Stop | None = stop
+        self._deadline = FOREVER_S
+        self.peer = ""  # who it is, once known
+        self.parked = False  # it waited for its transfer, which may be over
+        self.sent_bytes = 0
+        self.received_bytes = 0
+
+    def hand_over(self, stop: Stop | None, deadline: float) -> None:
+        """From now on another thread's: it leaves at that stop (None: at none) and that deadline."""
+        self._stop, self._deadline = stop, deadline
+
+    def limit(self, deadline: float | None) -> None:
+        """All that is done until then has to be done by this time; None lifts it."""
+        self._deadline = FOREVER_S if deadline is None else deadline
+
+    def certificate(self) -> bytes | None:
+        return self._socket.getpeercert(binary_form=True)
+
+    def handshake(self, until: float) -> None:
+        while True:
+            self._check()
+            try:
+                self._socket.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._wait_until(until, read=True)
+            except ssl.SSLWantWriteError:
+                self._wait_until(until, write=True)
+            except OSError as error:
+                raise LinkLost(f"no TLS handshake: {_said(error)}") from None
+        if self._socket.selected_alpn_protocol() != ALPN:
+            raise LinkLost(f"it does not speak {ALPN}")
+
+    def read_some(self, into: memoryview) -> int:
+        """Bytes read, 0 if there are none yet."""
+        self._check()
+        try:
+            count = self._socket.recv_into(into)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+        except OSError as error:
+            raise LinkLost(_said(error)) from None
+        if count == 0:
+            raise LinkLost("it closed the connection")
+        self.received_bytes += count
+        return count
+
+    def read_exactly(self, into: memoryview, stall_s: float) -> None:
+        """Fill `into`; LinkSilent when not a byte comes in stall_s."""
+        done = 0
+        while done < len(into):
+            count = self.read_some(into[done:])
+            done += count
+            if count == 0 and not self.wait(stall_s, read=True):
+                raise LinkSilent(f"nothing came from it in {stall_s:g} s")
+
+    def read_bytes(self, count: int, stall_s: float) -> bytes:
+        """For small things whose size was checked."""
+        raw = bytearray(count)
+        self.read_exactly(memoryview(raw), stall_s)
+        return bytes(raw)
+
+    def write_some(self, data: memoryview) -> int:
+        """Bytes given to the socket, 0 if it is full. What it refused must be offered again, as it was."""
+        self._check()
+        try:
+            count = self._socket.send(data)
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return 0
+        except OSError as error:
+            raise LinkLost(_said(error)) from None
+        self.sent_bytes += count
+        return count
+
+    def write_all(self, data: memoryview, stall_s: float, hear: Callable[[], None] | None = None) -> None:
+        """Send `data`; LinkSilent when a piece is not taken in stall_s. `hear` is called whenever the peer spoke."""
+        done, stuck_at = 0, now_s() + stall_s
+        while done < len(data):
+            count = self.write_some(data[done : done + PIECE_BYTES])
+            done += count
+            if count:
+                stuck_at = now_s() + stall_s
+            elif not self.wait(stuck_at - now_s(), read=hear is not None, write=True):
+                raise LinkSilent(f"it took nothing for {stall_s:g} s")
+            elif hear is not None:
+                hear()
+
+    def wait(self, timeout_s: float, *, read: bool = False, write: bool = False, also: Pollable | None = None) -> bool:
+        """Whether the socket is ready, or `also` rang, within timeout_s."""
+        self._check()
+        timeout_s = max(0.0, min(timeout_s, self._deadline - now_s()))
+        poll = select.poll()
+        poll.register(self._socket.fileno(), read * select.POLLIN | write * select.POLLOUT)
+        if self._stop is not None:
+            poll.register(self._stop.fileno(), select.POLLIN)
+        if also is not None:
+            poll.register(also.fileno(), select.POLLIN)
+        ready = poll.poll(timeout_s * 1000.0)
+        self._check()
+        return bool(ready)
+
+    def _wait_until(self, until: float, *, read: bool = False, write: bool = False) -> None:
+        if until <= now_s() or not self.wait(until - now_s(), read=read, write=write):
+            raise LinkSilent("it did not finish the TLS handshake in time")
+
+    def _check(self) -> None:
+        if self._stop is not None:
+            self._stop.check()
+        if now_s() > self._deadline:
+            raise DeadlinePassed("the transfer's deadline has passed")
+
+    def hang_up(self, until: float) -> None:
+        """Close after the peer has: closing with its bytes unread would reset what it has not read of ours."""
+        self.hand_over(None, FOREVER_S)
+        with contextlib.suppress(OSError):
+            # From here on the TLS layer is gone (see SSLSocket.shutdown): what comes is dropped undeciphered.
+            self._socket.shutdown(socket.SHUT_WR)
+            while (left_s := until - now_s()) > 0 and self.wait(left_s, read=True):
+                if not self._socket.recv(_DRAIN_BYTES):
+                    break
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _said(error: OSError) -> str:
+    """OpenSSL's reason without its file and line; the system's words for the rest."""
+    if isinstance(error, ssl.SSLError):
+        return f"TLS said {error.reason or 'nothing'}"
+    return error.strerror or str(error)

@@ -1,0 +1,105 @@
+"""Serving objects to peers: a bounded number at once, none to a reader that has stopped reading.
+
+Owns the answer to a GET. Refuses to know what the objects are: the provider says which bytes a name stands for.
+"""
+
+import threading
+
+from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, Stopped
+from intellectd.daemon.bulk.interface import ObjectProvider
+from intellectd.daemon.bulk.limits import (
+    SERVE_BURST_BYTES,
+    SERVE_YIELD_S,
+    SERVES_MAX,
+    SERVES_PER_PEER_MAX,
+)
+from intellectd.daemon.bulk.link import Link
+from intellectd.daemon.bulk.wire import GetRequest, Header, Kind, Refusal, encode_header
+
+
+class RingWatch:
+    """Whether rings run on this host, for those that should keep out of their way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._rings = 0
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def began(self) -> None:
+        with self._lock:
+            self._rings += 1
+            self._idle.clear()
+
+    def ended(self) -> None:
+        with self._lock:
+            self._rings -= 1
+            if not self._rings:
+                self._idle.set()
+
+    def give_way(self) -> None:
+        """Return at once when no ring runs, else after a pause."""
+        self._idle.wait(SERVE_YIELD_S)
+
+
+class Server:
+    def __init__(self, rings: RingWatch, stall_s: float) -> None:
+        self._rings = rings
+        self._stall_s = stall_s
+        self._provider: ObjectProvider = lambda _peer, _name: None
+        self._lock = threading.Lock()
+        self._serving: dict[str, int] = {}  # connections by peer
+
+    def provide(self, provider: ObjectProvider) -> None:
+        self._provider = provider
+
+    def answer(self, link: Link, request: GetRequest) -> None:
+        """Serve one request in this thread and close the link. The provider's own errors pass through."""
+        try:
+            if not self._enter(link.peer):
+                self._refuse(link, Refusal.BUSY)
+                return
+            try:
+                self._serve(link, request)
+            finally:
+                self._leave(link.peer)
+        except (LinkLost, LinkSilent, DeadlinePassed, Stopped):
+            pass  # the reader went away or fell asleep: its loss
+        finally:
+            link.close()
+
+    def _serve(self, link: Link, request: GetRequest) -> None:
+        found = self._provider(link.peer, request.object_name)
+        if found is None:
+            self._refuse(link, Refusal.UNKNOWN_OBJECT)
+            return
+        data = found.cast("B")
+        if request.offset + request.length > len(data):
+            self._refuse(link, Refusal.BAD_RANGE)
+            return
+        self._write(link, encode_header(Header(Kind.OBJECT, length=request.length)))
+        for start in range(request.offset, request.offset + request.length, SERVE_BURST_BYTES):
+            self._rings.give_way()
+            stop = min(start + SERVE_BURST_BYTES, request.offset + request.length)
+            link.write_all(data[start:stop], self._stall_s)
+        self._write(link, encode_header(Header(Kind.END)))
+
+    def _refuse(self, link: Link, why: Refusal) -> None:
+        self._write(link, encode_header(Header(Kind.REFUSED, flag=why)))
+
+    def _write(self, link: Link, frame: bytes) -> None:
+        link.write_all(memoryview(frame), self._stall_s)
+
+    def _enter(self, peer: str) -> bool:
+        with self._lock:
+            of_peer = self._serving.get(peer, 0)
+            if of_peer >= SERVES_PER_PEER_MAX or sum(self._serving.values()) >= SERVES_MAX:
+                return False
+            self._serving[peer] = of_peer + 1
+            return True
+
+    def _leave(self, peer: str) -> None:
+        with self._lock:
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]

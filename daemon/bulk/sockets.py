@@ -1,0 +1,83 @@
+"""TCP as the bulk plane wants it: parsing addresses, listening, and the options of a connection.
+
+Owns socket options and their reasons. Refuses to know TLS and what is sent.
+"""
+
+import contextlib
+import errno
+import socket
+from pathlib import Path
+
+from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkError
+from intellectd.daemon.bulk.limits import LISTEN_BACKLOG, SOCKET_BUFFER_BYTES, UNSENT_BYTES_MAX
+from intellectd.daemon.p2p.interfaces import interface_hosts
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port"; ValueError says what is wrong with it."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f'{address!r} is no address; write "host:port", like "0.0.0.0:4002"')
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def listen(address: str) -> socket.socket:
+    """A bound, listening, non-blocking socket."""
+    host, port = split_address(address)
+    try:
+        family, kind, protocol, _name, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise BulkError(f"cannot listen on {address}: {error}; check network.bulk_listen") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart must not wait for TIME_WAIT
+        tune(listener)  # buffers decide the window scale, which is agreed before accept() returns
+        listener.bind(where)
+        listener.listen(LISTEN_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise BulkAddressInUse(f"{address} is in use; stop the other process or set network.bulk_listen") from error
+        raise BulkError(f"cannot listen on {address}: {error}; check network.bulk_listen") from error
+    return listener
+
+
+def public_address(listener: socket.socket) -> str:
+    """Where others may dial a listener. One on all interfaces gets the host's own address, if it has one."""
+    host, port = listener.getsockname()[:2]
+    if host not in ("0.0.0.0", "::"):
+        return join_address(host, port)
+    # Not by the host's name: Debian's /etc/hosts makes that 127.0.1.1, which no other host can dial.
+    hosts = interface_hosts("ip4") or interface_hosts("ip6")
+    return join_address(hosts[0] if hosts else "127.0.0.1", port)
+
+
+def tune(connection: socket.socket) -> None:
+    """Options that help where they exist; none of them is needed to be correct."""
+    _try(connection, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # headers are small and must not wait
+    _try(connection, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+    # Measured at 500 Mbit/s, 100 ms, loss 1e-4: bbr 494 Mbit/s, cubic 409 with one connection.
+    _try(connection, socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+    _enlarge(connection, socket.SO_SNDBUF, "wmem")
+    _enlarge(connection, socket.SO_RCVBUF, "rmem")
+
+
+def _enlarge(connection: socket.socket, option: int, name: str) -> None:
+    """Set a buffer only where that gives more than the kernel's own tuning reaches: setting it turns that off."""
+    try:
+        fixed_max = int(Path(f"/proc/sys/net/core/{name}_max").read_text())
+        tuned_max = int(Path(f"/proc/sys/net/ipv4/tcp_{name}").read_text().split()[2])
+    except (OSError, ValueError, IndexError):
+        return
+    if min(fixed_max, SOCKET_BUFFER_BYTES) > tuned_max:
+        _try(connection, socket.SOL_SOCKET, option, min(fixed_max, SOCKET_BUFFER_BYTES))
+
+
+def _try(connection: socket.socket, level: int, option: int, value: int | bytes) -> None:
+    with contextlib.suppress(OSError):
+        connection.setsockopt(level, option, value)

@@ -1,0 +1,143 @@
+"""Bytes after the TLS handshake: one request, then frames with a fixed header.
+
+Owns the layout and the checks of it. Refuses to know sockets, and what a transfer expects: the caller compares a
+header with its plan before it reads a byte of payload. Decoding is total: any bytes give a value or WireError.
+
+  dialler:  request   u16 length, msgpack map {"v": 1, "op": "ring" | "get", ...}
+  both:     frame     16-byte header: kind u8, flag u8, hop u16, index u32, length u64 (big-endian), payload
+  ring:     <- GO, then -> CHUNK | WAITING ..., nothing after the last chunk; ABORT either way at any time
+  get:      <- OBJECT(length), the bytes, END; or REFUSED(flag = why)
+
+A clean end is in the frames (counted chunks, END), never in TLS's close_notify: peers that are killed send none,
+and every byte before it is authenticated anyway.
+"""
+
+import enum
+import struct
+from dataclasses import dataclass
+
+import msgpack
+
+from intellectd.daemon.bulk.errors import WireError
+from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, PEER_ID_BYTES_MAX, REQUEST_BYTES_MAX
+
+VERSION = 1
+TRANSFER_ID_BYTES = 32
+LENGTH_MAX = 2**63 - 1  # what offset and length may be: sums stay exact, and no file is longer
+
+REQUEST_PREFIX = struct.Struct(">H")
+_HEADER = struct.Struct(">BBHIQ")
+HEADER_BYTES = _HEADER.size
+
+
+class Kind(enum.IntEnum):
+    GO = 1  # acceptor: the transfer is known here, send
+    CHUNK = 2
+    WAITING = 3  # alive, but nothing to pass on
+    ABORT = 4  # flag 1 = the suspect fell silent; payload = its peer id, or empty
+    OBJECT = 5
+    END = 6
+    REFUSED = 7
+
+
+class Refusal(enum.IntEnum):
+    UNKNOWN_OBJECT = 1
+    BAD_RANGE = 2
+    BUSY = 3
+
+
+@dataclass(frozen=True)
+class RingRequest:
+    transfer_id: bytes
+
+
+@dataclass(frozen=True)
+class GetRequest:
+    object_name: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Header:
+    kind: Kind
+    flag: int = 0
+    hop: int = 0
+    index: int = 0
+    length: int = 0
+
+
+def encode_request(request: RingRequest | GetRequest) -> bytes:
+    match request:
+        case RingRequest(transfer_id):
+            body = {"v": VERSION, "op": "ring", "transfer": transfer_id}
+        case GetRequest(object_name, offset, length):
+            if not 0 < len(object_name.encode()) <= OBJECT_NAME_BYTES_MAX:
+                raise ValueError(f"{object_name[:64]!r}: an object's name has 1 to {OBJECT_NAME_BYTES_MAX} bytes")
+            body = {"v": VERSION, "op": "get", "object": object_name, "offset": offset, "length": length}
+    raw: bytes = msgpack.packb(body)
+    if len(raw) > REQUEST_BYTES_MAX:
+        raise ValueError(f"a request of {len(raw)} bytes; at most {REQUEST_BYTES_MAX} are allowed")
+    return REQUEST_PREFIX.pack(len(raw)) + raw
+
+
+def request_length(prefix: bytes) -> int:
+    (length,) = REQUEST_PREFIX.unpack(prefix)
+    if not 0 < length <= REQUEST_BYTES_MAX:
+        raise WireError(f"a request of {length} bytes; at most {REQUEST_BYTES_MAX} are allowed")
+    return int(length)
+
+
+def decode_request(raw: bytes) -> RingRequest | GetRequest:
+    try:
+        # strict_map_key and the length of `raw` bound what this can build.
+        body = msgpack.unpackb(raw, raw=False, strict_map_key=True)
+    except Exception as error:  # msgpack raises a dozen kinds for hostile bytes
+        raise WireError(f"a request that is no msgpack: {type(error).__name__}") from None
+    match body:
+        case {"v": int(version), **_others} if version != VERSION:
+            raise WireError(f"bulk protocol version {version}; this host speaks {VERSION}: upgrade the older one")
+        case {"v": int(), "op": "ring", "transfer": bytes(transfer_id)} if len(transfer_id) == TRANSFER_ID_BYTES:
+            return RingRequest(transfer_id)
+        case {"v": int(), "op": "get", "object": str(name), "offset": int(offset), "length": int(length)}:
+            return _checked_get(name, offset, length)
+    raise WireError("a request of no known form")
+
+
+def _checked_get(name: str, offset: int, length: int) -> GetRequest:
+    # bool is an int to Python: True for an offset is harmless, it is 1.
+    if not 0 <= offset <= LENGTH_MAX or not 0 <= length <= LENGTH_MAX:
+        raise WireError(f"a range of {length} bytes at {offset}")
+    if not 0 < len(name.encode("utf-8", "surrogatepass")) <= OBJECT_NAME_BYTES_MAX:
+        raise WireError(f"an object name of {len(name)} characters")
+    return GetRequest(name, int(offset), int(length))
+
+
+def encode_header(header: Header) -> bytes:
+    return _HEADER.pack(header.kind, header.flag, header.hop, header.index, header.length)
+
+
+def decode_header(raw: bytes) -> Header:
+    kind, flag, hop, index, length = _HEADER.unpack(raw)
+    try:
+        return Header(Kind(kind), flag, hop, index, length)
+    except ValueError:
+        raise WireError(f"a frame of unknown kind {kind}") from None
+
+
+def encode_abort(suspect: str | None, silent: bool) -> bytes:
+    name = (suspect or "").encode()[:PEER_ID_BYTES_MAX]
+    return encode_header(Header(Kind.ABORT, flag=int(silent), length=len(name))) + name
+
+
+def abort_length(header: Header) -> int:
+    if header.length > PEER_ID_BYTES_MAX:
+        raise WireError(f"an abort that names a peer in {header.length} bytes")
+    return header.length
+
+
+def decode_suspect(raw: bytes) -> str:
+    try:
+        return raw.decode("ascii")
+    except UnicodeDecodeError:
+        raise WireError("an abort that names no peer id") from None

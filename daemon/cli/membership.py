@@ -1,0 +1,143 @@
+"""The verbs that change which runs this host is in: init, join, leave; and wait."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from intellectd.daemon.cli.client import ask, socket_of
+from intellectd.daemon.cli.output import ProgressLine, complain, printable, write, write_error, write_json
+from intellectd.daemon.cli.views import state_of
+from intellectd.daemon.errors import EXIT_DEGRADED, EXIT_OK, EXIT_TIMEOUT, EXIT_USAGE, OperatorError
+
+RUN_TOML_BYTES_MAX = 256 * 1024  # leaves most of a frame; a run.toml has some 2 kB
+INIT_S_MAX = 1800.0  # the trainer imports torch and builds the first parameters, on any hardware
+JOIN_S_MAX = 60.0  # the daemon dials the peers given and answers; the rest goes on by itself
+SLICE_S = 2.0  # a long wait is many short ones, so that progress shows and a daemon's restart is noticed
+SLICE_S_MIN = 0.05
+SLICE_GRACE_S = 10.0
+GOALS = re.compile(r"joined|synced|finished|round=[0-9]{1,9}")
+
+
+class BadArgument(OperatorError):
+    """An argument that cannot be right, told before the daemon is asked."""
+
+    exit_code = EXIT_USAGE
+
+
+def init(arguments: Any) -> int:
+    text = _read_run_toml(Path(arguments.file))
+    write_error("building the first parameters and the run's key: this may take a minute")
+    answer = ask(socket_of(arguments), "init", INIT_S_MAX, toml=text)
+    if arguments.json:
+        write_json(answer)
+        return EXIT_OK
+    for name, key in (("run id", "run_id"), ("join with", "join_line"), ("owner key", "owner_key_path")):
+        write(f"{name:<11}{printable(answer.get(key, '-'))}")
+    if answer.get("warning"):  # what to back up, and why
+        write(f"{'warning':<11}{printable(answer['warning'])}")
+    return EXIT_OK
+
+
+def _read_run_toml(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            body = file.read(RUN_TOML_BYTES_MAX + 1)
+        if len(body) > RUN_TOML_BYTES_MAX:
+            raise BadArgument(f"{path} has more than {RUN_TOML_BYTES_MAX} bytes", "is it a run.toml?")
+        return body.decode("utf-8")
+    except OSError as error:
+        raise OperatorError(f"cannot read {path}: {error.strerror}", "name the file that describes the run") from error
+    except UnicodeDecodeError as error:
+        raise BadArgument(f"{path} is not UTF-8 text: {error}", "is it a run.toml?") from error
+
+
+def join(arguments: Any) -> int:
+    run_id = checked_run_id(arguments.run_id)
+    peers = [_checked_peer(peer) for peer in arguments.peer]
+    path = socket_of(arguments)
+    answer = ask(path, "join", JOIN_S_MAX, run_id=run_id, peers=peers)
+    if arguments.wait:
+        return _wait_until(arguments, run_id, "synced")
+    if arguments.json:
+        write_json(answer)
+    else:
+        write(f"joined, and after every restart again: {printable(answer.get('state', '-'))}")
+        write_error("`intellectd status` shows how far it is, `intellectd leave` undoes it")
+    return EXIT_OK
+
+
+def leave(arguments: Any) -> int:
+    answer = ask(socket_of(arguments), "leave", JOIN_S_MAX, run_id=named_run(arguments.run_id))
+    if arguments.json:
+        write_json(answer)
+    else:
+        write("left the run; its files stay in the state directory, and joining again takes them up")
+    return EXIT_OK
+
+
+def wait(arguments: Any) -> int:
+    if not GOALS.fullmatch(arguments.goal):
+        raise BadArgument(f"cannot wait for {arguments.goal!r}", "wait for joined, synced, round=N or finished")
+    return _wait_until(arguments, named_run(arguments.run_id), arguments.goal)
+
+
+def _wait_until(arguments: Any, run_id: str, goal: str) -> int:
+    path, progress = socket_of(arguments), ProgressLine()
+    deadline = time.monotonic() + arguments.timeout
+    try:
+        while True:
+            slice_s = max(SLICE_S_MIN, min(SLICE_S, deadline - time.monotonic()))
+            request = {"run_id": run_id, "for": goal, "timeout_s": slice_s}
+            answer = ask(path, "wait", slice_s + SLICE_GRACE_S, **request)
+            run = answer.get("run") or {}
+            if not arguments.json:
+                progress.show(f"round {run.get('round', '-')}  {state_of(run)}")
+            if answer.get("reached") or run.get("state") == "halted" or time.monotonic() >= deadline:
+                break
+    finally:
+        progress.end()
+    if arguments.json:
+        write_json(answer)
+    return _verdict(answer, run, goal, arguments.timeout)
+
+
+def _verdict(answer: dict[str, Any], run: dict[str, Any], goal: str, timeout_s: float) -> int:
+    if answer.get("reached"):
+        return EXIT_OK
+    if run.get("state") == "halted":
+        complain(f"the run is halted: {printable(run.get('reason', ''))}", "`intellectd status` tells more")
+        return EXIT_DEGRADED
+    complain(
+        f"not {goal} after {timeout_s:g} s: {printable(state_of(run))}", "it goes on; wait again, or look at `status`"
+    )
+    return EXIT_TIMEOUT
+
+
+def named_run(text: str) -> str:
+    """A run that this host is in: by its id, by its name, or "" for the only one."""
+    from intellectd.protocol.run_id import PREFIX
+
+    return checked_run_id(text) if text.strip().lower().startswith(PREFIX) else text
+
+
+def checked_run_id(text: str) -> str:
+    """A mistyped id is told here and now, instead of after a search of the network."""
+    from intellectd.protocol.run_id import BadRunId, parse
+
+    try:
+        parse(text)
+    except BadRunId as error:
+        raise BadArgument(str(error), "copy the whole line that `intellectd init` printed") from None
+    return text.strip().lower()
+
+
+def _checked_peer(text: str) -> str:
+    from intellectd.daemon.config_values import multiaddr_of_peer
+
+    try:
+        return multiaddr_of_peer(text)
+    except ValueError as error:
+        raise BadArgument(
+            f"--peer {text!r:.120} is not {error}", "a member's `intellectd status` shows its own"
+        ) from None

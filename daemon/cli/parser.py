@@ -1,0 +1,179 @@
+"""The grammar of the command line: every verb, its arguments and the function that does it.
+
+Owns names and help texts. Imports no verb: functions are named by text, so that `--help` stays quick and the
+completion scripts can be made by walking this tree.
+"""
+
+import argparse
+import difflib
+import re
+import sys
+from typing import Any, NoReturn
+
+from intellectd.daemon.errors import EXIT_USAGE
+
+PACKAGE = "intellectd.daemon.cli"
+EPILOG = """\
+exit codes:
+  0 done   1 failed   2 usage   3 daemon not running   4 degraded or not joined   124 timed out
+  the daemon itself: 69 port in use   75 state directory in use   77 permission or disk   78 configuration
+
+environment:
+  INTELLECTD_SOCKET, INTELLECTD_CONFIG, and INTELLECTD_<KEY> for every key of the config file
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with this project's manner of saying what was wrong and what comes next."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"intellectd: {message}\n  {_suggestion(message) or f'see `{self.prog} --help`'}\n")
+        sys.exit(EXIT_USAGE)
+
+
+def _suggestion(message: str) -> str:
+    found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+    if not found:
+        return ""
+    near = difflib.get_close_matches(found[1], re.findall(r"[\w-]+", found[2]), n=1)
+    return f"did you mean `{near[0]}`?" if near else ""
+
+
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="intellectd",
+        description="A peer-to-peer elastic training daemon.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[_common(is_root=True)],
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=Parser)
+    _host_verbs(verbs)
+    _run_verbs(verbs)
+    _look_verbs(verbs)
+    _other_verbs(verbs)
+    return parser
+
+
+def _common(is_root: bool) -> argparse.ArgumentParser:
+    """Options that may stand before or after the verb; after it, an absent one must not undo one before."""
+
+    def default(value: Any) -> Any:
+        return value if is_root else argparse.SUPPRESS
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--socket", metavar="PATH", default=default(None), help="the daemon's unix socket")
+    common.add_argument("--json", action="store_true", default=default(False), help="machine-readable answer on stdout")
+    common.add_argument("--debug", action="store_true", default=default(False), help="tracebacks, and all log lines")
+    return common
+
+
+def _verb(verbs: Any, name: str, function: str, what: str) -> Any:
+    verb = verbs.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", parents=[_common(False)])
+    verb.set_defaults(function=f"{PACKAGE}.{function}")
+    return verb
+
+
+def _host_verbs(verbs: Any) -> None:
+    run = _verb(verbs, "run", "host:run", "be the daemon of this host")
+    _config_flags(run)
+    config = _verb(verbs, "config", "host:config_show", "check or show this host's configuration")
+    parts = config.add_subparsers(dest="part", metavar="PART", required=True, parser_class=Parser)
+    _config_flags(_verb(parts, "validate", "host:config_validate", "check the config file"))
+    _config_flags(_verb(parts, "show", "host:config_show", "show every value and where it comes from"))
+    _config_flags(_verb(parts, "paths", "host:config_paths", "show where everything lies"))
+
+
+def _config_flags(verb: Any) -> None:
+    """One flag for each setting that an operator may want to give by hand; names as `daemon.config.SETTINGS`."""
+    settings = verb.add_argument_group("settings", "each stands before INTELLECTD_<KEY>, the file and the default")
+    settings.add_argument("--config", metavar="FILE", help="config file (TOML)")
+    for key, metavar, what in (
+        ("state_dir", "DIR", "identity, runs and snapshots live here"),
+        ("trainer", "WHAT", 'builtin, external, or ["command", "arguments"]'),
+        ("trainer_threads", "N", "torch threads of the trainer, 0 for torch's default"),
+        ("evaluate", "BOOL", "compute the held-out loss of each new anchor here"),
+        ("network.bulk_listen", "HOST:PORT", "where tensors are received"),
+        ("network.bulk_announce", "HOST:PORT", "what peers are told instead"),
+        ("metrics.listen", "HOST:PORT", 'where Prometheus reads, "" for nowhere'),
+        ("log.format", "FORMAT", "auto, human or json"),
+        ("log.level", "LEVEL", "debug, info, warning or error"),
+    ):
+        settings.add_argument(_flag(key), dest=key, metavar=metavar, help=what)
+    for key, what in (
+        ("network.listen", "where the control plane listens"),
+        ("network.announce", "what peers are told instead"),
+        ("network.bootstrap", "a peer to try at first"),
+    ):
+        settings.add_argument(_flag(key), dest=key, metavar="MULTIADDR", action="append", help=what + " (repeatable)")
+
+
+def _flag(key: str) -> str:
+    return "--" + key.replace(".", "-").replace("_", "-")
+
+
+def _run_verbs(verbs: Any) -> None:
+    init = _verb(verbs, "init", "membership:init", "create a run from run.toml, and join it")
+    init.add_argument("file", metavar="run.toml", help="what the run is")
+    join = _verb(verbs, "join", "membership:join", "join a run, now and after every restart")
+    _run_id(join)
+    join.add_argument("--peer", metavar="MULTIADDR", action="append", default=[], help="a member to ask (repeatable)")
+    join.add_argument("--wait", action="store_true", help="show progress until this host is synced")
+    _timeout(join)
+    leave = _verb(verbs, "leave", "membership:leave", "leave a run; its files stay")
+    _known_run(leave)
+    wait = _verb(verbs, "wait", "membership:wait", "wait until a run has come so far")
+    _known_run(wait)
+    wait.add_argument(
+        "--for", dest="goal", metavar="GOAL", default="synced", help="joined, synced (default), round=N or finished"
+    )
+    _timeout(wait)
+
+
+def _run_id(verb: Any) -> None:
+    verb.add_argument("run_id", metavar="RUN-ID", help="as `intellectd init` printed it")
+
+
+def _known_run(verb: Any) -> None:
+    verb.add_argument("run_id", metavar="RUN", help='its id or name (see `intellectd runs`), or "" for the only one')
+
+
+def _timeout(verb: Any) -> None:
+    verb.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=86_400.0, help="give up after (a day)")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 1e9:
+        raise ValueError
+    return seconds
+
+
+_seconds.__name__ = "number of seconds"  # argparse puts it in the message
+
+
+def _look_verbs(verbs: Any) -> None:
+    for name, what in (
+        ("status", "how this host and its runs are doing"),
+        ("runs", "the runs of this host"),
+        ("peers", "the other members, as this host hears them"),
+    ):
+        verb = _verb(verbs, name, f"look:{name}", what)
+        verb.add_argument("--watch", action="store_true", help="again every two seconds, until interrupted")
+    _verb(verbs, "metrics", "look:metrics", "the metrics as Prometheus would read them")
+
+
+def _other_verbs(verbs: Any) -> None:
+    checkpoint = _verb(verbs, "checkpoint", "export:export", "the model as files")
+    parts = checkpoint.add_subparsers(dest="part", metavar="PART", required=True, parser_class=Parser)
+    export = _verb(parts, "export", "export:export", "write the newest anchor as a model that other programs load")
+    _known_run(export)
+    export.add_argument("path", metavar="DIR", help="a new or empty folder")
+    export.add_argument("--format", choices=["hf"], default="hf", help="hf: Hugging Face, safetensors (default)")
+    demo = _verb(verbs, "demo", "host:demo", "a swarm on this machine: train, lose a host, gain one, judge")
+    demo.add_argument("--peers", type=int, default=4, metavar="N", help="daemons at the start (4)")
+    demo.add_argument("--rounds", type=int, default=None, metavar="N", help="outer steps")
+    demo.add_argument("--state-dir", metavar="DIR", default=None, help="keep the peers' state directories there")
+    _verb(verbs, "version", "host:version", "the version of this program")
+    completion = _verb(verbs, "completion", "completion:completion", "a completion script for a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"])

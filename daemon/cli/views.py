@@ -1,0 +1,113 @@
+"""What status, runs and peers look like to a person. Pure: the daemon's answer in, lines out.
+
+Tolerates what an older or newer daemon leaves out. Refuses to know sockets and terminals.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from intellectd.daemon.cli.tables import in_bytes, in_count, in_time, number, short_id, table
+
+HEALTHY_STATES = ("training", "reducing", "catching-up", "finished")
+RunStatus = Mapping[str, Any]
+
+
+def is_healthy(run: RunStatus) -> bool:
+    return run.get("state") in HEALTHY_STATES
+
+
+def status_lines(answer: Mapping[str, Any]) -> list[str]:
+    kernels = answer.get("kernels") or {}
+    why = f" ({kernels['reason']})" if kernels.get("reason") else ""
+    addresses = answer.get("addresses") or ["-"]
+    facts = [
+        ("peer", str(answer.get("peer", "-"))),
+        ("version", f"{answer.get('version', '-')}, pid {answer.get('pid', '-')}"),
+        ("up", in_time(float(answer.get("uptime_s") or 0))),
+        *[("address" if index == 0 else "", str(address)) for index, address in enumerate(addresses)],
+        ("bulk", str(answer.get("bulk", "-"))),
+        ("state", str(answer.get("state_dir", "-"))),
+        ("kernels", f"{kernels.get('implementation', '-')}{why}"),
+    ]
+    lines = [f"{name:<10}{value}" for name, value in facts]
+    for run in answer.get("runs") or []:
+        lines += ["", *run_lines(run)]
+    return lines
+
+
+def run_lines(run: RunStatus) -> list[str]:
+    facts = [
+        ("run", f"{run.get('name', '-')}  {short_id(str(run.get('run_id', '-')))}"),
+        ("state", state_of(run)),
+        ("round", _rounds(run)),
+        ("roster", f"{len(run.get('roster') or [])} in the last round, {run.get('peers', 0)} other peers known"),
+        ("loss", f"{number(run.get('loss'))} held-out, {number(run.get('train_loss'))} training"),
+        ("speed", _speed(run)),
+        ("wire", in_bytes(run.get("wire_bytes") or 0)),
+        ("digest", str(run.get("state_digest") or "-")[:16]),
+    ]
+    lines = [f"{name:<10}{value}" for name, value in facts]
+    return lines + [f"warning   {warning}" for warning in run.get("warnings") or []]
+
+
+def state_of(run: RunStatus) -> str:
+    """The state, with what stands behind it."""
+    state = str(run.get("state", "-"))
+    catchup = run.get("catchup")
+    if state == "catching-up" and catchup:
+        total = catchup.get("total_bytes") or 0
+        share = 100 * (catchup.get("bytes") or 0) / total if total else 0.0
+        return f"{state}: {share:.0f} % of {in_bytes(total)} at {in_bytes(catchup.get('rate') or 0)}/s"
+    return f"{state}: {run['reason']}" if run.get("reason") else state
+
+
+def _rounds(run: RunStatus) -> str:
+    applied, head, until = run.get("round", "-"), run.get("head_round"), run.get("until")
+    behind = f", the head is {head}" if head is not None and head != applied else ""
+    return f"{applied}{f' of {until}' if until else ''}{behind}"
+
+
+def _speed(run: RunStatus) -> str:
+    rate, step_s = run.get("tokens_per_s") or 0, run.get("outer_step_s") or 0
+    return f"{in_count(rate)} tokens/s here, {in_count(run.get('tokens_total') or 0)} tokens in all, " + (
+        f"{in_time(step_s)} an outer step"
+    )
+
+
+def runs_lines(answer: Mapping[str, Any]) -> list[str]:
+    headers = ("NAME", "STATE", "ROUND", "ROSTER", "LOSS", "TOKENS/S", "RUN-ID")
+    rows = [
+        (
+            str(run.get("name", "-")),
+            str(run.get("state", "-")),
+            _rounds(run),
+            str(len(run.get("roster") or [])),
+            number(run.get("loss")),
+            in_count(run.get("tokens_per_s") or 0),
+            str(run.get("run_id", "-")),
+        )
+        for run in answer.get("runs") or []
+    ]
+    return table(headers, rows)
+
+
+def peers_lines(answer: Mapping[str, Any]) -> list[str]:
+    headers = ("PEER", "STATE", "ROLE", "ROUND", "PING", "VERSION", "ADDRESS")
+    rows = [
+        (
+            str(peer.get("peer", "-")),
+            str(peer.get("state", "-")),
+            str(peer.get("role", "-")),
+            "-" if peer.get("head_round") is None else str(peer["head_round"]),
+            in_time(peer["round_trip_s"]) if peer.get("round_trip_s") is not None else "-",
+            str(peer.get("version", "-")),
+            _first_address(peer),
+        )
+        for peer in answer.get("peers") or []
+    ]
+    return table(headers, rows)
+
+
+def _first_address(peer: Mapping[str, Any]) -> str:
+    addresses = peer.get("addresses") or ["-"]
+    return str(addresses[0]).partition("/p2p/")[0]

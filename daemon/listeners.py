@@ -1,0 +1,119 @@
+"""Listening sockets of the local services: a unix socket and loopback TCP, opened with an operator's errors.
+
+Owns who may replace a socket file, what a taken port is called, and an accept loop that outlives a shortage
+of file descriptors. Refuses to know what is spoken over them.
+"""
+
+import contextlib
+import errno
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from intellectd.daemon.atomic import make_dir, storage_error
+from intellectd.daemon.errors import EXIT_CONFIG, EXIT_TEMPORARY, EXIT_UNAVAILABLE, OperatorError
+from intellectd.daemon.logs import get_log, log_if_changed
+
+SOCKET_MODE = 0o660  # the owner and the group `intellectd` may command the daemon
+BACKLOG = 16  # both services answer in microseconds and close
+ACCEPT_RETRY_S = 0.1  # what trio.serve_listeners waits when descriptors run out
+
+log = get_log("listeners")
+
+
+class AlreadyRunning(OperatorError):
+    """Another daemon answers on this socket."""
+
+    exit_code = EXIT_TEMPORARY
+
+
+class SocketInTheWay(OperatorError):
+    """Something that is no socket lies at the path; it is left there."""
+
+    exit_code = EXIT_CONFIG
+
+
+class PortUnavailable(OperatorError):
+    """The address is taken, or not this host's."""
+
+    exit_code = EXIT_UNAVAILABLE
+
+
+@contextlib.asynccontextmanager
+async def unix_listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
+    """Listens at `path`, replacing the file of a dead daemon but never a live one's; removes it at the end."""
+    make_dir(path.parent)
+    _refuse_if_taken(path)
+    # Bound under another name and renamed, so that nobody finds the path without its final mode or unserved.
+    temp = path.with_name(path.name[:-1] + "~")  # as long as the path, whose length was checked
+    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            temp.unlink(missing_ok=True)
+            await sock.bind(str(temp))
+            temp.chmod(SOCKET_MODE)
+            sock.listen(BACKLOG)
+            inode = temp.stat().st_ino
+            temp.rename(path)
+        except OSError as error:
+            raise storage_error(error, path) from error
+        try:
+            yield sock
+        finally:
+            with contextlib.suppress(OSError):
+                if path.stat().st_ino == inode:  # a successor's socket may lie there by now
+                    path.unlink()
+
+
+def _refuse_if_taken(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(error, path) from error
+    if not stat.S_ISSOCK(mode):
+        raise SocketInTheWay(f"{path} exists and is no socket", "move it away, or choose another `--socket`")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        # Anything but a refusal, such as EAGAIN for a full backlog, means that somebody listens.
+        if probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT):
+            raise AlreadyRunning(f"a daemon already answers on {path}", "use that one, or stop it first")
+
+
+@contextlib.asynccontextmanager
+async def tcp_listener(host: str, port: int, what: str) -> AsyncIterator[trio.socket.SocketType]:
+    """`what` names the service and its setting in the error."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with trio.socket.socket(family, socket.SOCK_STREAM) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            await sock.bind((host, port))
+            sock.listen(BACKLOG)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if error.errno == errno.EADDRINUSE:
+                reason = f"port {port} is in use"
+            raise PortUnavailable(
+                f"cannot listen on {host}:{port} for {what}: {reason}",
+                f"find who has it with `ss -ltnp 'sport = :{port}'`, or choose another address",
+            ) from error
+        yield sock
+
+
+async def accept_each(
+    listener: trio.socket.SocketType, handle: Callable[[trio.socket.SocketType], Awaitable[None]]
+) -> None:
+    """Runs `handle` in a task for each connection, until cancelled. `handle` closes it and does not raise."""
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                sock, _ = await listener.accept()
+            except OSError as error:
+                # Out of descriptors or memory, or the client is gone already: neither ends the daemon.
+                log_if_changed(log.warning, "accept", "cannot accept a connection", reason=error.strerror)
+                await trio.sleep(ACCEPT_RETRY_S)
+            else:
+                nursery.start_soon(handle, sock)

@@ -1,0 +1,298 @@
+"""The bulk plane in memory: the interface of `daemon.bulk` on trio's clock, with hosts that can be stalled and killed.
+
+Owns a hub in place of the wire. Plans, buffers and kernels are the real engine's, hop by hop, so results have the
+same bits. Refuses to know threads and TLS; pinned certificates it has, in name: a host that started anew is not
+trusted until its beacon says so.
+"""
+
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from intellectd.daemon.bulk.errors import BulkBusy, BulkError, WireError
+from intellectd.daemon.bulk.interface import (
+    Endpoint,
+    FetchJob,
+    ObjectProvider,
+    OnBulkEvent,
+    RingJob,
+    TransferDone,
+    TransferFailed,
+    TransferId,
+    TransferProgress,
+)
+from intellectd.daemon.bulk.limits import TRANSFERS_MAX
+from intellectd.daemon.bulk.ring import starter
+from intellectd.daemon.bulk.ring_state import RingBuffers, RingPlan, plan_of
+
+RING_S = 0.2  # what a ring takes once all its members are there; halfway each reports progress
+FETCH_S = 0.1
+POLL_S = 0.05  # how often a transfer looks whether the others are there: on a clock that jumps, this is free
+
+Tamper = Callable[[str, str, bytes], bytes]  # (reader, object name, the true bytes) -> what is served
+
+
+class MemoryBulkHub:
+    """All engines of one test."""
+
+    def __init__(self, nursery: trio.Nursery | None) -> None:
+        """Transfers live in `nursery`; without one there are none."""
+        self._nursery = nursery
+        self.engines: dict[str, MemoryBulk] = {}
+        self.stalled: dict[str, bool] = {}
+        self.tamper: dict[str, Tamper] = {}
+        self.reduced: list[tuple[str, ...]] = []  # the members of every ring that came to an end
+        self._numbers = itertools.count(1)
+
+    def engine(self, peer_id: str) -> "MemoryBulk":
+        engine = self.engines[peer_id] = MemoryBulk(self, peer_id, next(self._numbers))
+        return engine
+
+    def spawn(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        assert self._nursery is not None, "a transfer in a hub that was made without a nursery"
+        self._nursery.start_soon(work, *arguments)
+
+    def stall(self, peer_id: str, stalled: bool = True) -> None:
+        """Nothing of this host moves any more, though its connections stand."""
+        self.stalled[peer_id] = stalled
+
+    def kill(self, peer_id: str) -> None:
+        """The process is gone: its connections are reset, and nobody listens at its address."""
+        engine = self.engines.pop(peer_id, None)
+        if engine is not None:
+            engine.die()
+
+
+@dataclass
+class _Running:
+    plan: RingPlan | None = None
+    buffers: RingBuffers | None = None
+    failure: TransferFailed | None = None
+    done: bool = False
+    news: trio.Event = field(default_factory=trio.Event)
+
+    def fail(self, failure: TransferFailed) -> None:
+        if not self.done:
+            self.failure = self.failure or failure
+            self.news.set()
+
+
+class MemoryBulk:
+    """Made by `MemoryBulkHub.engine`."""
+
+    def __init__(self, hub: MemoryBulkHub, peer_id: str, number: int) -> None:
+        self._hub, self._peer_id = hub, peer_id
+        self._endpoint = Endpoint(f"memory:{number}", b"certificate %d" % number)
+        self._trusted: dict[str, Endpoint] = {}
+        self._provider: ObjectProvider = lambda _peer, _name: None
+        self._running: dict[TransferId, _Running] = {}
+        self._dead = False
+
+    # -- BulkEngine
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    def trust(self, peers: dict[str, Endpoint]) -> None:
+        self._trusted = dict(peers)
+
+    def serve(self, provider: ObjectProvider) -> None:
+        self._provider = provider
+
+    def start_ring(self, job: RingJob, on_event: OnBulkEvent) -> None:
+        plan = plan_of(job, self._peer_id)
+        running = self._register(job.transfer_id)
+        running.plan, running.buffers = plan, RingBuffers(plan, job.own, job.out)
+        self._hub.spawn(self._ring, job, running, on_event)
+
+    def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None:
+        running = self._register(job.fetch_id)
+        self._hub.spawn(self._fetch, job, running, on_event)
+
+    def abort(self, transfer_id: TransferId) -> None:
+        running = self._running.get(transfer_id)
+        if running is not None:
+            running.fail(TransferFailed(transfer_id, None, "it was aborted here", False))
+
+    def close(self) -> None:
+        self._hub.kill(self._peer_id)
+
+    # -- inside
+
+    def die(self) -> None:
+        self._dead = True
+        for name, running in self._running.items():
+            running.fail(TransferFailed(name, None, "the bulk engine was closed", False))
+
+    def _register(self, name: TransferId) -> _Running:
+        if self._dead:
+            raise BulkError("the bulk engine is closed")
+        if name in self._running:
+            raise ValueError(f"transfer {name.hex()} is already running; abort it first")
+        if len(self._running) >= TRANSFERS_MAX:
+            raise BulkBusy(f"{TRANSFERS_MAX} transfers are running; wait for one to end")
+        running = self._running[name] = _Running()
+        return running
+
+    def _reaches(self, peer: str) -> "MemoryBulk | None":
+        """The peer's engine, if both have pinned the other's certificate of now."""
+        there = self._hub.engines.get(peer)
+        if there is None or self._trusted.get(peer) != there.endpoint:
+            return None
+        return there if there._trusted.get(self._peer_id) == self._endpoint else None
+
+    # -- rings
+
+    async def _ring(self, job: RingJob, running: _Running, on_event: OnBulkEvent) -> None:
+        began, plan = trio.current_time(), running.plan
+        assert plan is not None
+        with trio.move_on_after(job.deadline_s) as deadline:
+            await self._together(job, running)
+            if running.failure is None:
+                on_event(TransferProgress(job.transfer_id, plan.payload_bytes // 2, plan.payload_bytes))
+                await self._turn(job, running)
+        if deadline.cancelled_caught:
+            running.fail(TransferFailed(job.transfer_id, None, "the transfer's deadline has passed", True))
+        assert running.buffers is not None
+        running.buffers.release()
+        running.buffers = None
+        half = plan.payload_bytes // 2
+        self._end(job.transfer_id, running, on_event, TransferDone(job.transfer_id, half, half, _since(began)))
+
+    async def _together(self, job: RingJob, running: _Running) -> None:
+        """Until every member is in the ring. Whoever is not in time is suspected by its neighbours, and by all."""
+        until = trio.current_time() + job.stall_s
+        while running.failure is None and not running.done:
+            missing = next((m for m in job.members if not self._takes_part(m, job.transfer_id)), None)
+            if missing is None:
+                return
+            gone = missing not in self._hub.engines
+            if trio.current_time() >= until:
+                words = "nobody listens at its address" if gone else f"it did not connect in {job.stall_s:g} s"
+                self._accuse(job, missing, words, silent=not gone)
+                return
+            await self._wait(running, POLL_S)
+
+    def _takes_part(self, member: str, transfer: TransferId) -> bool:
+        if self._hub.stalled.get(member):
+            return False
+        engine = self if member == self._peer_id else self._reaches(member)
+        return engine is not None and transfer in engine._running
+
+    async def _turn(self, job: RingJob, running: _Running) -> None:
+        """The first member does it for all, when the time has come."""
+        await self._wait(running, RING_S)
+        while running.failure is None and not running.done:
+            missing = next((m for m in job.members if not self._takes_part(m, job.transfer_id)), None)
+            if missing is not None and missing not in self._hub.engines:
+                self._accuse(job, missing, "Connection reset by peer", silent=False)
+            elif missing is not None:
+                await self._wait(running, job.stall_s)
+                if not self._takes_part(missing, job.transfer_id):
+                    self._accuse(job, missing, f"nothing came in {job.stall_s:g} s", silent=True)
+            elif job.members[0] == self._peer_id:
+                self._reduce(job)
+            else:
+                await self._wait(running, POLL_S)
+
+    def _reduce(self, job: RingJob) -> None:
+        rings = [self._hub.engines[member]._running[job.transfer_id] for member in job.members]
+        try:
+            reduce_all([ring.buffers for ring in rings if ring.buffers is not None], rings[0].plan)
+        except BadHop as error:
+            self._accuse(job, job.members[error.member], str(error.__cause__), silent=False)
+            return
+        self._hub.reduced.append(job.members)
+        for ring in rings:
+            ring.done = True
+            ring.news.set()
+
+    def _accuse(self, job: RingJob, suspect: str, words: str, silent: bool) -> None:
+        """Everybody in the ring hears whom its neighbour suspects; that one hears nothing of the kind."""
+        for member in job.members:
+            engine = self._hub.engines.get(member)
+            running = engine._running.get(job.transfer_id) if engine is not None else None
+            if running is not None:
+                named = None if member == suspect else suspect
+                running.fail(TransferFailed(job.transfer_id, named, f"{suspect}: {words}", silent))
+
+    # -- fetches
+
+    async def _fetch(self, job: FetchJob, running: _Running, on_event: OnBulkEvent) -> None:
+        began, reason, silent = trio.current_time(), "", False
+        with trio.move_on_after(job.deadline_s):
+            await self._wait(running, FETCH_S)
+            until = trio.current_time() + job.stall_s
+            while running.failure is None and (self._reaches(job.peer) is None or self._hub.stalled.get(job.peer)):
+                if trio.current_time() >= until:
+                    reason, silent = f"{job.peer}: nothing came in {job.stall_s:g} s", True
+                    break
+                await self._wait(running, POLL_S)
+        if not reason and running.failure is None:
+            reason = self._copy(job)
+        if reason:
+            running.fail(TransferFailed(job.fetch_id, job.peer if silent else None, reason, silent))
+        size = job.into.nbytes
+        if running.failure is None:
+            on_event(TransferProgress(job.fetch_id, size, size))
+        self._end(job.fetch_id, running, on_event, TransferDone(job.fetch_id, 0, size, _since(began)))
+
+    def _copy(self, job: FetchJob) -> str:
+        """Why it could not be, or nothing."""
+        there = self._reaches(job.peer)
+        found = there._provider(self._peer_id, job.object_name) if there is not None else None
+        if found is None:
+            return f"{job.peer}: it has no {job.object_name}; ask another donor"
+        data = bytes(found.cast("B"))
+        if job.peer in self._hub.tamper:
+            data = self._hub.tamper[job.peer](self._peer_id, job.object_name, data)
+        if job.offset + job.into.nbytes > len(data):
+            return f"{job.peer}: its {job.object_name} has no {job.into.nbytes} bytes at {job.offset}"
+        job.into.cast("B")[:] = data[job.offset : job.offset + job.into.nbytes]
+        return ""
+
+    # -- both
+
+    async def _wait(self, running: _Running, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await running.news.wait()
+
+    def _end(self, name: TransferId, running: _Running, on_event: OnBulkEvent, done: TransferDone) -> None:
+        self._running.pop(name, None)
+        if not self._dead:  # a dead process hears of nothing
+            on_event(running.failure or done)
+
+
+class BadHop(Exception):
+    """What member number `member` sent was not finite; the cause says it in the engine's words."""
+
+    def __init__(self, member: int) -> None:
+        super().__init__(member)
+        self.member = member
+
+
+def reduce_all(buffers: list[RingBuffers], plan: RingPlan | None) -> None:
+    """The real engine's hops in the real engine's kernels, chunk after chunk, without its threads."""
+    assert plan is not None
+    count = len(buffers)
+    for chunk in plan.chunks:
+        at = starter(chunk.owner, count)
+        buffers[at].start(chunk)
+        while at != chunk.owner % count:
+            after = (at + 1) % count
+            buffers[after].place(chunk)[:] = buffers[at].place(chunk)
+            try:
+                buffers[after].add(chunk, final=after == chunk.owner)
+            except WireError as error:
+                raise BadHop(at) from error
+            at = after
+        for number in range(count):
+            if number != chunk.owner:
+                buffers[number].place(chunk)[:] = buffers[chunk.owner].place(chunk)
+
+
+def _since(began: float) -> float:
+    return max(1e-3, trio.current_time() - began)

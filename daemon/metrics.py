@@ -1,0 +1,204 @@
+"""What Prometheus sees of this host: every metric by name, and one method for each thing that happens.
+
+Owns a registry of its own (libraries fill the default one with names and peer ids without bound). Labels are
+the run's name and small enums; never a peer id but this host's own, never a run id, which is a secret.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import generate_latest as _generate_latest
+
+Outcome = Literal["committed", "aborted"]
+Phase = Literal["compute", "match", "allreduce", "apply", "checkpoint", "idle"]
+Direction = Literal["in", "out"]
+Plane = Literal["control", "bulk"]
+RingFailure = Literal["silent", "reset", "aborted"]
+PeerState = Literal["alive", "suspect", "silent"]
+DhtOp = Literal["provide", "find"]
+DhtOutcome = Literal["ok", "failed"]
+
+# From a demo's steps of milliseconds to minutes: H = 100 inner steps of a large model.
+_OUTER_STEP_BUCKETS_S = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+_INNER_STEP_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ALLREDUCE_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+# A `_created` series beside every counter doubles the series and tells nobody anything.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """One object per daemon. All methods are cheap and may be called from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._training()
+        self._rounds()
+        self._network()
+        self._checkpoints()
+        self._info()
+
+    def text(self) -> str:
+        return _generate_latest(self.registry).decode("utf-8")
+
+    def names(self) -> list[str]:
+        """Every sample name that may appear, for the test that holds the dashboards to them."""
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}
+        return [
+            family.name + suffix for family in self.registry.collect() for suffix in suffixes.get(family.type, ("",))
+        ]
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(f"intellectd_{name}", what, labels, registry=self.registry)
+
+    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
+        return Gauge(f"intellectd_{name}", what, labels, registry=self.registry)
+
+    def _histogram(self, name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"intellectd_{name}", what, ["run"], buckets=buckets, registry=self.registry)
+
+    # -- the trainer
+
+    def _training(self) -> None:
+        self._tokens = self._counter("tokens_total", "Tokens this host trained on.", "run")
+        self._train_loss = self._gauge("train_loss", "Loss of this host's latest inner steps.", "run")
+        self._heldout_loss = self._gauge("heldout_loss", "Held-out loss of the newest anchor evaluated here.", "run")
+        self._inner_steps = self._counter("inner_steps_total", "Inner steps of this host.", "run")
+        self._inner_step_s = self._histogram(
+            "inner_step_duration_seconds", "One inner step, averaged over a round.", _INNER_STEP_BUCKETS_S
+        )
+
+    def trained(self, run: str, tokens: int, steps: int, loss: float, seconds: float) -> None:
+        """A round's worth of inner steps is done."""
+        self._tokens.labels(run).inc(tokens)
+        self._inner_steps.labels(run).inc(steps)
+        self._train_loss.labels(run).set(loss)
+        if steps > 0:
+            self._inner_step_s.labels(run).observe(seconds / steps)
+
+    def train_loss(self, run: str, loss: float) -> None:
+        self._train_loss.labels(run).set(loss)
+
+    def heldout_loss(self, run: str, loss: float) -> None:
+        self._heldout_loss.labels(run).set(loss)
+
+    # -- rounds and the ring
+
+    def _rounds(self) -> None:
+        self._outer_step = self._gauge("outer_step", "The last outer step applied here.", "run")
+        self._head = self._gauge("head_outer_step", "The last outer step this host knows to be committed.", "run")
+        self._outer_steps = self._counter("outer_steps_total", "Attempts at an outer step.", "run", "outcome")
+        self._outer_step_s = self._histogram(
+            "outer_step_duration_seconds", "From one committed outer step to the next.", _OUTER_STEP_BUCKETS_S
+        )
+        self._phase_s = self._counter("phase_seconds_total", "Where this host's time went.", "run", "phase")
+        self._ring_size = self._gauge("ring_size", "Members of the last committed outer step.", "run")
+        self._ring_failures = self._counter("ring_failures_total", "Rings that broke, by reason.", "run", "reason")
+        self._allreduce_bytes = self._counter(
+            "allreduce_bytes_total", "Bytes averaged: as fp32 (raw), and as sent by this host (wire).", "run", "stage"
+        )
+        self._allreduce_s = self._histogram(
+            "allreduce_duration_seconds", "One all-reduce, start to end.", _ALLREDUCE_BUCKETS_S
+        )
+
+    def outer_step_committed(self, run: str, step: int, ring_size: int, duration_s: float) -> None:
+        self._outer_step.labels(run).set(step)
+        self._ring_size.labels(run).set(ring_size)
+        self._outer_steps.labels(run, "committed").inc()
+        self._outer_step_s.labels(run).observe(duration_s)
+
+    def outer_step_aborted(self, run: str, reason: RingFailure) -> None:
+        self._outer_steps.labels(run, "aborted").inc()
+        self._ring_failures.labels(run, reason).inc()
+
+    def outer_step(self, run: str, applied: int, head: int) -> None:
+        self._outer_step.labels(run).set(applied)
+        self._head.labels(run).set(head)
+
+    def phase(self, run: str, phase: Phase, seconds: float) -> None:
+        self._phase_s.labels(run, phase).inc(seconds)
+
+    def allreduced(self, run: str, raw_bytes: int, wire_bytes: int, seconds: float) -> None:
+        self._allreduce_bytes.labels(run, "raw").inc(raw_bytes)
+        self._allreduce_bytes.labels(run, "wire").inc(wire_bytes)
+        self._allreduce_s.labels(run).observe(seconds)
+
+    # -- peers, the DHT and the wire
+
+    def _network(self) -> None:
+        self._bytes = self._counter("network_bytes_total", "Bytes by direction and plane.", "direction", "protocol")
+        self._peers = self._gauge("peers", "Other members of the run, by how they are heard.", "run", "state")
+        self._routing = self._gauge("dht_routing_table_peers", "Peers in the DHT routing table.")
+        self._dht = self._counter("dht_requests_total", "Requests to the DHT, by outcome.", "op", "outcome")
+
+    def network_bytes(self, direction: Direction, protocol: Plane, count: int) -> None:
+        self._bytes.labels(direction, protocol).inc(count)
+
+    def peers(self, run: str, by_state: Mapping[PeerState, int]) -> None:
+        states: tuple[PeerState, ...] = ("alive", "suspect", "silent")
+        for state in states:
+            self._peers.labels(run, state).set(by_state.get(state, 0))
+
+    def dht_routing_table(self, peers: int) -> None:
+        self._routing.set(peers)
+
+    def dht_request(self, op: DhtOp, outcome: DhtOutcome) -> None:
+        self._dht.labels(op, outcome).inc()
+
+    # -- snapshots and catching up
+
+    def _checkpoints(self) -> None:
+        self._snapshot_step = self._gauge("checkpoint_outer_step", "The outer step of the newest snapshot.", "run")
+        self._snapshot_at = self._gauge(
+            "checkpoint_last_success_timestamp_seconds", "When the newest snapshot was complete.", "run"
+        )
+        self._snapshot_bytes = self._counter(
+            "checkpoint_bytes_total", "State moved between hosts: fetched (in) and served (out).", "run", "direction"
+        )
+        self._catchup_s = self._gauge("catchup_duration_seconds", "How long the last catch-up took.", "run")
+        self._catchup_ratio = self._gauge("catchup_progress_ratio", "0 to 1 while catching up, 1 when synced.", "run")
+
+    def snapshot_written(self, run: str, step: int, timestamp_s: float) -> None:
+        self._snapshot_step.labels(run).set(step)
+        self._snapshot_at.labels(run).set(timestamp_s)
+
+    def checkpoint_bytes(self, run: str, direction: Direction, count: int) -> None:
+        self._snapshot_bytes.labels(run, direction).inc(count)
+
+    def catching_up(self, run: str, done_bytes: int, total_bytes: int) -> None:
+        self._catchup_ratio.labels(run).set(done_bytes / total_bytes if total_bytes else 0.0)
+
+    def caught_up(self, run: str, seconds: float) -> None:
+        self._catchup_s.labels(run).set(seconds)
+        self._catchup_ratio.labels(run).set(1.0)
+
+    # -- who this is
+
+    def _info(self) -> None:
+        self._build = self._gauge("build_info", "1, with what is running.", "version", "kernels")
+        self._run = self._gauge("run_info", "1, for each run this host is in.", "run", "model", "peer_id")
+        self._trainer = self._gauge("trainer_attached", "1 while a trainer is attached.", "run")
+
+    def build_info(self, version: str, kernels: str) -> None:
+        self._build.labels(version, kernels).set(1)
+
+    def run_info(self, run: str, model: str, peer_id: str) -> None:
+        self._run.labels(run, model, peer_id).set(1)
+
+    def trainer_attached(self, run: str, attached: bool) -> None:
+        self._trainer.labels(run).set(int(attached))
+
+    def forget_run(self, run: str, model: str, peer_id: str) -> None:
+        """After `leave`: gauges would otherwise tell of the run for ever."""
+        self._run.remove(run, model, peer_id)
+        for gauge in (
+            self._outer_step,
+            self._head,
+            self._ring_size,
+            self._trainer,
+            self._train_loss,
+            self._heldout_loss,
+        ):
+            gauge.remove_by_labels({"run": run})
+        self._peers.remove_by_labels({"run": run})

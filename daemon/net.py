@@ -1,0 +1,94 @@
+"""The control plane as the rest of the daemon sees it: who can be reached, called and found.
+
+Owns the interface and its errors; `daemon.p2p` implements it over libp2p, `daemon.memory_net` in memory.
+Refuses to know what the bytes mean. No type of libp2p leaks through here.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+# One frame holds a record of 1,000 members (about 120 bytes each) with room to spare; libp2p streams stay
+# healthy up to about 1 MB, and anything larger belongs to the bulk plane.
+MESSAGE_BYTES_MAX = 512 * 1024
+WIRE_VERSION = 1
+
+PostHandler = Callable[[str, bytes], None]
+CallHandler = Callable[[str, bytes], Awaitable[bytes]]
+DisconnectHandler = Callable[[str], None]
+
+
+class NetworkError(Exception):
+    """The world's fault: a peer that cannot be reached or answered too late. `str()` is fit for a user."""
+
+
+class PeerUnreachable(NetworkError):
+    """No connection could be made (refused, timed out, no known address)."""
+
+
+class CallTimeout(NetworkError):
+    """The peer is connected but did not answer within the deadline."""
+
+
+class RemoteFailure(NetworkError):
+    """The peer answered with an error of its own."""
+
+
+class WireVersionMismatch(NetworkError):
+    """The peer speaks another version of the protocol; names both versions and who should upgrade."""
+
+
+class BadAddress(NetworkError):
+    """The text is no usable multiaddr with a /p2p/ peer id; shows an example of a good one."""
+
+
+class AddressInUse(NetworkError):
+    """A listen address is taken; names it."""
+
+
+class Network(Protocol):
+    """Message transport, RPC and discovery for one peer. All methods belong to the trio thread."""
+
+    @property
+    def peer_id(self) -> str: ...
+
+    def addresses(self) -> list[str]:
+        """Dialable multiaddrs of this host, each ending in /p2p/<peer id>; never 0.0.0.0."""
+        ...
+
+    async def dial(self, address: str, timeout_s: float) -> str:
+        """Connect to a multiaddr, return the peer id. Raises NetworkError (the subclass says which kind)."""
+        ...
+
+    def learn(self, peer: str, addresses: list[str]) -> None:
+        """Remember where a peer may be reached; `post` and `call` dial it when needed."""
+        ...
+
+    def post(self, peer: str, body: bytes) -> bool:
+        """Queue a one-way message; never blocks. False (and the connection is hung up) when its queue is full."""
+        ...
+
+    async def call(self, peer: str, method: str, body: bytes, timeout_s: float) -> bytes:
+        """One request, one answer. Raises NetworkError."""
+        ...
+
+    def on_post(self, handler: PostHandler) -> None: ...
+
+    def on_call(self, method: str, handler: CallHandler) -> None: ...
+
+    def on_disconnect(self, handler: DisconnectHandler) -> None: ...
+
+    def connected(self) -> list[str]: ...
+
+    async def evict(self, peer: str) -> None:
+        """Drop the connection and the routing entry of a peer that is silent or misbehaves."""
+        ...
+
+    async def announce(self, key: str) -> None:
+        """Tell the DHT that this peer serves `key` (at most 50 bytes); kept fresh until `withdraw`."""
+        ...
+
+    def withdraw(self, key: str) -> None: ...
+
+    async def find(self, key: str) -> dict[str, list[str]]:
+        """Ask the network (not only the local cache) who serves `key`: peer id to addresses, self excluded."""
+        ...

@@ -1,0 +1,44 @@
+"""Where peers may be dialled, as far as this program was told.
+
+Owns a bounded table of addresses and the judgement which ones are usable. Refuses to know how one dials.
+"""
+
+import logging
+
+from intellectd.daemon.net import BadAddress
+from intellectd.daemon.p2p.addresses import Address, parse, parse_dialable
+from intellectd.daemon.p2p.limits import ADDRESSES_PER_PEER_MAX, PEERS_KNOWN_MAX
+
+log = logging.getLogger("intellectd.p2p")
+
+
+class AddressBook:
+    """Told by an operator, by a peer's signed beacon, or by a dial that worked."""
+
+    def __init__(self) -> None:
+        self._book: dict[str, list[Address]] = {}
+
+    def learn(self, peer: str, texts: list[str]) -> bool:
+        """Newest first. Returns whether any was new."""
+        known = self._book.pop(peer, [])
+        fresh = [address for address in usable(peer, texts) if address not in known]
+        self._book[peer] = list(dict.fromkeys(fresh + known))[:ADDRESSES_PER_PEER_MAX]
+        if len(self._book) > PEERS_KNOWN_MAX:
+            del self._book[next(iter(self._book))]  # the one that was learned longest ago
+        return bool(fresh)
+
+    def of(self, peer: str) -> list[Address]:
+        return list(self._book.get(peer, ()))
+
+
+def usable(peer: str, texts: list[str]) -> list[Address]:
+    """Those that can be dialled and claim no other peer. The rest is dropped: a peer may claim anything."""
+    found: list[Address] = []
+    for text in texts[:ADDRESSES_PER_PEER_MAX]:
+        try:
+            address = parse(text)
+            full = Address(address.family, address.host, address.port, address.peer or peer)
+            found += [parse_dialable(str(full))] if full.peer == peer else []
+        except BadAddress as error:
+            log.debug("an address of %s is of no use: %s", peer, error)
+    return found

@@ -1,0 +1,135 @@
+"""Dialling a peer: all its addresses, staggered, until one answers.
+
+Owns the choice of addresses and the race between them, for our streams and for the DHT's. Replaces
+`Swarm.dial_peer`, which dials one address per kind of transport (so a dead one hides the live ones), tries
+each four times over 0.7 s, and then refuses the peer for a minute.
+"""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from intellectd.daemon.net import PeerUnreachable
+from intellectd.daemon.p2p.addresses import Address
+from intellectd.daemon.p2p.book import AddressBook, usable
+from intellectd.daemon.p2p.limits import (
+    ADDRESSES_PER_PEER_MAX,
+    DIAL_SECONDS_MAX,
+    DIAL_STAGGER_SECONDS,
+    DIALS_MAX,
+)
+
+
+@dataclass
+class _Dial:
+    """A dial in progress, and in the end what became of it."""
+
+    ended: trio.Event = field(default_factory=trio.Event)
+    failure: str = ""
+
+
+class Dialer:
+    def __init__(self, swarm: Any, book: AddressBook) -> None:
+        self._swarm = swarm
+        self._book = book
+        self._turns = trio.CapacityLimiter(DIALS_MAX)
+        self._dialling: dict[str, _Dial] = {}
+        self._all_connections = swarm.get_connections
+        # So that no stream, ours or the DHT's, is opened on a dying connection while a live one could be.
+        swarm.get_connections = self._live_of
+        swarm.dial_peer = self._dial_for_swarm
+
+    def live(self, peer: str) -> list[Any]:
+        return self._live_of(ID.from_string(peer))
+
+    def _live_of(self, peer_id: ID | None = None) -> list[Any]:
+        """Not those whose end has begun: closing takes a fifth of a second, in which they carry nothing."""
+        connections = self._all_connections(peer_id)
+        if peer_id is None:
+            return list(connections)
+        return [c for c in connections if not (c.is_closed or c.muxed_conn.event_shutting_down.is_set())]
+
+    async def connect(self, peer: str) -> None:
+        """Return with a connection open. One dial at a time per peer, and its outcome is everybody's."""
+        while not self.live(peer):
+            dial = self._dialling.get(peer)
+            if dial is None:
+                dial = self._dialling[peer] = _Dial()
+                await self._run(dial, peer)
+            else:
+                await dial.ended.wait()
+            if dial.failure:
+                raise PeerUnreachable(dial.failure)
+            # Neither failure nor connection: whoever dialled was cancelled. Then it is our turn.
+
+    async def _run(self, dial: _Dial, peer: str) -> None:
+        try:
+            await self.race(peer, self._addresses(peer))
+        except PeerUnreachable as error:
+            dial.failure = str(error)
+        finally:
+            del self._dialling[peer]
+            dial.ended.set()
+
+    async def race(self, peer: str, addresses: list[Address]) -> None:
+        """Dial until one address answers. Raises PeerUnreachable with what each one said."""
+        if not addresses:
+            raise PeerUnreachable(f"no address of {peer} is known")
+        failures: list[str] = []
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(self._try, peer, address, nursery.cancel_scope, failures, failed)
+                with trio.move_on_after(DIAL_STAGGER_SECONDS):
+                    await failed.wait()
+        if not self.live(peer):
+            raise PeerUnreachable(f"{peer} could not be reached: {'; '.join(failures)}")
+
+    async def _try(
+        self, peer: str, address: Address, race: trio.CancelScope, failures: list[str], failed: trio.Event
+    ) -> None:
+        try:
+            async with self._turns:
+                with trio.fail_after(DIAL_SECONDS_MAX):
+                    await self._swarm._dial_addr_single_attempt(Multiaddr(str(address)), ID.from_string(peer))
+            race.cancel()  # the slower ones lose
+        except trio.TooSlowError:
+            failures.append(f"{address.transport()} did not answer within {DIAL_SECONDS_MAX:g} s")
+        except Exception as error:
+            failures.append(f"{address.transport()} {_why(error)}")
+        finally:
+            failed.set()
+
+    def _addresses(self, peer: str) -> list[Address]:
+        """What we were told goes before what the DHT says."""
+        found = self._book.of(peer)
+        try:
+            texts = [str(a) for a in self._swarm.peerstore.addrs(ID.from_string(peer))]
+        except Exception:  # unknown or expired, said in several ways
+            texts = []
+        return list(dict.fromkeys(found + usable(peer, texts)))[:ADDRESSES_PER_PEER_MAX]
+
+    async def _dial_for_swarm(self, peer_id: ID) -> list[Any]:
+        peer = str(peer_id)
+        await self.connect(peer)
+        return self.live(peer)
+
+
+def _why(error: BaseException) -> str:
+    """The cause in a few words. libp2p wraps it several times, and its outer texts name internals."""
+    seen: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(seen) < 8:
+        seen.append(f"{type(cause).__name__} {cause}")
+        if isinstance(cause, OSError) and cause.errno:
+            return f"answered: {os.strerror(cause.errno)}"
+        # trio groups what each attempt at a socket said; there is one attempt per address.
+        inner = cause.exceptions[0] if isinstance(cause, BaseExceptionGroup) else None
+        cause = inner or cause.__cause__ or cause.__context__
+    if any("mismatch" in text.lower() for text in seen):
+        return "belongs to another peer"
+    return f"failed: {str(error)[:200] or type(error).__name__}"

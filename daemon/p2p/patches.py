@@ -1,0 +1,199 @@
+"""What is wrong with libp2p 0.8.1 for a daemon, and the repair of each fault.
+
+Owns every reach into libp2p's insides but dialling (`daemon.p2p.dialer`). Refuses to run with any other
+version: each repair names attributes that the next release may rename. `apply` repairs modules once per
+process, `harden` repairs one host; both before the host runs.
+"""
+
+import functools
+import logging
+import os
+import socket
+from typing import Any
+
+import libp2p
+import trio
+from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_store
+from libp2p.network.connection import swarm_connection
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.stream_muxer.yamux import yamux
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.tcp import tcp
+
+from intellectd.daemon.p2p.limits import (
+    ANNOUNCE_SECONDS,
+    BUFFERED_BYTES_MAX,
+    CONNECTIONS_PER_PEER_MAX,
+    PROVIDER_SECONDS,
+    QUERY_SECONDS_MAX,
+    REFRESH_SECONDS,
+    REPLY_BYTES_MAX,
+    STREAMS_PER_CONNECTION_MAX,
+    WINDOW_BYTES_MAX,
+)
+
+VERSION = "0.8.1"
+KAD_PROTOCOL = "/intellectd/kad/1.0.0"
+log = logging.getLogger("intellectd.p2p")
+
+
+@functools.cache
+def apply() -> None:
+    """Repair libp2p's modules. Once; later calls do nothing."""
+    if libp2p.__version__ != VERSION:
+        raise RuntimeError(f"libp2p {libp2p.__version__} is installed, this daemon repairs {VERSION}: reinstall it")
+    _set_dht_constants()
+    _keep_ports_to_ourselves()
+    _contain_connections()
+    _bound_buffers()
+    _quieten()
+
+
+def harden(host: Any) -> None:
+    """Repair one host, before it runs."""
+    swarm = host.get_network()
+    _contain_handlers(host, swarm)
+    _release_inbound_slots(swarm)
+    # It dials known peers until 200 are connected, every 30 s and at every disconnect; no setting stops it.
+    swarm.auto_connector.maybe_connect = _nothing
+    # Its counters leak a slot per torn upgrade, its circuit breaker goes deaf for a minute after 5 refusals
+    # and it refuses more than 256 inbound. Bounds that hold are in the connection config and here.
+    swarm.set_resource_manager(None)
+
+
+class KeepingPeerStore(PeerStore):  # type: ignore[misc]
+    """Past 1,000 peers the stock store evicts those without an address first: our own entry, with our key."""
+
+    def __init__(self, own: ID) -> None:
+        super().__init__()
+        self._own = own
+
+    def _enforce_peer_limit(self) -> None:
+        entry = self.peer_data_map.pop(self._own, None)
+        super()._enforce_peer_limit()
+        if entry is not None:
+            self.peer_data_map[self._own] = entry
+
+
+def _set_dht_constants() -> None:
+    # They are imported by name, so every importing module has a copy of its own.
+    for module in (common, kad_dht, peer_routing, provider_store, value_store):
+        wanted = {
+            "PROTOCOL_ID": KAD_PROTOCOL,  # the argument for it is ignored, and we are no part of IPFS
+            "QUERY_TIMEOUT": QUERY_SECONDS_MAX,  # 10 s: what one frozen peer costs each lookup
+            "MAX_DHT_MESSAGE_SIZE": REPLY_BYTES_MAX,  # 4 MiB of addresses in one provider record
+        }
+        for name, value in wanted.items():
+            if hasattr(module, name):
+                setattr(module, name, value)
+    # 48 h: dead peers linger. Republishing is ours (daemon.p2p.directory): theirs is never due.
+    provider_store.PROVIDER_RECORD_EXPIRATION_INTERVAL = PROVIDER_SECONDS
+    provider_store.PROVIDER_RECORD_REPUBLISH_INTERVAL = ANNOUNCE_SECONDS
+    kad_dht.ROUTING_TABLE_REFRESH_INTERVAL = REFRESH_SECONDS  # 600 s: who bootstraps badly stays alone that long
+
+
+def _keep_ports_to_ourselves() -> None:
+    """SO_REUSEPORT lets two daemons share a port, each getting half of the connections, and no error at all."""
+
+    def reuse_address_only(sock: Any) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            # Without it `::` takes the IPv4 port too, and `0.0.0.0` beside it fails.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+    tcp._set_reuse_flags = reuse_address_only
+
+
+def _contain_connections() -> None:
+    """Connections run as tasks of the host's service: what one raises ends them all. It ends that one alone."""
+    for kind in (SwarmConn, Yamux):
+        kind.start = _contained(kind.start)
+
+
+def _bound_buffers() -> None:
+    """A window grows to 16 MB a stream, and nobody checks that the sender keeps to it."""
+    yamux.MAX_WINDOW_SIZE = WINDOW_BYTES_MAX
+    read_body = Yamux._read_data_body
+
+    async def bounded(self: Any, length: int) -> bytes:
+        buffered = sum(len(buffer) for buffer in self.stream_buffers.values())
+        if buffered + length > BUFFERED_BYTES_MAX:
+            log.warning("%s sent %d bytes that nobody read, beyond its window", self.peer_id, buffered)
+            raise trio.TooSlowError  # the one exception for which the caller closes the connection
+        body: bytes = await read_body(self, length)
+        return body
+
+    Yamux._read_data_body = bounded
+
+
+def _contained(start: Any) -> Any:
+    async def contained(self: Any) -> None:
+        try:
+            await start(self)
+        except Exception as error:
+            log.warning("dropped a connection, its %s failed: %r", type(self).__name__, error)
+            await _in_any_case(self.close)
+
+    return contained
+
+
+def _contain_handlers(host: Any, swarm: Any) -> None:
+    """Any exception of a stream handler ends the host, and a protocol name that is no UTF-8 raises one."""
+    negotiate_and_handle = host._swarm_stream_handler
+
+    async def guarded(stream: Any) -> None:
+        try:
+            if len(stream.swarm_conn.streams) <= STREAMS_PER_CONNECTION_MAX:
+                await negotiate_and_handle(stream)
+                return
+            log.warning("%s opened more than %d streams", stream.muxed_conn.peer_id, STREAMS_PER_CONNECTION_MAX)
+        except Exception as error:
+            log.warning("a stream of %s failed: %r", stream.muxed_conn.peer_id, error)
+        await _in_any_case(stream.reset)
+
+    swarm.set_stream_handler(guarded)
+
+
+def _release_inbound_slots(swarm: Any) -> None:
+    """An inbound slot is kept until the host ends, so that after 250 connections it is deaf for ever."""
+
+    async def inbound(pipe: Any, listened_on: Any, failure: Any) -> None:
+        del failure  # an event for metrics that nobody reads
+        raw = RawConnection(pipe, False)
+        try:
+            muxed = await swarm.upgrade_inbound_raw_conn(raw, listened_on)
+            if len(swarm.get_connections(muxed.peer_id)) <= CONNECTIONS_PER_PEER_MAX:
+                await muxed.event_closed.wait()
+            else:
+                log.warning("%s opened more than %d connections", muxed.peer_id, CONNECTIONS_PER_PEER_MAX)
+                await muxed.close()
+        except Exception as error:
+            log.debug("an inbound connection failed: %r", error)
+            await _in_any_case(raw.close)
+
+    swarm._do_handle_inbound_connection = inbound
+
+
+def _quieten() -> None:
+    """Every refused dial is an ERROR there, every query served a WARNING. What matters we log ourselves."""
+    if not os.environ.get("LIBP2P_DEBUG"):
+        logging.getLogger("libp2p").setLevel(logging.CRITICAL)
+        logging.getLogger("multiaddr").setLevel(logging.WARNING)  # at DEBUG, ten lines per address parsed
+    # It calls the functions of `logging` itself: they install a handler on the root logger, to stderr.
+    swarm_connection.logging = logging.getLogger("libp2p.network.connection")
+
+
+async def _in_any_case(clean_up: Any) -> None:
+    """Within a second, cancelled or not, and whatever it raises: there is nobody left to tell."""
+    with trio.CancelScope(shield=True), trio.move_on_after(1):
+        try:
+            await clean_up()
+        except Exception as error:
+            log.debug("cleaning up: %r", error)
+
+
+async def _nothing() -> None:
+    return None

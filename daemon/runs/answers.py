@@ -1,0 +1,82 @@
+"""What peers may ask of this host: manifest, members, records, and objects of the bulk plane, of the runs it is in.
+
+Owns finding the run that a question names. Whoever asks for what is not here, or asks nonsense, gets nothing, and
+no line in the log: a stranger could fill it.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from intellectd.daemon.errors import OperatorError
+from intellectd.daemon.logs import get_log, log_if_changed
+from intellectd.daemon.runs.host import Host
+from intellectd.daemon.runs.service import RunService
+from intellectd.daemon.runs.serving import NO_ENTRIES, entries_answer, members_answer, open_object
+from intellectd.daemon.store.frame_file import Closed
+from intellectd.daemon.store.run_store import RunStore
+from intellectd.protocol.messages import BadMessage, EntriesRequest, RunRequest, decode
+
+T = TypeVar("T")
+
+log = get_log("runs")
+
+
+class Answers:
+    def __init__(self, host: Host, runs: Mapping[str, RunService]) -> None:
+        self._host, self._runs = host, runs
+        host.network.on_call("manifest", self._on_manifest)
+        host.network.on_call("members", self._on_members)
+        host.network.on_call("entries", self._on_entries)
+        host.bulk.serve(self._provide)
+
+    def _service_of(self, run: bytes) -> RunService | None:
+        return next((s for s in self._runs.values() if s.run == run), None)
+
+    def _provide(self, peer: str, name: str) -> memoryview | None:
+        """From bulk threads; reads of a dict are atomic."""
+        names: list[str] = []
+
+        def store_of(run_hex: str) -> RunStore | None:
+            for service in list(self._runs.values()):
+                if service.run.hex() == run_hex:
+                    names.append(service.config.name)
+                    return service.store
+            return None
+
+        found = open_object(name, store_of)
+        if found is not None:
+            self._host.metrics.checkpoint_bytes(names[0], "out", found.nbytes)
+        return found
+
+    async def _on_manifest(self, peer: str, body: bytes) -> bytes:
+        request = _read(body, RunRequest)
+        service = self._service_of(request.run) if request else None
+        return service.manifest_bytes if service else b""
+
+    async def _on_members(self, peer: str, body: bytes) -> bytes:
+        request = _read(body, RunRequest)
+        service = self._service_of(request.run) if request else None
+        return members_answer(service.node.membership.envelopes() if service else [])
+
+    async def _on_entries(self, peer: str, body: bytes) -> bytes:
+        request = _read(body, EntriesRequest)
+        service = self._service_of(request.run) if request else None
+        if request is None or service is None:
+            return NO_ENTRIES
+        store, generation = service.store, service.node.genesis_generation
+        try:
+            answer: bytes = await self._host.runner(lambda: entries_answer(store, request, generation))
+        except Closed:
+            return NO_ENTRIES  # it was left a moment ago
+        except OperatorError as error:
+            # Once, and not in the words that a peer would read: they name paths of this host.
+            log_if_changed(log.error, f"entries {service.run_id}", "the log cannot be read", reason=str(error))
+            return NO_ENTRIES
+        return answer
+
+
+def _read(body: bytes, kind: type[T]) -> T | None:
+    try:
+        return decode(body, kind)
+    except BadMessage:
+        return None

@@ -1,0 +1,234 @@
+"""`init`: a new run from a run.toml. The trainer builds the first parameters, the owner key signs the manifest.
+
+Owns what happens before a run exists; nothing is kept if it fails. The result is a run folder like any other.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import trio
+
+from intellectd.daemon import attach_events as trainer_events
+from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors
+from intellectd.daemon.attach import TrainerLink
+from intellectd.daemon.attach_request import AttachRequest
+from intellectd.daemon.control import ControlError
+from intellectd.daemon.identity import OwnerKey
+from intellectd.daemon.logs import get_log
+from intellectd.daemon.net import MESSAGE_BYTES_MAX
+from intellectd.daemon.runs.host import Host
+from intellectd.daemon.runs.seat import make_arena
+from intellectd.daemon.store.run_store import RunStore
+from intellectd.daemon.store.snapshot import State
+from intellectd.daemon.trainer_process import Pauses, TrainerCommand, TrainerProcess, trainer_command
+from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.digest import state_digest
+from intellectd.kernels.layout import Layout
+from intellectd.kernels.ops import encode as encode_floats
+from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.ids import encode
+from intellectd.protocol.manifest import (
+    ExternalModel,
+    Manifest,
+    RunConfig,
+    SignedManifest,
+    Tensor,
+    canonical,
+    manifest_hash,
+    plain,
+    signed_bytes,
+)
+
+FIRST_PARAMETERS_S_MAX = 900.0  # a large model is initialised in minutes; an external program has to be started
+TRAINER_LIVES_MAX = 2  # one death may be bad luck; after the second the operator should not wait for a third
+SECOND_LIFE_S = 0.2  # an operator waits: a trainer that can start does so now, one that cannot should say so now
+CREATING = "creating"  # what a trainer attaches to while the run has no id yet
+
+log = get_log("init")
+
+
+@dataclass(frozen=True)
+class Founded:
+    run_id: str
+    path: Path
+    owner_key_path: Path
+
+
+@dataclass(frozen=True)
+class Mortal(Pauses):
+    """The usual pauses between a trainer's lives, and word of each death."""
+
+    on_death: Callable[[], None] = lambda: None
+
+    def after(self, pause_s: float, lived_s: float) -> float:
+        self.on_death()
+        return super().after(pause_s, lived_s)
+
+
+class Founding:
+    def __init__(self, host: Host, config: RunConfig) -> None:
+        self._host, self._config = host, config
+        self._arriving: tuple[Layout, torch.Tensor] | None = None
+        self._first: tuple[Layout, torch.Tensor] | None = None  # of the trainer that said "initial"
+        self._over = trio.Event()
+        self._link = TrainerLink(self._on_trainer)
+        self._why = "no program attached through the SDK"
+        self.attach_id = f"{CREATING}-{secrets.token_hex(8)}"
+        self.name = config.name
+
+    async def found(self) -> Founded:
+        """Raises ControlError or StorageError."""
+        self._refuse_hopeless()
+        async with trio.open_nursery() as nursery:
+            self._start_trainer(nursery)
+            with trio.move_on_after(FIRST_PARAMETERS_S_MAX) as timeout:
+                await self._over.wait()
+            nursery.cancel_scope.cancel()
+        if self._first is None:
+            late = f" within {FIRST_PARAMETERS_S_MAX:.0f} s" if timeout.cancelled_caught else ""
+            raise ControlError(
+                "no_first_parameters",
+                f"no trainer delivered the first parameters{late}: {self._why}",
+                "see the daemon's log; with trainer = 'external', start your program after `init`",
+            )
+        layout, theta = self._first
+        with trio.CancelScope(shield=True):  # whole or not at all
+            founded: Founded = await self._host.runner(lambda: self._write(layout, theta.clone()))
+        return founded
+
+    def _refuse_hopeless(self) -> None:
+        if isinstance(self._config.model, ExternalModel) and self._host.config.trainer == "builtin":
+            raise ControlError(
+                "no_builtin_model",
+                "the run's model is external, and this host's trainer is the built-in one",
+                "set trainer = 'external' (or a command) in this host's configuration and restart the daemon",
+            )
+
+    def _start_trainer(self, nursery: trio.Nursery) -> None:
+        config = self._host.config
+        if config.trainer == "external":
+            return
+        command = trainer_command(
+            config.trainer,
+            self.attach_id,
+            plain(self._config),
+            config.socket,
+            threads=config.trainer_threads,
+            data=config.data,
+        )
+        nursery.start_soon(self._keep_trainer, command)
+
+    async def _keep_trainer(self, command: TrainerCommand) -> None:
+        """Give up when it has died twice: the reason will not go away by waiting."""
+        lives = 0
+
+        def died() -> None:
+            nonlocal lives
+            lives += 1
+            if lives >= TRAINER_LIVES_MAX:
+                self._why = f"it died {lives} times, the last time with: {process.last_failure}"
+                self._over.set()
+
+        process = TrainerProcess(command, Mortal(first_s=SECOND_LIFE_S, on_death=died))
+        await process.run()
+        self._why = "it ended without delivering any"
+        self._over.set()
+
+    async def attach(self, sock: trio.socket.SocketType, request: AttachRequest) -> None:
+        """The first trainer that delivers defines the tensors. Raises ControlError."""
+        layout = request.layout
+        self._refuse_second()
+        descriptor, arena = await self._host.runner(lambda: make_arena(layout.elements))
+        try:
+            self._refuse_second()
+            self._arriving = layout, arena
+            reply = {
+                "run": self.attach_id,
+                "peer": self._host.identity.peer_id,
+                "elements": layout.elements,
+                "want": "initial",
+                "manifest": plain(self._config),
+                "evaluate": False,
+                "resume": False,
+            }
+            await self._link.accept(sock, request, reply, descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _refuse_second(self) -> None:
+        if self._link.attached or self._first is not None:
+            raise ControlError("trainer_attached", "another trainer makes the first parameters", "end that one first")
+
+    def _on_trainer(self, event: trainer_events.TrainerEvent) -> None:
+        if isinstance(event, trainer_events.TrainerInitial):
+            self._first = self._arriving
+            self._over.set()
+            self._link.detach("the run is being created")
+
+    def _write(self, layout: Layout, theta: torch.Tensor) -> Founded:
+        """In a thread. The folder gets its name last, when all of it is durable; else all of it is removed."""
+        _check_finite(layout, theta)
+        keys = self._host.config.state_dir / "owner-keys"
+        make_dir(keys, 0o700)
+        draft, building = keys / f".{self.attach_id}.pem", self._host.runs_dir / f".{self.attach_id}"
+        made = [draft]
+        try:
+            signed = self._sign(OwnerKey.create(draft), layout, theta)
+            run_id = run_ids.from_manifest_hash(manifest_hash(signed.manifest))
+            store = RunStore.create(building, signed)
+            try:
+                store.write_snapshot(State(theta, torch.zeros_like(theta)), 0, signed.manifest.state_digest, 0)
+            finally:
+                store.close()
+            key_path, path = keys / f"{run_id}.pem", self._host.runs_dir / run_id
+            with storage_errors(key_path):
+                os.replace(draft, key_path)
+                made.append(key_path)
+                fsync_dir(keys)
+                os.replace(building, path)
+                fsync_dir(path.parent)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            for key in made:
+                with contextlib.suppress(OSError):
+                    key.unlink(missing_ok=True)
+            raise
+        log.info("run created", name=self.name, elements=layout.elements)
+        return Founded(run_id, path, key_path)
+
+    def _sign(self, owner: OwnerKey, layout: Layout, theta: torch.Tensor) -> SignedManifest:
+        manifest = Manifest(
+            version=1,
+            config=canonical(self._config),
+            owner=owner.peer_id,
+            nonce=secrets.token_bytes(32),
+            first_voters=[self._host.identity.peer_id],
+            tensors=[Tensor(slot.name, list(slot.shape)) for slot in layout.slots],
+            state_digest=state_digest(theta, torch.zeros_like(theta)),
+        )
+        signed = SignedManifest(manifest, owner.sign(signed_bytes(manifest)))
+        size = len(encode(signed))
+        if size > MESSAGE_BYTES_MAX:  # nobody could join: a manifest travels in one message
+            raise ControlError(
+                "too_many_tensors",
+                f"the manifest with {len(layout.slots)} tensors has {size} bytes, at most {MESSAGE_BYTES_MAX}",
+                "stack some of the tensors",
+            )
+        return signed
+
+
+def _check_finite(layout: Layout, theta: torch.Tensor) -> None:
+    codec = codec_by_name("int8")
+    bad = encode_floats(codec, theta, torch.empty(codec.encoded_bytes(layout.elements), dtype=torch.uint8))
+    if bad is not None:
+        raise ControlError(
+            "not_finite",
+            f"tensor {layout.find(bad)!r} of the first parameters holds a NaN, an infinity or a number too large",
+            "correct how the model is initialised",
+        )

@@ -1,0 +1,101 @@
+"""What every run on this host shares: identity, networks, bulk engine, metrics, known peers, bans.
+
+Owns the wiring between runs and the two planes: messages find their run by its key, bulk trust is the union of
+what the runs trust. Refuses to know what a run does.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from intellectd.daemon.bulk.interface import BulkEngine, Endpoint
+from intellectd.daemon.config import Config
+from intellectd.daemon.identity import Identity
+from intellectd.daemon.metrics import Metrics
+from intellectd.daemon.net import Network
+from intellectd.daemon.runs.compute import RunsWork, in_thread
+from intellectd.daemon.runs.crypto import Ed25519Crypto
+from intellectd.daemon.runs.known_peers import KnownPeers
+
+BAN_S = 30.0  # how long a peer that broke the protocol is not listened to: a restart with a newer version takes less
+BANNED_MAX = 1024  # as many as may be members
+
+
+class Host:
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        network: Network,
+        bulk: BulkEngine,
+        metrics: Metrics,
+        nursery: trio.Nursery,
+        runner: RunsWork = in_thread,
+    ) -> None:
+        self.config, self.identity, self.network, self.bulk = config, identity, network, bulk
+        self.metrics, self.nursery, self.runner = metrics, nursery, runner
+        self.crypto = Ed25519Crypto(identity)
+        self.known = KnownPeers(config.state_dir, runner)
+        self._trusted: dict[bytes, dict[str, Endpoint]] = {}
+        self._banned: dict[str, float] = {}
+        self._listeners: dict[bytes, Callable[[str, bytes], None]] = {}
+        network.on_post(self._on_post)
+        for peer, addresses in self.known.addresses.items():
+            network.learn(peer, addresses)
+        nursery.start_soon(self.known.save_always)
+
+    @property
+    def runs_dir(self) -> Path:
+        return self.config.state_dir / "runs"
+
+    @property
+    def left_dir(self) -> Path:
+        """Runs that this host has left: a voter that comes back must remember what it voted."""
+        return self.config.state_dir / "left"
+
+    # ---- messages
+
+    def listen(self, run: bytes, listener: Callable[[str, bytes], None]) -> None:
+        self._listeners[run] = listener
+
+    def unlisten(self, run: bytes) -> None:
+        self._listeners.pop(run, None)
+        if self._trusted.pop(run, None) is not None:
+            self._retrust()
+
+    def _on_post(self, peer: str, body: bytes) -> None:
+        # An envelope is a msgpack array of four whose first element is the run key: bytes 3 to 35.
+        listener = self._listeners.get(body[3:35]) if len(body) > 35 else None
+        if listener is not None and not self.banned(peer):
+            listener(peer, body)
+
+    # ---- Tells, for performers
+
+    def trust(self, run: bytes, peers: dict[str, Endpoint]) -> None:
+        self._trusted[run] = peers
+        self._retrust()
+
+    def remember(self, peer: str, addresses: tuple[str, ...]) -> None:
+        if peer != self.identity.peer_id:
+            self.known.remember(peer, addresses)
+
+    def banned(self, peer: str) -> bool:
+        return self._banned.get(peer, float("-inf")) > trio.current_time()
+
+    def ban(self, peer: str) -> bool:
+        """Hang up and do not listen for a while. False if that was so already: one fault is as good as many."""
+        if peer == self.identity.peer_id or self.banned(peer):
+            return False
+        self._banned.pop(peer, None)
+        self._banned[peer] = trio.current_time() + BAN_S
+        if len(self._banned) > BANNED_MAX:
+            del self._banned[next(iter(self._banned))]
+        self.nursery.start_soon(self.network.evict, peer)
+        return True
+
+    def _retrust(self) -> None:
+        union: dict[str, Endpoint] = {}
+        for one in self._trusted.values():
+            union.update(one)
+        self.bulk.trust({peer: endpoint for peer, endpoint in union.items() if peer != self.identity.peer_id})

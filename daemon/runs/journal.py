@@ -1,0 +1,239 @@
+"""What an operator sees of a run: log lines, metrics, and the numbers behind `status` and `rounds`.
+
+Owns counters and recent history. Nothing depends on it: dropping this file would change no round.
+"""
+
+import math
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from intellectd.daemon.bulk.interface import TransferDone, TransferFailed
+from intellectd.daemon.logs import get_log
+from intellectd.daemon.metrics import Metrics
+from intellectd.protocol.effects import Note
+from intellectd.protocol.records import Entry, record_hash
+
+ROUNDS_KEPT = 4096  # of history in memory, for `rounds`; the log on disk has them all
+WARNINGS_KEPT = 5
+WARNING_S = 900.0  # what has not come up again for a quarter of an hour is the log's business, not the status's
+LOSSES_KEPT = 4096
+
+log = get_log("run")
+
+
+@dataclass
+class RoundSeen:
+    """One decided round, as this host saw it."""
+
+    round: int
+    roster: list[str]
+    weights: dict[str, int]
+    tokens: int
+    record: str
+    duration_s: float
+    wire_bytes: int = 0
+    state_digest: str | None = None
+    loss: float | None = None
+    state_before: str = ""
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "round": self.round,
+            "roster": self.roster,
+            "weights": self.weights,
+            "loss": self.loss,
+            "tokens": self.tokens,
+            "duration_s": round(self.duration_s, 3),
+            "wire_bytes": self.wire_bytes,
+            "state_digest": self.state_digest,
+            # The log holds no record without a certificate: each was verified before it was appended.
+            "certificate_valid": True,
+            "record": self.record,
+        }
+
+
+@dataclass
+class CatchupSeen:
+    """One catch-up, from its first request to the head."""
+
+    began_at: float
+    from_round: int
+    parts: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # (done, total) bytes by transfer
+    ended_at: float | None = None
+
+    @property
+    def done_and_total(self) -> tuple[int, int]:
+        return sum(part[0] for part in self.parts.values()), sum(part[1] for part in self.parts.values())
+
+    def plain(self, now: float) -> dict[str, Any]:
+        done, total = self.done_and_total
+        seconds = max(1e-3, (now if self.ended_at is None else self.ended_at) - self.began_at)
+        return {
+            "bytes": done,
+            "total_bytes": total,
+            "seconds": round(seconds, 3),
+            "rate": done / seconds,
+            "done": self.ended_at is not None,
+            "from_round": self.from_round,
+        }
+
+
+class Journal:
+    def __init__(self, run_name: str, metrics: Metrics, codec: str) -> None:
+        self.run_name, self._metrics, self.codec = run_name, metrics, codec
+        self.rounds: dict[int, RoundSeen] = {}
+        self.losses: dict[int, float] = {}  # held-out loss of the state after a round
+        self._warned: deque[tuple[float, str, str]] = deque(maxlen=WARNINGS_KEPT)  # (when, what event, text)
+        self.train_loss: float | None = None
+        self.tokens_per_s = 0.0
+        self.tokens_here = 0
+        self.wire_bytes = 0
+        self.outer_step_s = 0.0
+        self.catchup: CatchupSeen | None = None
+        self._round_wire_bytes = 0
+        self._decided_at: float | None = None
+        self._phase, self._phase_at = "idle", 0.0
+
+    def warnings(self, over: tuple[str, ...] = ()) -> list[str]:
+        """What a person should know now, newest last, each once; not the events that are over."""
+        now = trio.current_time()
+        recent = [text for at, event, text in self._warned if now - at < WARNING_S and event not in over]
+        return list(dict.fromkeys(recent))
+
+    # ---- from the performer
+
+    def restore(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._remember(entry, 0.0)
+
+    def decided(self, entry: Entry) -> None:
+        now = trio.current_time()
+        self.outer_step_s = now - self._decided_at if self._decided_at is not None else 0.0
+        self._decided_at = now
+        seen = self._remember(entry, self.outer_step_s)
+        seen.wire_bytes, self._round_wire_bytes = self._round_wire_bytes, 0
+        if entry.record.round > 0:
+            self._metrics.outer_step_committed(self.run_name, seen.round, len(seen.roster), seen.duration_s)
+
+    def _remember(self, entry: Entry, duration_s: float) -> RoundSeen:
+        record, blob = entry.record, entry.blob
+        weights = {sys.intern(c.peer): c.tokens for c in blob.contributions}  # the same names in thousands of rounds
+        digest = record_hash(record).hex()
+        seen = RoundSeen(record.round, list(weights), weights, sum(weights.values()), digest, duration_s)
+        seen.loss = self.losses.get(record.round)
+        self.rounds[record.round] = seen
+        before = self.rounds.get(record.round - 1)
+        if before is not None:
+            before.state_digest = record.state_digest.hex()
+        while len(self.rounds) > ROUNDS_KEPT:
+            del self.rounds[next(iter(self.rounds))]  # they come in order
+        return seen
+
+    def applied(self, round_: int, digest: bytes) -> None:
+        seen = self.rounds.get(round_)
+        if seen is not None:
+            seen.state_digest = digest.hex()
+        self._metrics.outer_step(self.run_name, max(0, round_), next(reversed(self.rounds), 0))
+
+    def evaluated(self, state_round: int, loss: float) -> None:
+        self.losses[state_round] = loss
+        while len(self.losses) > LOSSES_KEPT:
+            del self.losses[min(self.losses)]
+        seen = self.rounds.get(state_round)
+        if seen is not None:
+            seen.loss = loss
+        self._metrics.heldout_loss(self.run_name, loss)
+        log.info("held-out loss", run=self.run_name, round=state_round, loss=loss)
+
+    def trained(self, tokens: int, steps: int, loss: float | None, seconds: float) -> None:
+        self.tokens_here += tokens
+        self.tokens_per_s = tokens / seconds if seconds > 0 else 0.0
+        self.train_loss = loss if loss is not None else self.train_loss
+        # No loss to tell of (it was not finite) is no reason not to count the work.
+        self._metrics.trained(self.run_name, tokens, steps, math.nan if loss is None else loss, seconds)
+        self.phase("match")
+
+    def training_log(self, loss: float | None, tokens_per_s: float) -> None:
+        self.tokens_per_s = tokens_per_s
+        if loss is not None:
+            self.train_loss = loss
+            self._metrics.train_loss(self.run_name, loss)
+
+    def training(self, round_: int) -> None:
+        log.debug("training", run=self.run_name, round=round_)
+        self.phase("compute")
+
+    def phase(self, name: str) -> None:
+        """What this host's time goes into, from now on."""
+        now = time.monotonic()
+        if self._phase_at:
+            self._metrics.phase(self.run_name, self._phase, now - self._phase_at)  # type: ignore[arg-type]
+        self._phase, self._phase_at = name, now
+
+    def transfer_started(self, members: int) -> None:
+        log.debug("ring begins", run=self.run_name, members=members)
+        self.phase("allreduce")
+
+    def transfer_ended(self, done: TransferDone, raw_bytes: int) -> None:
+        self._count(done.sent_bytes, done.received_bytes)
+        self._metrics.allreduced(self.run_name, raw_bytes, done.sent_bytes, done.seconds)
+        self.phase("apply")
+
+    def transfer_failed(self, failed: TransferFailed) -> None:
+        self._metrics.outer_step_aborted(self.run_name, "silent" if failed.silent else "reset")
+        log.warning("ring broke", run=self.run_name, suspect=failed.suspect, reason=failed.reason)
+        self.phase("match")
+
+    def fetched(self, part: bytes, done_bytes: int, total_bytes: int) -> None:
+        if self.catchup is not None and self.catchup.ended_at is None:
+            before = self.catchup.parts.get(part, (0, 0))[0]
+            self.catchup.parts[part] = (done_bytes, max(total_bytes, done_bytes))
+            self._metrics.checkpoint_bytes(self.run_name, "in", max(0, done_bytes - before))
+            done, total = self.catchup.done_and_total
+            self._metrics.catching_up(self.run_name, done, total)
+
+    def catching_up(self, behind: bool, round_: int) -> None:
+        """Called as the state changes: a catch-up begins when we are behind and ends when we are not."""
+        now = trio.current_time()
+        if behind and (self.catchup is None or self.catchup.ended_at is not None):
+            self.catchup = CatchupSeen(now, round_)
+            self._metrics.catching_up(self.run_name, 0, 0)
+        elif not behind and self.catchup is not None and self.catchup.ended_at is None:
+            self.catchup.ended_at = now
+            plain = self.catchup.plain(now)
+            self._metrics.caught_up(self.run_name, plain["seconds"])
+            log.info("caught up", run=self.run_name, round=round_, seconds=plain["seconds"], bytes=plain["bytes"])
+
+    def snapshot(self, round_: int, problem: str | None) -> None:
+        if problem is None:
+            self._metrics.snapshot_written(self.run_name, round_, time.time())
+            log.debug("snapshot written", run=self.run_name, round=round_)
+        else:
+            self.warn(f"no snapshot of round {round_}: {problem}")
+
+    def peer_fault(self, peer: str, reason: str) -> None:
+        self.warn(f"peer {peer} broke the protocol: {reason}")
+
+    def halted(self, reason: str) -> None:
+        log.error("halted", run=self.run_name, reason=reason)
+
+    def note(self, note: Note) -> None:
+        say = {"debug": log.debug, "info": log.info, "warning": log.warning, "error": log.error}[note.level]
+        say(note.text, run=self.run_name)
+        if note.level in ("warning", "error"):
+            self._warned.append((trio.current_time(), note.event, note.text))
+
+    def warn(self, text: str) -> None:
+        self._warned.append((trio.current_time(), "", text))
+        log.warning(text, run=self.run_name)
+
+    def _count(self, sent: int, received: int) -> None:
+        self.wire_bytes += sent
+        self._round_wire_bytes += sent
+        self._metrics.network_bytes("out", "bulk", sent)
+        self._metrics.network_bytes("in", "bulk", received)

@@ -1,0 +1,102 @@
+"""A run from its folder: manifest, log, votes and state, each checked before it is believed.
+
+Owns which check stands for which file. Reads a whole state and verifies a whole log, so it runs in a thread;
+refuses to change anything on the way. A damaged file is an error that names it, never a new beginning.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from intellectd.daemon.identity import Identity, verify
+from intellectd.daemon.runs.crypto import Ed25519Crypto
+from intellectd.daemon.runs.outer_state import OuterState
+from intellectd.daemon.runs.verify_log import verify_log
+from intellectd.daemon.store.frame_file import CorruptFile
+from intellectd.daemon.store.run_store import RunStore, remedy_for
+from intellectd.daemon.store.snapshot import damaged, read_snapshot
+from intellectd.kernels.layout import Layout, TensorSpec
+from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.effects import PersistVote
+from intellectd.protocol.ids import encode
+from intellectd.protocol.manifest import BadManifest, Manifest, SignedManifest, manifest_hash, signed_bytes
+from intellectd.protocol.records import Entry
+
+NO_STATE = -2  # as in Beacon.applied
+
+
+@dataclass(frozen=True)
+class Opened:
+    run_id: str
+    store: RunStore
+    manifest: Manifest
+    manifest_bytes: bytes  # signed, for peers that join
+    entries: list[Entry]
+    vote: PersistVote | None
+    state: OuterState
+    applied: int  # the round whose state is loaded
+    digest: bytes | None
+    held_updates: tuple[bytes, ...]
+    incarnation: int
+
+
+def open_run(path: Path, identity: Identity) -> Opened:
+    """Raises CorruptFile or StorageError."""
+    store = RunStore(path)
+    try:
+        signed = store.manifest()
+        try:
+            check_manifest(path.name, signed)
+        except BadManifest as error:
+            raise CorruptFile(f"{store.manifest_path} is damaged: {error}", remedy_for(path)) from error
+        manifest = signed.manifest
+        # A crypto of its own: this is another thread than that of the host's.
+        entries = verify_log(store, manifest, run_ids.run_key(path.name), Ed25519Crypto(identity))
+        state = OuterState(layout_of(manifest))
+        applied, digest = _load_state(store, manifest, state, entries)
+        store.prune()
+        return Opened(
+            path.name,
+            store,
+            manifest,
+            encode(signed),
+            entries,
+            store.vote(),
+            state,
+            applied,
+            digest,
+            store.updates.held(),
+            store.next_incarnation(int(time.time() * 1000)),
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+def layout_of(manifest: Manifest) -> Layout:
+    return Layout([TensorSpec(t.name, tuple(t.shape)) for t in manifest.tensors])
+
+
+def check_manifest(run_id: str, signed: SignedManifest) -> None:
+    """The manifest that this id names, signed by its owner. Raises BadManifest."""
+    if run_ids.from_manifest_hash(manifest_hash(signed.manifest)) != run_id:
+        raise BadManifest("it is the manifest of another run")
+    if not verify(signed.manifest.owner, signed_bytes(signed.manifest), signed.signature):
+        raise BadManifest("the owner's signature on the manifest is false")
+
+
+def _load_state(
+    store: RunStore, manifest: Manifest, state: OuterState, entries: list[Entry]
+) -> tuple[int, bytes | None]:
+    """The newest snapshot that the log reaches, checked against the log where that proves it."""
+    for round_ in reversed(store.reached_snapshots()):
+        path = store.snapshot_path(round_)
+        snapshot = read_snapshot(path, state.layout.elements, round_)
+        proven = manifest.state_digest if round_ == 0 else None
+        if 0 < round_ < len(entries) - 1:
+            proven = entries[round_ + 1].record.state_digest
+        if proven is not None and proven != snapshot.digest:
+            raise damaged(path, "it is not the state that the log proves")
+        state.install(snapshot.state.theta, snapshot.state.momentum)
+        return (round_ if round_ > 0 else -1), snapshot.digest
+    return NO_STATE, None

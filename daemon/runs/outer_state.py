@@ -1,0 +1,101 @@
+"""Theta and momentum, the arena beside them, and the arithmetic between: frozen deltas, outer steps.
+
+Owns the vectors of one run and what "adopt", "carry" and "keep" mean in numbers. Called from the compute queue
+only, the arena's coming and going included: so what was asked for one trainer never touches another's. Refuses to
+know rounds, peers and why.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from intellectd.kernels import ops
+from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.digest import state_digest, update_root
+from intellectd.kernels.layout import Layout
+
+Local = Literal["adopt", "carry", "keep", "none"]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """An encoded delta, ready to be contributed."""
+
+    encoded: torch.Tensor
+    norm: str  # fp32 hex
+    root: bytes
+
+
+class NotUsable(ValueError):
+    """The delta holds a NaN or Inf; the text names the tensor."""
+
+
+class OuterState:
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.theta: torch.Tensor | None = None
+        self.momentum: torch.Tensor | None = None
+        self._arena: torch.Tensor | None = None
+        self._kept: torch.Tensor | None = None  # the anchor that a trainer's work in progress started from
+        self._baseless = False  # the arena's contents started from a state that was not the agreed one
+
+    def attach(self, arena: torch.Tensor) -> None:
+        """A trainer came. What an earlier one was doing is not carried over to it."""
+        self._arena, self._kept, self._baseless = arena, None, False
+
+    def detach(self) -> None:
+        self._arena = self._kept = None
+
+    def install(self, theta: torch.Tensor, momentum: torch.Tensor) -> None:
+        """Another state, not by an outer step: work that started from the old one has no anchor any more."""
+        self._baseless = self._arena is not None and self.theta is not None
+        self.theta, self.momentum, self._kept = theta, momentum, None
+
+    def digest(self) -> bytes:
+        assert self.theta is not None and self.momentum is not None
+        return state_digest(self.theta, self.momentum)
+
+    def adopt(self) -> None:
+        """The arena takes the anchor."""
+        self._kept, self._baseless = None, False
+        if self._arena is not None and self.theta is not None:
+            self._arena.copy_(self.theta)
+
+    def freeze(self, codec_name: str) -> Frozen:
+        """Encode delta = anchor − arena. Raises NotUsable."""
+        codec = codec_by_name(codec_name)
+        base = self._kept if self._kept is not None else self.theta
+        if self._arena is None or base is None:
+            raise NotUsable("the trainer is gone")
+        if self._baseless:
+            raise NotUsable("this host's state was replaced while its trainer worked on the old one")
+        encoded = torch.empty(codec.encoded_bytes(self.layout.elements), dtype=torch.uint8)
+        stats = ops.encode_delta(codec, base, self._arena, encoded)
+        if stats.first_nonfinite is not None:
+            name = self.layout.find(stats.first_nonfinite)
+            raise NotUsable(f"tensor {name!r} holds a NaN, an infinity or a number too large; did the loss diverge?")
+        return Frozen(encoded, struct.pack(">f", stats.norm).hex(), update_root(encoded))
+
+    def apply(self, codec_name: str, update: torch.Tensor | None, lr: float, momentum: float, local: Local) -> bytes:
+        """One outer step (nothing for `update` None), the arena treated as `local` says; the new digest.
+
+        "carry": what the arena holds beyond the anchor, u = anchor − arena, is taken over: arena = new anchor − u.
+        "keep": the trainer is writing to the arena; the anchor that it started from is kept aside for its delta.
+        """
+        assert self.theta is not None and self.momentum is not None
+        carried = self._arena if local == "carry" and not self._baseless else None
+        if local == "keep" and self._kept is None:
+            self._kept = self.theta.clone()
+        if carried is not None:
+            ops.subtract_into(self._kept if self._kept is not None else self.theta, carried)
+        if update is not None:
+            ops.outer_step(codec_by_name(codec_name), update, self.theta, self.momentum, lr, momentum)
+        if carried is not None:
+            ops.subtract_into(self.theta, carried)
+        if local == "carry" and carried is None:
+            self.adopt()
+        if local in ("carry", "adopt"):
+            self._kept = None
+        return self.digest()

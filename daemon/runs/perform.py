@@ -1,0 +1,193 @@
+"""One small method for each effect of a node: the only place where decisions become I/O.
+
+Owns nothing but the translation; transfers.py, state_fetch.py and seat.py own what takes longer. Effects that only
+start something report back through `post`. Refuses to decide: no effect is skipped, reordered or repeated here.
+"""
+
+from typing import Protocol
+
+import trio
+
+from intellectd.daemon.bulk.interface import BulkEngine, Endpoint
+from intellectd.daemon.net import Network, NetworkError
+from intellectd.daemon.runs.compute import Compute, RunsWork
+from intellectd.daemon.runs.inbox import Inbox
+from intellectd.daemon.runs.journal import Journal
+from intellectd.daemon.runs.outer_state import Frozen, NotUsable, OuterState
+from intellectd.daemon.runs.seat import Seat
+from intellectd.daemon.runs.snapshots import Snapshots
+from intellectd.daemon.runs.state_fetch import StateFetch
+from intellectd.daemon.runs.transfers import Post, Transfers
+from intellectd.daemon.store.run_store import RunStore
+from intellectd.daemon.store.updates import NotHeld
+from intellectd.protocol import effects as ef
+from intellectd.protocol import events as ev
+from intellectd.protocol.ids import encode
+from intellectd.protocol.limits import CALL_TIMEOUT_S
+from intellectd.protocol.manifest import from_float32_hex
+from intellectd.protocol.messages import (
+    BadMessage,
+    EntriesAnswer,
+    EntriesRequest,
+    MembersAnswer,
+    RunRequest,
+    decode,
+)
+
+
+class Tells(Protocol):
+    def trust(self, run: bytes, peers: dict[str, Endpoint]) -> None: ...
+
+    def remember(self, peer: str, addresses: tuple[str, ...]) -> None: ...
+
+    def ban(self, peer: str) -> bool: ...
+
+
+class Performer:
+    def __init__(
+        self,
+        *,
+        run: bytes,
+        store: RunStore,
+        state: OuterState,
+        compute: Compute,
+        runner: RunsWork,
+        network: Network,
+        bulk: BulkEngine,
+        seat: Seat,
+        journal: Journal,
+        tells: Tells,
+        post: Post,
+        stall_s: float,
+    ) -> None:
+        self._run, self._store, self._state, self._compute = run, store, state, compute
+        self._network, self._runner, self._seat, self._tells = network, runner, seat, tells
+        self._journal, self._post = journal, post
+        self._inbox = Inbox()
+        self.snapshots = Snapshots(store, state, compute, journal)
+        self._transfers = Transfers(
+            run, store, state.layout.elements, compute, bulk, journal, self._inbox, runner, stall_s, post
+        )
+        self._states = StateFetch(run, state, compute, bulk, journal, self._inbox, self.snapshots, stall_s, post)
+        self._nursery: trio.Nursery | None = None
+
+    def begin(self, nursery: trio.Nursery) -> None:
+        """What effects start lives in `nursery` from here on."""
+        self._nursery = self._transfers.nursery = nursery
+
+    async def run(self) -> None:
+        """Until cancelled: what the bulk engine has to say."""
+        try:
+            await self._inbox.run()
+        finally:
+            self._transfers.close()
+
+    async def __call__(self, effect: ef.Effect) -> None:  # noqa: PLR0912 - the table of effects
+        match effect:
+            case ef.Send():
+                self._send(effect)
+            case ef.Learn():
+                self._network.learn(effect.peer, list(effect.addresses))
+                self._tells.remember(effect.peer, effect.addresses)
+            case ef.Trust():
+                self._tells.trust(self._run, {p: Endpoint(address, cert) for p, address, cert in effect.peers})
+            case ef.AskEntries():
+                self._spawn(self._ask_entries, effect)
+            case ef.AskMembers():
+                self._spawn(self._ask_members, effect)
+            case ef.PersistVote():
+                await self._runner(lambda: self._store.write_vote(effect))
+            case ef.AppendEntry():
+                await self._runner(lambda: self._store.append(effect.entry))
+                self._journal.decided(effect.entry)
+            case ef.StartTransfer():
+                await self._transfers.start_ring(effect)
+            case ef.AbortTransfer():
+                self._transfers.abort(effect.transfer)
+            case ef.FetchUpdate():
+                await self._transfers.fetch(effect)
+            case ef.ApplyUpdate():
+                self._apply(effect)
+            case ef.FetchSnapshot():
+                self._spawn(self._states.fetch, effect)
+            case ef.StartTraining():
+                self._seat.start_training(effect, lambda: self._journal.training(effect.round))
+            case ef.Freeze():
+                self._freeze(effect)
+            case ef.FinishTraining():
+                self._seat.finish(effect)
+            case ef.PeerFault():
+                if self._tells.ban(effect.peer):
+                    self._journal.peer_fault(effect.peer, effect.reason)
+            case ef.Halt():
+                self._journal.halted(effect.reason)
+            case ef.Note():
+                self._journal.note(effect)
+
+    # ---- messages and calls
+
+    def _send(self, effect: ef.Send) -> None:
+        try:
+            self._network.post(effect.peer, effect.data)
+        except ValueError as error:  # over the network's cap: one message is lost, not the daemon
+            self._journal.warn(f"a message to {effect.peer} was not sent: {error}")
+
+    async def _ask_entries(self, effect: ef.AskEntries) -> None:
+        request = encode(EntriesRequest(self._run, effect.generation, effect.from_round))
+        try:
+            answer = decode(await self._network.call(effect.peer, "entries", request, CALL_TIMEOUT_S), EntriesAnswer)
+            self._post(ev.EntriesReceived(effect.peer, tuple(answer.entries)))
+        except (NetworkError, BadMessage) as error:
+            self._post(ev.CallFailed(effect.peer, "entries", str(error)))
+
+    async def _ask_members(self, effect: ef.AskMembers) -> None:
+        try:
+            body = await self._network.call(effect.peer, "members", encode(RunRequest(self._run)), CALL_TIMEOUT_S)
+            self._post(ev.MembersReceived(effect.peer, tuple(decode(body, MembersAnswer).beacons)))
+        except (NetworkError, BadMessage) as error:
+            self._post(ev.CallFailed(effect.peer, "members", str(error)))
+
+    # ---- the outer state
+
+    def _apply(self, effect: ef.ApplyUpdate) -> None:
+        lr, momentum = from_float32_hex(effect.lr), from_float32_hex(effect.momentum)
+        root = effect.root
+
+        def work() -> bytes | NotHeld:
+            try:
+                update = self._store.updates.read_verified(root) if root is not None else None
+            except NotHeld as error:
+                return error
+            return self._state.apply(effect.codec, update, lr, momentum, effect.local)
+
+        def then(outcome: bytes | NotHeld) -> None:
+            if isinstance(outcome, NotHeld):
+                assert root is not None
+                self._journal.warn(str(outcome))
+                self._post(ev.UpdateMissed(root, self._network.peer_id, "it is not on this host's disk"))
+                return
+            self._journal.applied(effect.round, outcome)
+            self._post(ev.Applied(effect.round, outcome))
+            self.snapshots.maybe_write(effect.round, outcome, self._post)
+
+        self._compute.submit(work, then)
+
+    def _freeze(self, effect: ef.Freeze) -> None:
+        def work() -> Frozen | NotUsable:
+            try:
+                return self._state.freeze(effect.codec)
+            except NotUsable as error:
+                return error
+
+        def then(outcome: Frozen | NotUsable) -> None:
+            if isinstance(outcome, NotUsable):
+                self._post(ev.DeltaRefused(str(outcome)))
+                return
+            self._transfers.frozen = outcome
+            self._post(ev.DeltaFrozen(outcome.norm, outcome.root))
+
+        self._compute.submit(work, then)
+
+    def _spawn(self, work: object, *arguments: object) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(work, *arguments)  # type: ignore[arg-type]

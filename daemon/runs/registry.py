@@ -1,0 +1,267 @@
+"""The runs of this host: opened at start, made by `init` and `join`, ended by `leave`.
+
+Owns which runs exist, and which of them a trainer means. Refuses to know what runs do.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from intellectd.daemon.atomic import StorageError, fsync_dir, make_dir, storage_errors
+from intellectd.daemon.attach_request import AttachRequest, read_request
+from intellectd.daemon.control import ControlError
+from intellectd.daemon.logs import get_log
+from intellectd.daemon.net import NetworkError
+from intellectd.daemon.runs.answers import Answers
+from intellectd.daemon.runs.founding import CREATING, Founded, Founding
+from intellectd.daemon.runs.host import Host
+from intellectd.daemon.runs.joining import DIAL_S, JOINING, join
+from intellectd.daemon.runs.leaving import part
+from intellectd.daemon.runs.service import RunService, open_service
+from intellectd.daemon.store.run_store import LEAVING_NAME, RunStore
+from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.manifest import RunConfig
+
+RUNS_MAX = 16  # on one host; each has its state in memory
+LEAVE_S_MAX = 45.0  # of waiting; the command line gives up after a minute
+
+log = get_log("runs")
+
+
+class Registry:
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.runs: dict[str, RunService] = {}
+        self.founding: Founding | None = None
+        self._joining: dict[str, trio.Event] = {}
+        self._leaving: dict[str, trio.Event] = {}
+        make_dir(host.runs_dir, 0o700)
+        Answers(host, self.runs)
+
+    # ---- life of runs
+
+    async def open_all(self) -> None:
+        """Every run on disk. Raises CorruptFile: a damaged run stops the daemon rather than be overwritten."""
+        for path in await self.host.runner(self._on_disk):
+            self.runs[path.name] = await open_service(self.host, path)
+
+    def start_all(self) -> None:
+        for service in list(self.runs.values()):
+            self._start(service)
+            if service.store.is_leaving:
+                self._begin_leaving(service)  # a restart came between
+
+    async def stop_all(self) -> None:
+        for service in self.runs.values():
+            service.stop()
+        for service in list(self.runs.values()):
+            await service.ended.wait()
+
+    def _on_disk(self) -> list[Path]:
+        found = []
+        with storage_errors(self.host.runs_dir):
+            paths = sorted(self.host.runs_dir.iterdir())
+            drafts = sorted((self.host.config.state_dir / "owner-keys").glob(f".{CREATING}-*"))
+        for path in [*paths, *drafts]:
+            if path.name.startswith((f".{CREATING}-", f".{JOINING}-")):
+                remove(path)  # a creation or join that a crash cut short
+            elif not path.is_dir() or not _is_run_id(path.name):
+                log.warning("something that is no run lies among the runs; it is left alone", path=str(path))
+            else:
+                found.append(path)
+        return found
+
+    async def init(self, config: RunConfig) -> Founded:
+        self._room()
+        if self.founding is not None:
+            raise ControlError("busy", f"run {self.founding.name!r} is being created here", "wait for it")
+        self.founding = Founding(self.host, config)
+        try:
+            founded = await self.founding.found()
+            with trio.CancelScope(shield=True):  # it is on disk, so it is opened, even if nobody waits any more
+                self._start(await open_service(self.host, founded.path))
+        finally:
+            self.founding = None
+        return founded
+
+    async def join(self, run_id: str, addresses: list[str]) -> RunService:
+        while run_id in self._joining:
+            await self._joining[run_id].wait()
+        if run_id in self._leaving:
+            raise ControlError(
+                "busy", "this host is leaving that run", "join again when `intellectd runs` does not list it any more"
+            )
+        if run_id in self.runs:
+            self._dial(addresses)
+            return self.runs[run_id]
+        self._room()
+        self._joining[run_id] = trio.Event()
+        try:
+            return await self._join(run_id, addresses)
+        finally:
+            self._joining.pop(run_id).set()
+
+    async def _join(self, run_id: str, addresses: list[str]) -> RunService:
+        """A run that this host has left comes back as it was, and catches up like after any absence."""
+        path = self.host.runs_dir / run_id
+        left = self.host.left_dir / run_id
+        if not left.is_dir():
+            path = await join(self.host, run_id, addresses)
+        with trio.CancelScope(shield=True):  # as in `init`
+            if not left.is_dir():
+                service = await open_service(self.host, path)
+            else:
+                service = await self._take_up(left, path)
+                self._dial(addresses)
+            self._start(service)
+        return service
+
+    async def _take_up(self, left: Path, path: Path) -> RunService:
+        await self.host.runner(lambda: take_folder(left, path))
+        try:
+            return await open_service(self.host, path)
+        except BaseException:  # damaged, perhaps: it must not keep the daemon from its next start
+            await self.host.runner(lambda: move_folder(path, left))
+            raise
+
+    async def leave(self, run_id: str) -> bool:
+        """Begin to leave, or go on with it, and wait for a while. False if it still goes on then, by itself."""
+        service = self.get(run_id)
+        if service.run_id not in self._leaving:
+            await self.host.runner(lambda: _mark(service.store))
+            self._begin_leaving(service)
+        gone = self._leaving[service.run_id]
+        with trio.move_on_after(LEAVE_S_MAX):
+            await gone.wait()
+        return gone.is_set()
+
+    def _begin_leaving(self, service: RunService) -> None:
+        if service.run_id not in self._leaving:
+            self._leaving[service.run_id] = trio.Event()
+            self.host.nursery.start_soon(self._leave, service)
+
+    async def _leave(self, service: RunService) -> None:
+        """A task of its own: who asked for it may hang up, and half-left is the one state that nobody can want."""
+        host = self.host
+        await part(service)
+        with trio.CancelScope(shield=True):
+            service.stop()
+            await service.ended.wait()
+            host.network.withdraw(service.discovery_key)
+            host.metrics.forget_run(service.config.name, service.model_kind, host.identity.peer_id)
+            del self.runs[service.run_id]
+            aside = host.left_dir / service.run_id
+            await host.runner(lambda: move_folder(service.store.path, aside))
+            self._leaving.pop(service.run_id).set()
+        log.info("left a run; its files were put aside", run=service.config.name, path=str(aside))
+
+    def get(self, run_id: str) -> RunService:
+        """By id, by name, or the only one for "". Raises ControlError."""
+        if run_id in self.runs:
+            return self.runs[run_id]
+        named = [s for s in self.runs.values() if s.config.name == run_id]
+        if len(named) == 1:
+            return named[0]
+        if not run_id and len(self.runs) == 1:
+            return next(iter(self.runs.values()))
+        if not self.runs:
+            raise ControlError("no_such_run", "this host is in no run", "join one: intellectd join <run-id> --peer …")
+        what = f"this host is not in run {run_id!r}"
+        if named or not run_id:
+            what = f"this host is in several runs{f' named {run_id!r}' if named else ''}: name one by its id"
+        raise ControlError("no_such_run", what, "`intellectd runs` lists them with their ids")
+
+    def _start(self, service: RunService) -> None:
+        self.runs[service.run_id] = service
+        self.host.nursery.start_soon(service.serve)
+
+    def _room(self) -> None:
+        if len(self.runs) + len(self._joining) >= RUNS_MAX:
+            raise ControlError("too_many_runs", f"this host is in {RUNS_MAX} runs already", "leave one first")
+
+    def _dial(self, addresses: list[str]) -> None:
+        for address in addresses:
+            self.host.nursery.start_soon(self._dial_quietly, address)
+
+    async def _dial_quietly(self, address: str) -> None:
+        try:
+            await self.host.network.dial(address, DIAL_S)
+        except NetworkError as error:
+            log.info("a known run's new address does not answer", address=address, reason=str(error))
+
+    # ---- trainers
+
+    async def attach(self, sock: trio.socket.SocketType, frame: dict[str, Any]) -> None:
+        request = read_request(frame)
+        founding = self.founding
+        if founding is not None and self._is_for(founding, request):
+            await founding.attach(sock, request)
+        else:
+            await self.get(request.run).attach(sock, request)
+
+    def _is_for(self, founding: Founding, request: AttachRequest) -> bool:
+        """Whether a trainer comes for the run that is being created; one without a name may mean another."""
+        if request.run in (founding.attach_id, founding.name):
+            return True
+        if request.run:
+            return False
+        waiting = [s.config.name for s in self.runs.values() if not s.seat.link.attached and s.node.state != "finished"]
+        if waiting:
+            raise ControlError(
+                "ambiguous_run",
+                f"run {founding.name!r} is being created here, and {waiting[0]!r} waits for a trainer too",
+                "name the one that is meant: DiLoCo(run=…)",
+            )
+        return True
+
+
+def _mark(store: RunStore) -> None:
+    try:
+        store.mark_leaving()
+    except StorageError as error:  # a full disk is a reason to leave, not one to stay
+        log.warning("a restart would forget that this run is being left", reason=str(error))
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def take_folder(source: Path, target: Path) -> None:
+    """Back from where `leave` put it. Raises StorageError."""
+    with storage_errors(source):
+        (source / LEAVING_NAME).unlink(missing_ok=True)
+    move_folder(source, target)
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Raises StorageError."""
+    make_dir(target.parent, 0o700)
+    with storage_errors(target):
+        os.replace(source, target)
+        fsync_dir(source.parent)
+        fsync_dir(target.parent)
+
+
+def _is_run_id(text: str) -> bool:
+    try:
+        run_ids.parse(text)
+    except run_ids.BadRunId:
+        return False
+    return True
+
+
+def parse_run_id(text: str) -> str:
+    """Raises ControlError."""
+    try:
+        run_ids.parse(text)
+    except run_ids.BadRunId as error:
+        raise ControlError(
+            "bad_run_id", str(error), "copy the whole id from `intellectd runs` or the join line"
+        ) from error
+    return text.strip().lower()

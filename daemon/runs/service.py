@@ -1,0 +1,280 @@
+"""One run on this host, assembled: node, driver, stores, compute, trainer; alive while its nursery is.
+
+Owns construction, the order of start and stop, and what a failure ends. A damaged file halts its run alone: the
+other runs of this host go on, and `status` and the log say what to do. Anything else ends the daemon: a disk that
+takes no more votes is every run's trouble, and after a fault of ours the state on disk is better than the one in
+memory. Refuses to decide what happens in a run: that is the node's word.
+"""
+
+from pathlib import Path
+from random import Random
+
+import trio
+
+from intellectd.daemon import attach_events as trainer_events
+from intellectd.daemon.attach_request import AttachRequest, check_tensors
+from intellectd.daemon.control import ControlError
+from intellectd.daemon.logs import get_log, log_if_changed
+from intellectd.daemon.net import NetworkError
+from intellectd.daemon.runs.compute import Compute
+from intellectd.daemon.runs.driver import Driver
+from intellectd.daemon.runs.host import Host
+from intellectd.daemon.runs.journal import Journal
+from intellectd.daemon.runs.opening import Opened, layout_of, open_run
+from intellectd.daemon.runs.perform import Performer
+from intellectd.daemon.runs.seat import Seat
+from intellectd.daemon.store.frame_file import CorruptFile
+from intellectd.daemon.trainer_process import TrainerProcess, trainer_command
+from intellectd.protocol import events as ev
+from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.manifest import ExternalModel, config_of, plain
+from intellectd.protocol.node import Node
+
+FIND_S_MIN, FIND_S_MAX = 2.0, 60.0  # between two looks into the DHT: soon while alone, seldom afterwards
+DISCOVERY_KEY_CHARS = 48  # the DHT takes keys of at most 50 bytes (libp2p 0.8.1)
+FOUND_ADDRESSES_MAX = 16  # of one peer
+TRAINER_AGAIN_S = 60.0  # after one that ended well for no reason that we know
+
+log = get_log("run")
+
+
+class RunService:
+    def __init__(self, host: Host, opened: Opened) -> None:
+        """From the trio thread. `serve` is to follow."""
+        self.host, self.run_id, self.store = host, opened.run_id, opened.store
+        self.manifest, self.state = opened.manifest, opened.state
+        self.run = run_ids.run_key(self.run_id)
+        self.config = config_of(self.manifest)
+        self.manifest_bytes = opened.manifest_bytes
+        self.journal = Journal(self.config.name, host.metrics, self.config.outer.codec)
+        self.journal.restore(opened.entries)
+        self.compute = Compute(host.runner)
+        self.trainer: TrainerProcess | None = None
+        self.ended = trio.Event()
+        self.changed = trio.Event()  # set and replaced whenever an event was handled
+        self._scope = trio.CancelScope()
+        self.node = _node(host, self, opened)
+        self.seat = Seat(self.state, self.compute, host.runner, self._on_trainer)
+        self.performer = Performer(
+            run=self.run,
+            store=self.store,
+            state=self.state,
+            compute=self.compute,
+            runner=host.runner,
+            network=host.network,
+            bulk=host.bulk,
+            seat=self.seat,
+            journal=self.journal,
+            tells=host,
+            post=self.post,
+            stall_s=self.config.timers.stall_s,
+        )
+        self.driver = Driver(self.node, self.performer)
+        self.driver.ignores, self.driver.before, self.driver.after = host.banned, self.seat.before, self._after
+        self.seat.post = self.post
+
+    def post(self, event: ev.Event) -> None:
+        self.driver.post(event)
+
+    # ---- life
+
+    async def serve(self) -> None:
+        """Until `stop`."""
+        host, name = self.host, self.config.name
+        host.metrics.run_info(name, self.model_kind, host.identity.peer_id)
+        try:
+            with self._scope:
+                await self._work()
+                await trio.sleep_forever()  # halted, until a person has read why
+        finally:
+            self.store.close()
+            self.ended.set()
+            self._tell_waiters()
+
+    async def _work(self) -> None:
+        """Until cancelled, or until a file turns out to be damaged."""
+        try:
+            async with trio.open_nursery() as nursery:
+                held = await self.host.runner(lambda: self.performer.snapshots.held(self.node.catchup.applied))
+                self.post(held)
+                for peer, addresses in self.host.known.addresses.items():
+                    self.post(ev.PeerLearned(peer, tuple(addresses)))
+                self.host.listen(self.run, lambda via, body: self.post(ev.MessageReceived(via, body)))
+                self.performer.begin(nursery)
+                tasks = (self.performer.run, self.compute.run, self.driver.run, self._discover, self._run_trainer)
+                for task in tasks:
+                    nursery.start_soon(task)
+        except* CorruptFile as group:
+            self._halt(group)
+        finally:
+            self.host.unlisten(self.run)
+            self.seat.link.detach("the run has ended here")
+
+    def _halt(self, group: BaseExceptionGroup) -> None:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        reason = str(error).replace("\n", "; ")
+        self.node.halted = reason
+        self.journal.halted(reason)
+        self._tell_waiters()
+
+    @property
+    def model_kind(self) -> str:
+        return "external" if isinstance(self.config.model, ExternalModel) else "llama"
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+    @property
+    def stuck_s(self) -> float:
+        """How long the driver has not gone round; 0 where it need not."""
+        idle = self.node.halted or self.ended.is_set() or not self.driver.handled_at
+        return 0.0 if idle else trio.current_time() - self.driver.handled_at
+
+    async def _run_trainer(self) -> None:
+        """Keep a trainer, unless the host says that one attaches by itself."""
+        config = self.host.config
+        if config.trainer == "external":
+            return
+        command = trainer_command(
+            config.trainer,
+            self.run_id,
+            plain(self.config),
+            config.socket,
+            threads=config.trainer_threads,
+            data=config.data,
+        )
+        # The state comes first: a trainer that starts while it is fetched would only wait, with memory held.
+        while not self.node.catchup.has_state:
+            await self.changed.wait()
+        self.trainer = TrainerProcess(command)
+        while True:
+            await self.trainer.run()
+            if self.node.state == "finished":
+                return
+            log.warning("the trainer ended though the run goes on", run=self.config.name, again_in_s=TRAINER_AGAIN_S)
+            await trio.sleep(TRAINER_AGAIN_S)
+
+    # ---- finding peers
+
+    @property
+    def discovery_key(self) -> str:
+        return self.run.hex()[:DISCOVERY_KEY_CHARS]
+
+    async def _discover(self) -> None:
+        wait = FIND_S_MIN
+        while True:
+            await self._find_once()
+            alone = not self.node.membership.alive_beacons(trio.current_time())
+            wait = FIND_S_MIN if alone else min(2 * wait, FIND_S_MAX)
+            await trio.sleep(wait)
+
+    async def _find_once(self) -> None:
+        network, metrics, asking = self.host.network, self.host.metrics, "provide"
+        try:
+            await network.announce(self.discovery_key)
+            metrics.dht_request("provide", "ok")
+            asking = "find"
+            found = await network.find(self.discovery_key)
+            metrics.dht_request("find", "ok")
+        except NetworkError as error:
+            metrics.dht_request("find" if asking == "find" else "provide", "failed")
+            log_if_changed(log.info, f"find {self.config.name}", "the DHT does not answer", reason=str(error))
+            return
+        for peer, addresses in sorted(found.items()):
+            self.post(ev.PeerLearned(peer, tuple(addresses[:FOUND_ADDRESSES_MAX])))
+
+    # ---- the trainer
+
+    async def attach(self, sock: trio.socket.SocketType, request: AttachRequest) -> None:
+        check_tensors(self.state.layout, request)
+        if self.node.halted or self.ended.is_set():
+            raise ControlError("halted", f"the run is halted here: {self.node.halted}", "`intellectd status` says more")
+        node = self.node
+        if request.training_round is not None and node.catchup.applying is not None:
+            # A moment after a restart: once the updates on disk are applied, its round may prove to be the one to do.
+            raise ControlError(
+                "not_ready", "the run's state is still being brought up to date", "ask again in a moment"
+            )
+        await self.seat.attach(
+            sock,
+            request,
+            lambda: {
+                "run": self.run_id,
+                "peer": self.host.identity.peer_id,
+                "elements": self.state.layout.elements,
+                "want": "round",
+                "manifest": plain(self.config),
+                "evaluate": self.host.config.evaluate,
+            },
+            lambda: node.progress.resumes(node.head, node.catchup.applied, request.training_round),
+        )
+
+    def _on_trainer(self, event: trainer_events.TrainerEvent) -> None:
+        name, journal = self.config.name, self.journal
+        match event:
+            case trainer_events.TrainerAttached():
+                self.host.metrics.trainer_attached(name, True)
+                log.info("a trainer is attached", run=name, pid=event.pid)
+            case trainer_events.TrainerDetached():
+                self.host.metrics.trainer_attached(name, False)
+            case trainer_events.TrainerReady():
+                journal.trained(event.tokens, event.steps, event.loss, event.seconds)
+                self.post(ev.TrainerReady(event.round, event.tokens, event.steps))
+            case trainer_events.TrainerLog():
+                journal.training_log(event.loss, event.tokens_per_s)
+            case trainer_events.TrainerEvaluated():
+                if event.loss is not None:
+                    journal.evaluated(event.state_round, event.loss)
+
+    # ---- after every event
+
+    def _after(self) -> None:
+        node = self.node
+        behind = node.catchup.applied < node.head.round - 1 or not node.catchup.has_state
+        self.journal.catching_up(behind, node.catchup.applied)
+        now = trio.current_time()
+        states = {"alive": 0, "suspect": 0, "silent": 0}
+        for peer in node.membership.peers:
+            states[peer_state(node, peer, now)] += 1
+        self.host.metrics.peers(self.config.name, states)  # type: ignore[arg-type]
+        self._tell_waiters()
+
+    def _tell_waiters(self) -> None:
+        changed, self.changed = self.changed, trio.Event()
+        changed.set()
+
+
+def _node(host: Host, service: RunService, opened: Opened) -> Node:
+    return Node(
+        peer=host.identity.peer_id,
+        run=service.run,
+        manifest=opened.manifest,
+        crypto=host.crypto,
+        rng=Random(),
+        now=trio.current_time(),
+        incarnation=opened.incarnation,
+        addresses=tuple(host.network.addresses()),
+        bulk=(host.bulk.endpoint.address, host.bulk.endpoint.certificate),
+        entries=opened.entries,
+        applied=opened.applied,
+        applied_digest=opened.digest,
+        vote=opened.vote,
+        held_updates=opened.held_updates,
+    )
+
+
+def peer_state(node: Node, peer: str, now: float) -> str:
+    if node.membership.alive(peer, now):
+        return "alive"
+    return "silent" if node.membership.silent(peer, now) else "suspect"
+
+
+async def open_service(host: Host, path: Path) -> RunService:
+    """Reads and verifies the folder in a thread. Raises CorruptFile or StorageError."""
+    opened: Opened = await host.runner(lambda: open_run(path, host.identity))
+    return RunService(host, opened)
+
+
+__all__ = ["RunService", "layout_of", "open_service", "peer_state"]

@@ -1,0 +1,61 @@
+"""When a snapshot is written here and what this host can serve.
+
+Owns the rhythm and retention of snapshots. A disk that is full stops snapshots, loudly, never training: what the
+log and the next updates need is left to them. Everything here but `maybe_write` runs in the compute queue.
+"""
+
+from collections.abc import Callable
+
+from intellectd.daemon.atomic import StorageError
+from intellectd.daemon.runs.compute import Compute
+from intellectd.daemon.runs.journal import Journal
+from intellectd.daemon.runs.outer_state import OuterState
+from intellectd.daemon.store.run_store import RunStore
+from intellectd.daemon.store.snapshot import State
+from intellectd.kernels.codec import codec_by_name
+from intellectd.protocol import events as ev
+
+# A joiner replays at most twice this many updates of one byte per parameter: less than the snapshot itself.
+SNAPSHOT_ROUNDS = 4
+OFFERED_MAX = 8  # in a beacon; there are two, and more only where something went wrong
+# What is left free for the rounds until the next snapshot: their updates, and the records and votes.
+LOG_SPARE_BYTES = 1024 * 1024
+
+
+class Snapshots:
+    def __init__(self, store: RunStore, state: OuterState, compute: Compute, journal: Journal) -> None:
+        self._store, self._state, self._compute, self._journal = store, state, compute, journal
+        update_bytes = codec_by_name(journal.codec).encoded_bytes(state.layout.elements)
+        self._spare_bytes = SNAPSHOT_ROUNDS * update_bytes + LOG_SPARE_BYTES
+
+    def write(self, round_: int, digest: bytes) -> None:
+        """Raises StorageError."""
+        assert self._state.theta is not None and self._state.momentum is not None
+        state = State(self._state.theta, self._state.momentum)
+        self._store.write_snapshot(state, round_, digest, self._spare_bytes)
+
+    def maybe_write(self, round_: int, digest: bytes, post: Callable[[ev.Event], None]) -> None:
+        """From the trio thread, when the state after this round has just come about."""
+        if round_ <= 0 or round_ % SNAPSHOT_ROUNDS:
+            return
+
+        def work() -> tuple[str | None, ev.SnapshotsHeld]:
+            problem = None
+            try:
+                self.write(round_, digest)
+            except StorageError as error:
+                problem = str(error)
+            self._store.prune()
+            return problem, self.held(round_)
+
+        def then(outcome: tuple[str | None, ev.SnapshotsHeld]) -> None:
+            problem, held = outcome
+            self._journal.snapshot(round_, problem)
+            post(held)
+
+        self._compute.submit(work, then)
+
+    def held(self, applied: int) -> ev.SnapshotsHeld:
+        return ev.SnapshotsHeld(
+            tuple(self._store.reached_snapshots()[-OFFERED_MAX:]), self._store.updates_from(applied)
+        )

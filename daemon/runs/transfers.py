@@ -1,0 +1,208 @@
+"""Encoded updates on their way to this host's disk: by a ring that it takes part in, or from a donor.
+
+Owns the memory that the bulk engine writes to, from the first byte until the update is durable under its root or
+dropped. A name has at most one such memory: a second one would be the same file. Refuses to decide what to move.
+"""
+
+import mmap
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from intellectd.daemon.bulk.errors import BulkError
+from intellectd.daemon.bulk.interface import (
+    BulkEngine,
+    BulkEvent,
+    FetchJob,
+    RingJob,
+    TransferDone,
+    TransferFailed,
+    TransferProgress,
+)
+from intellectd.daemon.runs.compute import Compute, RunsWork
+from intellectd.daemon.runs.inbox import Inbox
+from intellectd.daemon.runs.journal import Journal
+from intellectd.daemon.runs.outer_state import Frozen
+from intellectd.daemon.runs.serving import update_name
+from intellectd.daemon.store.run_store import RunStore
+from intellectd.kernels import ops
+from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.digest import update_root
+from intellectd.protocol import effects as ef
+from intellectd.protocol import events as ev
+
+FETCH_S_MIN = 600.0  # any object is given this long; the stall limit ends dead donors long before
+FAILED_HERE_PAUSE_S = 1.0  # what fails without a packet sent is told late, or failing and retrying would spin
+FETCH_BYTES_PER_S_MIN = 250_000  # a donor slower than 2 Mbit/s is no donor: the run is faster than the catch-up
+
+Post = Callable[[ev.Event], None]
+
+
+def fetch_deadline_s(length: int) -> float:
+    return FETCH_S_MIN + length / FETCH_BYTES_PER_S_MIN
+
+
+@dataclass
+class _Incoming:
+    memory: mmap.mmap
+    aborted: bool = False
+    again: ef.StartTransfer | None = None  # asked for anew while the abort was on its way
+
+
+class Transfers:
+    def __init__(
+        self,
+        run: bytes,
+        store: RunStore,
+        elements: int,
+        compute: Compute,
+        bulk: BulkEngine,
+        journal: Journal,
+        inbox: Inbox,
+        runner: RunsWork,
+        stall_s: float,
+        post: Post,
+    ) -> None:
+        self._run, self._store, self._elements, self._compute = run, store, elements, compute
+        self._bulk, self._journal, self._inbox, self._runner = bulk, journal, inbox, runner
+        self._stall_s, self._post = stall_s, post
+        self.frozen: Frozen | None = None  # what this host contributes
+        self._incoming: dict[bytes, _Incoming] = {}
+        self.nursery: trio.Nursery | None = None
+
+    # ---- the ring
+
+    async def start_ring(self, effect: ef.StartTransfer) -> None:
+        """Raises StorageError: without a disk for the result this host cannot take part in any round."""
+        name, incoming, frozen = effect.transfer, self._incoming.get(effect.transfer), self.frozen
+        if incoming is not None:
+            incoming.again = effect if incoming.aborted else incoming.again
+            return
+        if frozen is None:
+            self._post(ev.TransferBroke(name, None, False, "this host has no delta to contribute"))
+            return
+        memory = await self._runner(lambda: self._store.updates.new(name, frozen.encoded.numel()))
+        self._incoming[name] = _Incoming(memory)
+        job = RingJob(
+            transfer_id=name,
+            members=effect.members,
+            weights=tuple(float(w) for w in effect.weights),
+            codec=effect.codec,
+            elements=self._elements,
+            own=frozen.encoded.numpy().data.toreadonly(),
+            out=memoryview(memory),
+            stall_s=effect.stall_s,
+            deadline_s=effect.deadline_s,
+        )
+        try:
+            self._bulk.start_ring(job, self._inbox.marshal(lambda event: self._ring_event(event, effect.codec)))
+        except (ValueError, BulkError) as error:
+            # A plan comes from a peer: whatever does not fit together in it is no fault of ours.
+            self._failed_here(name, ev.TransferBroke(name, None, False, f"the ring cannot be: {error}"[:200]))
+            return
+        self._journal.transfer_started(len(effect.members))
+
+    def abort(self, transfer: bytes) -> None:
+        incoming = self._incoming.get(transfer)
+        if incoming is not None:
+            incoming.aborted, incoming.again = True, None
+            self._bulk.abort(transfer)
+
+    def close(self) -> None:
+        """The run ends here: the neighbours hear it at once instead of waiting for us."""
+        for name in self._incoming:
+            self._bulk.abort(name)
+
+    def _ring_event(self, event: BulkEvent, codec: str) -> None:
+        name = event.transfer_id
+        match event:
+            case TransferProgress():
+                self._post(ev.TransferMoved(name, event.done_bytes, event.total_bytes))
+            case TransferDone():
+                self._journal.transfer_ended(event, self._elements * 4)
+                self._keep(name, codec, None)
+            case TransferFailed():
+                self._journal.transfer_failed(event)
+                broke = ev.TransferBroke(name, event.suspect, event.silent, event.reason)
+                self._spawn(self._drop, name, broke)
+
+    # ---- from a donor
+
+    async def fetch(self, effect: ef.FetchUpdate) -> None:
+        expected = codec_by_name(self._journal.codec).encoded_bytes(self._elements)
+        name = effect.root
+        if effect.update_bytes != expected:
+            self._failed_here(name, ev.UpdateMissed(name, effect.donor, f"{effect.update_bytes} bytes, not {expected}"))
+            return
+        if name in self._incoming:
+            return  # its end answers this request too
+        memory = await self._runner(lambda: self._store.updates.new(name, expected))
+        self._incoming[name] = _Incoming(memory)
+        job = FetchJob(
+            name,
+            effect.donor,
+            update_name(self._run, name),
+            0,
+            memoryview(memory),
+            self._stall_s,
+            fetch_deadline_s(expected),
+        )
+        try:
+            self._bulk.start_fetch(job, self._inbox.marshal(lambda event: self._fetch_event(event, effect)))
+        except (ValueError, BulkError) as error:
+            self._failed_here(name, ev.UpdateMissed(name, effect.donor, str(error)))
+
+    def _fetch_event(self, event: BulkEvent, effect: ef.FetchUpdate) -> None:
+        match event:
+            case TransferProgress():
+                self._journal.fetched(effect.root, event.done_bytes, event.total_bytes)
+            case TransferDone():
+                self._journal.fetched(effect.root, event.received_bytes, event.received_bytes)
+                self._keep(effect.root, self._journal.codec, effect)
+            case TransferFailed():
+                self._spawn(self._drop, effect.root, ev.UpdateMissed(effect.root, effect.donor, event.reason))
+
+    # ---- the end of either
+
+    def _keep(self, name: bytes, codec: str, wanted: ef.FetchUpdate | None) -> None:
+        """Hash what arrived, make it durable, and say so; wrong bytes are dropped."""
+        memory, store = self._incoming[name].memory, self._store
+
+        def work() -> ev.Event:
+            tensor = ops.as_bytes(memory)
+            length, root = tensor.numel(), update_root(tensor)
+            good = ops.finite(codec_by_name(codec), tensor) and (wanted is None or root == wanted.root)
+            if good:
+                store.updates.keep(name, memory, root, store.length)
+                return ev.TransferEnded(name, root, length) if wanted is None else ev.UpdateHeld(root)
+            store.updates.drop(name)
+            if wanted is None:
+                return ev.TransferBroke(name, None, False, "the result is not finite")
+            return ev.UpdateMissed(wanted.root, wanted.donor, "the bytes are not those of the record")
+
+        def then(event: ev.Event) -> None:
+            self._incoming.pop(name, None)
+            self._post(event)
+
+        self._compute.submit(work, then)
+
+    def _failed_here(self, name: bytes, event: ev.Event) -> None:
+        async def report() -> None:
+            await trio.sleep(FAILED_HERE_PAUSE_S)
+            await self._drop(name, event)
+
+        self._spawn(report)
+
+    def _spawn(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        assert self.nursery is not None
+        self.nursery.start_soon(work, *arguments)
+
+    async def _drop(self, name: bytes, event: ev.Event) -> None:
+        """Off the loop: to delete a large file takes a moment."""
+        await self._runner(lambda: self._store.updates.drop(name))
+        incoming = self._incoming.pop(name, None)
+        if incoming is not None and incoming.again is not None:
+            await self.start_ring(incoming.again)
+        else:
+            self._post(event)

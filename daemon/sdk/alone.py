@@ -1,0 +1,83 @@
+"""DiLoCo on one host, without a daemon: the same kernels, encoding and outer step, a roster of one.
+
+Owns the anchor and the momentum of such a run. Refuses to know of sockets: the same script trains alone and in
+a swarm.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from intellectd.daemon.sdk.errors import IntellectdError, ModelUnsupported
+from intellectd.daemon.sdk.outer import Nesterov
+from intellectd.daemon.sdk.parameters import Parameters
+from intellectd.daemon.sdk.rounds import Assignment, Finish, Progress, RoundDone, Stream
+from intellectd.kernels import ops
+from intellectd.kernels.codec import codec_by_name
+
+log = logging.getLogger("intellectd")
+
+
+class NotFinite(IntellectdError):
+    """The parameters hold NaN or infinity; names the tensor."""
+
+
+class Alone:
+    """Rounds 1, 2, ... of one member, until `rounds` are done (None: as long as the loop goes on)."""
+
+    evaluate = True
+
+    def __init__(self, parameters: Parameters, outer: Nesterov, steps: int, rounds: int | None, seed: int) -> None:
+        self.manifest: Mapping[str, Any] = {"seed": seed}
+        self._parameters, self._outer, self._steps, self._rounds, self._seed = parameters, outer, steps, rounds, seed
+        try:
+            self._codec = codec_by_name(outer.codec)
+        except ValueError as error:
+            raise ModelUnsupported(str(error), "set `codec` of intellectd.Nesterov to one of them") from error
+        elements = parameters.layout.elements
+        self._anchor, self._local, self._momentum = (torch.zeros(elements) for _ in range(3))
+        self._encoded = torch.empty(self._codec.encoded_bytes(elements), dtype=torch.uint8)
+        self._round = 0
+        self._tokens_total = 0
+
+    def begin(self) -> Assignment | Finish:
+        self._parameters.store(self._anchor)
+        return self._next()
+
+    def deliver(self, done: RoundDone) -> Assignment | Finish:
+        self._parameters.store(self._local)
+        stats = ops.encode_delta(self._codec, self._anchor, self._local, self._encoded)
+        if stats.first_nonfinite is not None:
+            raise NotFinite(
+                f"after round {done.round} tensor {self._parameters.layout.find(stats.first_nonfinite)!r} holds NaN "
+                "or infinity",
+                "lower the learning rate, lengthen its warm-up or clip gradients",
+            )
+        lr = self._outer.lr_for(1)
+        ops.outer_step(self._codec, self._encoded, self._anchor, self._momentum, lr, self._outer.momentum)
+        self._parameters.load(self._anchor)
+        self._tokens_total += done.tokens
+        return self._next()
+
+    def poll(self) -> None:
+        return None
+
+    def log(self, progress: Progress) -> None:
+        loss = "not a number" if progress.loss is None else f"{progress.loss:.4f}"
+        log.info("round %d step %d loss %s, %.0f tokens/s", progress.round, progress.step, loss, progress.tokens_per_s)
+
+    def evaluated(self, state_round: int, loss: float | None) -> None:
+        log.info("held-out loss after round %d: %s", state_round, loss)
+
+    def close(self) -> None:
+        pass
+
+    def _next(self) -> Assignment | Finish:
+        self._round += 1
+        done = self._round - 1
+        if self._rounds is not None and done >= self._rounds:
+            return Finish(f"all {self._rounds} rounds are done", done)
+        streams = (Stream(self._round, 0),)
+        return Assignment(self._round, self._steps, streams, self._tokens_total, done, False, self._seed)

@@ -1,0 +1,53 @@
+"""A model's trainable parameters as one flat fp32 vector in Layout order, and back.
+
+Owns which tensors count (those with requires_grad, tied weights once, in the model's own order) and the casts.
+Refuses to know where the vector lies: it may be memory shared with the daemon.
+"""
+
+import torch
+
+from intellectd.daemon.sdk.errors import ModelUnsupported
+from intellectd.kernels.layout import Layout, LayoutError, TensorSpec
+
+
+class Parameters:
+    """Buffers (running means and the like) are not averaged: they stay each trainer's own."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        for name, parameter in named:
+            _check(name, parameter)
+        try:
+            self.layout = Layout([TensorSpec(name, tuple(p.shape), _dtype(p)) for name, p in named])
+        except LayoutError as error:
+            raise ModelUnsupported(f"the model cannot be averaged: {error}", "pass the module that holds it") from error
+        self._tensors = [parameter for _, parameter in named]
+
+    def to_wire(self) -> list[list[object]]:
+        """[[name, shape, dtype], ...] as the attach frame carries them."""
+        slots = zip(self.layout.slots, self._tensors, strict=True)
+        return [[slot.name, list(slot.shape), _dtype(tensor)] for slot, tensor in slots]
+
+    @torch.no_grad()
+    def store(self, flat: torch.Tensor) -> None:
+        """Parameters into `flat`, straight from their device; padding is left alone (it stays zero)."""
+        for slot, tensor in zip(self.layout.slots, self._tensors, strict=True):
+            flat[slot.offset : slot.offset + slot.size].view(slot.shape).copy_(tensor)
+
+    @torch.no_grad()
+    def load(self, flat: torch.Tensor) -> None:
+        for slot, tensor in zip(self.layout.slots, self._tensors, strict=True):
+            tensor.copy_(flat[slot.offset : slot.offset + slot.size].view(slot.shape))
+
+
+def _dtype(parameter: torch.Tensor) -> str:
+    return str(parameter.dtype).removeprefix("torch.")
+
+
+def _check(name: str, parameter: torch.Tensor) -> None:
+    if parameter.is_meta:
+        raise ModelUnsupported(f"parameter {name!r} is on the meta device", "materialize the model first")
+    if hasattr(parameter, "to_local"):  # a DTensor: FSDP2, tensor parallelism
+        raise ModelUnsupported(
+            f"parameter {name!r} is sharded over several ranks", "attach with whole parameters: one process per daemon"
+        )

@@ -1,0 +1,164 @@
+"""An append-only file of checksummed frames: durable when `append` returns, and honest about damage.
+
+Owns the framing, fdatasync, and telling a torn tail (a crash in mid-append: cut off) from corruption (refused,
+never overwritten). Refuses to know what the frames say.
+
+frame: length u32 | check 8 | digest 32 | body. `check` covers place and length, so a tail that is only too short
+is told from a length that was changed, behind which whole frames would be cut off. `digest` covers place and
+body, so frames cannot be swapped.
+"""
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_new
+from intellectd.daemon.errors import EXIT_CONFIG, OperatorError
+
+FRAME_BYTES_MAX = 16 * 1024 * 1024  # a record of 1,024 members has about 400 KiB
+LENGTH_BYTES, CHECK_BYTES, DIGEST_BYTES = 4, 8, 32
+HEADER_BYTES = LENGTH_BYTES + CHECK_BYTES + DIGEST_BYTES
+
+
+class CorruptFile(OperatorError):
+    """A file of ours was changed by something else; it was left as it is."""
+
+    exit_code = EXIT_CONFIG
+
+
+class Closed(Exception):
+    """The file was closed while somebody still meant to read it: the run was left."""
+
+
+class FrameFile:
+    """`create` makes one, the constructor opens it. Readers may be in other threads than the one that appends."""
+
+    def __init__(self, path: Path, magic: bytes, remedy: str) -> None:
+        """Raises CorruptFile, also for a file that is gone: what it held must not be forgotten silently."""
+        self.path, self._magic, self._remedy = path, magic, remedy
+        self._lock = threading.Lock()
+        self._offsets: list[int] = []
+        with storage_errors(path):
+            try:
+                self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise CorruptFile(f"{path} is missing", remedy) from None
+        try:
+            with storage_errors(path):
+                self._end = self._scan()
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def create(cls, path: Path, magic: bytes, remedy: str) -> "FrameFile":
+        make_dir(path.parent, 0o700)
+        write_new(path, magic)
+        return cls(path, magic, remedy)
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def append(self, body: bytes) -> None:
+        """Returns when the frame is on the disk. Raises StorageError; the file is then as it was."""
+        assert 0 < len(body) <= FRAME_BYTES_MAX
+        with self._lock, storage_errors(self.path):
+            try:
+                _write_whole(self._descriptor, self._frame(body, self._end))
+                os.fdatasync(self._descriptor)
+            except OSError:
+                os.ftruncate(self._descriptor, self._end)
+                raise
+            self._offsets.append(self._end)
+            self._end += HEADER_BYTES + len(body)
+
+    def read(self, index: int) -> bytes:
+        """Raises CorruptFile, StorageError or Closed."""
+        with self._lock, storage_errors(self.path):
+            if self._descriptor < 0:
+                raise Closed(str(self.path))
+            offset = self._offsets[index]
+            header = os.pread(self._descriptor, HEADER_BYTES, offset)
+            length = self._length(header, offset)
+            body = os.pread(self._descriptor, length, offset + HEADER_BYTES)
+        if header[-DIGEST_BYTES:] != _digest(body, offset):
+            raise self._corrupt(offset)
+        return body
+
+    def rewrite(self, bodies: list[bytes]) -> None:
+        """Replace the whole content, atomically. Raises StorageError; the file is then as it was."""
+        temp = self.path.with_name(f".{self.path.name}.tmp")
+        with self._lock, storage_errors(self.path):
+            temp.unlink(missing_ok=True)
+            fresh = FrameFile.create(temp, self._magic, self._remedy)
+            try:
+                for body in bodies:
+                    fresh.append(body)
+                os.replace(temp, self.path)
+                fsync_dir(self.path.parent)
+            except BaseException:
+                fresh.close()
+                temp.unlink(missing_ok=True)
+                raise
+            os.close(self._descriptor)
+            self._descriptor, self._offsets, self._end = fresh._descriptor, fresh._offsets, fresh._end
+
+    def close(self) -> None:
+        with self._lock:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _scan(self) -> int:
+        """Index the frames; cut a torn tail off; raise on anything else that is wrong."""
+        size = os.fstat(self._descriptor).st_size
+        if os.pread(self._descriptor, len(self._magic), 0) != self._magic:
+            raise self._corrupt(0)
+        offset = len(self._magic)
+        while offset < size:
+            header = os.pread(self._descriptor, HEADER_BYTES, offset)
+            if len(header) < HEADER_BYTES:
+                return self._cut(offset)
+            length = self._length(header, offset)
+            if offset + HEADER_BYTES + length > size:
+                return self._cut(offset)
+            body = os.pread(self._descriptor, length, offset + HEADER_BYTES)
+            if _digest(body, offset) != header[-DIGEST_BYTES:]:
+                raise self._corrupt(offset)
+            self._offsets.append(offset)
+            offset += HEADER_BYTES + length
+        return offset
+
+    def _cut(self, offset: int) -> int:
+        """What was being appended when the power went: nobody was told that it is there."""
+        os.ftruncate(self._descriptor, offset)
+        os.fdatasync(self._descriptor)
+        return offset
+
+    def _length(self, header: bytes, offset: int) -> int:
+        length = int.from_bytes(header[:LENGTH_BYTES], "big")
+        if header[LENGTH_BYTES : LENGTH_BYTES + CHECK_BYTES] != _check(length, offset):
+            raise self._corrupt(offset)
+        return length
+
+    def _frame(self, body: bytes, offset: int) -> bytes:
+        return len(body).to_bytes(LENGTH_BYTES, "big") + _check(len(body), offset) + _digest(body, offset) + body
+
+    def _corrupt(self, offset: int) -> CorruptFile:
+        return CorruptFile(f"{self.path} is damaged at byte {offset}; it was left as it is", self._remedy)
+
+
+def _check(length: int, offset: int) -> bytes:
+    return hashlib.sha256(b"length" + offset.to_bytes(8, "big") + length.to_bytes(8, "big")).digest()[:CHECK_BYTES]
+
+
+def _digest(body: bytes, offset: int) -> bytes:
+    return hashlib.sha256(offset.to_bytes(8, "big") + body).digest()
+
+
+def _write_whole(descriptor: int, data: bytes) -> None:
+    """A disk that fills up takes a part first and says so at the next write."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

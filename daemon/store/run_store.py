@@ -1,0 +1,201 @@
+"""The folder of one run: manifest, log, votes, updates and snapshots, and which of them may go.
+
+Owns names, durability and retention. Refuses to judge what they say; the protocol verified records before
+they come here, and digests are compared by who loads a state.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+from intellectd.daemon.atomic import make_dir, storage_errors, write_atomic
+from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
+from intellectd.daemon.store.snapshot import State, check_room, snapshot_bytes, write_snapshot
+from intellectd.daemon.store.updates import Updates
+from intellectd.protocol.effects import PersistVote
+from intellectd.protocol.ids import NO_HASH, encode
+from intellectd.protocol.limits import ENTRIES_PER_CALL_MAX
+from intellectd.protocol.manifest import BadManifest, SignedManifest, decode_signed
+from intellectd.protocol.records import BadRecord, Entry, decode_entry
+
+LOG_MAGIC, VOTES_MAGIC = b"intellectd-log-2\n", b"intellectd-votes-2\n"
+VOTES_KEPT_MAX = 256  # frames in the vote file before it is rewritten with the newest alone
+SNAPSHOTS_KEPT = 2  # the newest may not be provable yet, the one before is
+ANSWER_BYTES_MAX = 384 * 1024  # entries in one answer: below the control plane's message cap
+INCARNATION_DIGITS_MAX = 18  # milliseconds since 1970 have 13
+LEAVING_NAME = "leaving"  # an empty file: this host takes leave of the run, whatever happens to its process
+_SNAPSHOT = re.compile(r"^(\d{8,})\.safetensors$")
+
+
+def remedy_for(path: Path) -> str:
+    return (
+        f"restore {path} from a backup, or move it away and `intellectd join` again: "
+        "the state is then fetched from the peers"
+    )
+
+
+class RunStore:
+    def __init__(self, path: Path) -> None:
+        """Opens the folder of a run. Raises CorruptFile or StorageError; nothing is made up for what is missing."""
+        self.path = path
+        self._remedy = remedy_for(path)
+        if not self.manifest_path.is_file():
+            raise CorruptFile(f"{self.manifest_path} is missing", self._remedy)
+        self._log = FrameFile(path / "log" / "records", LOG_MAGIC, self._remedy)
+        try:
+            self._votes = FrameFile(path / "log" / "votes", VOTES_MAGIC, self._remedy)
+            self._check_votes()
+            with storage_errors(path):
+                self.updates = Updates(path / "updates", len(self._log))
+                make_dir(path / "snapshots", 0o700)
+                for left in sorted([*path.glob("*/.*.tmp"), *path.glob(".*.tmp")]):
+                    left.unlink(missing_ok=True)  # what a crash left half-written
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def create(cls, path: Path, signed: SignedManifest) -> "RunStore":
+        """Makes the folder. Raises StorageError."""
+        make_dir(path, 0o700)
+        for name, magic in (("records", LOG_MAGIC), ("votes", VOTES_MAGIC)):
+            FrameFile.create(path / "log" / name, magic, remedy_for(path)).close()
+        write_atomic(path / "manifest", encode(signed))
+        return cls(path)
+
+    def close(self) -> None:
+        self._log.close()
+        if hasattr(self, "_votes"):
+            self._votes.close()
+
+    # ---- manifest
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest"
+
+    def manifest(self) -> SignedManifest:
+        try:
+            with storage_errors(self.manifest_path):
+                return decode_signed(self.manifest_path.read_bytes())
+        except BadManifest as error:
+            raise CorruptFile(f"{self.manifest_path} is damaged: {error}", self._remedy) from error
+
+    def mark_leaving(self) -> None:
+        write_atomic(self.path / LEAVING_NAME, b"")
+
+    @property
+    def is_leaving(self) -> bool:
+        return (self.path / LEAVING_NAME).exists()
+
+    def next_incarnation(self, now_ms: int) -> int:
+        """Larger than at any start before, though the clock went back: peers drop beacons of an older life."""
+        path = self.path / "incarnation"
+        try:
+            text = path.read_text("ascii")[:INCARNATION_DIGITS_MAX]
+            before = int(text) if text.isdecimal() else 0
+        except (OSError, ValueError):
+            before = 0
+        chosen = max(now_ms, before + 1)
+        write_atomic(path, str(chosen).encode())
+        return chosen
+
+    # ---- log and votes
+
+    def entries(self) -> list[Entry]:
+        return [self.entry(index) for index in range(len(self._log))]
+
+    def entries_from(self, round_: int) -> list[Entry]:
+        """As many as one answer takes. Record r is frame r: the log begins with the opening, round 0."""
+        found: list[Entry] = []
+        size = 0
+        for index in range(max(0, round_), min(len(self._log), round_ + ENTRIES_PER_CALL_MAX)):
+            body = self._log.read(index)
+            size += len(body)
+            if found and size > ANSWER_BYTES_MAX:
+                break
+            found.append(decode_entry(body))
+        return found
+
+    def entry(self, round_: int) -> Entry:
+        try:
+            return decode_entry(self._log.read(round_))
+        except BadRecord as error:
+            raise CorruptFile(f"{self._log.path} is damaged in record {round_}: {error}", self._remedy) from error
+
+    @property
+    def length(self) -> int:
+        return len(self._log)
+
+    def append(self, entry: Entry) -> None:
+        assert entry.record.round == len(self._log), "the log has a gap"
+        self._log.append(encode(entry))
+
+    def vote(self) -> PersistVote | None:
+        if not len(self._votes):
+            return None
+        try:
+            return msgspec.msgpack.decode(self._votes.read(len(self._votes) - 1), type=PersistVote)
+        except msgspec.MsgspecError as error:
+            raise CorruptFile(f"{self._votes.path} is damaged: {error}", self._remedy) from error
+
+    def write_vote(self, vote: PersistVote) -> None:
+        body = msgspec.msgpack.encode(vote)
+        if len(self._votes) >= VOTES_KEPT_MAX:
+            self._votes.rewrite([body])
+        else:
+            self._votes.append(body)
+
+    def _check_votes(self) -> None:
+        """Records are on disk before a vote on what follows them. A log that is too short has lost some, and
+        this host would vote on them again."""
+        vote = self.vote()
+        if vote is not None and vote.at.round > len(self._log):
+            raise CorruptFile(
+                f"{self._log.path} ends with record {len(self._log) - 1}, but this host has voted on record "
+                f"{vote.at.round}: records are missing; it was left as it is",
+                self._remedy,
+            )
+
+    # ---- snapshots
+
+    def snapshot_path(self, round_: int) -> Path:
+        """The state after this round; the first parameters are round 0's."""
+        return self.path / "snapshots" / f"{max(0, round_):08d}.safetensors"
+
+    def reached_snapshots(self) -> list[int]:
+        """Those that the log reaches: others are of no use to anybody, though something wrote them."""
+        return [round_ for round_ in self.snapshots() if round_ < max(1, len(self._log))]
+
+    def snapshots(self) -> list[int]:
+        names = os.listdir(self.path / "snapshots")
+        return sorted(int(found[1]) for name in names if (found := _SNAPSHOT.match(name)))
+
+    def write_snapshot(self, state: State, round_: int, digest: bytes, spare_bytes: int) -> None:
+        """Raises StorageError; with less than `spare_bytes` left besides, before anything is written."""
+        path = self.snapshot_path(round_)
+        check_room(path.parent, snapshot_bytes(state.theta.numel()), spare_bytes)
+        write_snapshot(path, state, max(0, round_), digest)
+
+    # ---- retention
+
+    def prune(self) -> None:
+        """Keep the newest snapshots that the log reaches, and every update since the oldest of them."""
+        reached = self.reached_snapshots()
+        for old in reached[:-SNAPSHOTS_KEPT]:
+            self.snapshot_path(old).unlink(missing_ok=True)
+        first = min(reached[-SNAPSHOTS_KEPT:], default=0) + 1
+        needed = [self.entry(i).record.update_root for i in range(min(first, len(self._log)), len(self._log))]
+        self.updates.prune(needed, len(self._log))
+
+    def updates_from(self, applied: int) -> int:
+        """The first round from which on all updates up to `applied` lie here: what a replay can count on."""
+        first = applied + 1
+        while 1 < first <= len(self._log):
+            root = self.entry(first - 1).record.update_root
+            if root != NO_HASH and not self.updates.holds(root):
+                break
+            first -= 1
+        return max(1, first)

@@ -1,0 +1,182 @@
+"""Keeps the trainer's process alive: starts it, logs what it prints, restarts it when it dies, ends it at stop.
+
+Owns the child, its process group and the pauses between its lives. Refuses to know what it trains: it speaks
+through the control socket like any other trainer.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from intellectd.daemon.logs import get_log
+from intellectd.daemon.parent_death import end_with_parent
+
+RESTART_FIRST_S = 1.0
+RESTART_S_MAX = 60.0  # a host that lacks memory or a package is asked once a minute, not in a tight loop
+STEADY_S = 60.0  # a child that lived this long starts again from the first pause
+STOP_S_MAX = 10.0  # from SIGTERM to SIGKILL; nothing of a trainer's needs saving
+LINE_BYTES_MAX = 4096  # of its output per log line; a longer one is cut into several
+READ_BYTES_MAX = 65536
+
+log = get_log("trainer")
+
+
+@dataclass(frozen=True)
+class TrainerCommand:
+    """`environment` is added to the daemon's own."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def trainer_command(
+    trainer: str | tuple[str, ...],
+    run_id: str,
+    manifest: Mapping[str, Any],
+    socket: Path,
+    *,
+    threads: int = 0,
+    data: Mapping[str, Path] | None = None,
+) -> TrainerCommand:
+    """The built-in trainer, or the operator's own command; both are told the run in the environment.
+
+    Not on the command line, which every user of the host can read: the run id admits to the run.
+    """
+    environment = {
+        "INTELLECTD_RUN": run_id,
+        "INTELLECTD_SOCKET": str(socket),
+        "INTELLECTD_MANIFEST": json.dumps(manifest),
+        "INTELLECTD_DATA": json.dumps({name: str(path) for name, path in (data or {}).items()}),
+    }
+    if threads:
+        environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    builtin = (sys.executable, "-m", "intellectd.daemon.trainer")
+    return TrainerCommand(builtin if trainer == "builtin" else tuple(trainer), environment)
+
+
+@dataclass(frozen=True)
+class Pauses:
+    first_s: float = RESTART_FIRST_S
+    s_max: float = RESTART_S_MAX
+
+    def after(self, pause_s: float, lived_s: float) -> float:
+        """The pause before the next life, given the one before this life."""
+        return self.first_s if pause_s == 0.0 or lived_s > STEADY_S else min(2 * pause_s, self.s_max)
+
+
+class TrainerProcess:
+    """`run` until the child ends well (exit 0: the run has finished) or is cancelled."""
+
+    def __init__(self, command: TrainerCommand, pauses: Pauses = Pauses()) -> None:
+        self._command, self._pauses = command, pauses
+        self.pid: int | None = None
+        self.last_failure = ""  # for `status`: how the last life ended
+        self.starts = 0
+
+    async def run(self) -> None:
+        pause_s = 0.0
+        while True:
+            started_s = trio.current_time()
+            failure = await self._live()
+            if failure is None:
+                log.info("the trainer ended")
+                return
+            self.last_failure = failure
+            pause_s = self._pauses.after(pause_s, trio.current_time() - started_s)
+            log.warning("the trainer died", reason=failure, restart_in_s=pause_s)
+            await trio.sleep(pause_s)
+
+    async def _live(self) -> str | None:
+        """One life of the child: None if it ended well, else how it ended."""
+        try:
+            child = _spawn(self._command)
+        except OSError as error:
+            return f"cannot start {self._command.argv[0]!r}: {error}"
+        self.pid, self.starts = child.pid, self.starts + 1
+        log.info("the trainer started", pid=child.pid)
+        try:
+            await _log_output(child)
+            await _exited(child)
+        finally:
+            with trio.CancelScope(shield=True):
+                await _end(child)
+            self.pid = None
+        return _words(child.returncode)
+
+
+def _spawn(command: TrainerCommand) -> subprocess.Popen[bytes]:
+    """In this very thread: a child is sent its parent-death signal when the *thread* that forked it ends, and
+    trio's own open_process forks in a worker thread that ends when it is idle."""
+    return subprocess.Popen(
+        command.argv,
+        env={**os.environ, **command.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        process_group=0,
+        preexec_fn=end_with_parent,  # noqa: PLW1509 (one system call)
+    )
+
+
+async def _log_output(child: subprocess.Popen[bytes]) -> None:
+    """Until it closes its output, which is when it and its children are gone, or nearly."""
+    assert child.stdout is not None
+    stream = trio.lowlevel.FdStream(os.dup(child.stdout.fileno()))
+    child.stdout.close()
+    rest = b""
+    async with stream:
+        while piece := await stream.receive_some(READ_BYTES_MAX):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                _log_line(line)
+            if len(rest) >= LINE_BYTES_MAX:
+                _log_line(rest)
+                rest = b""
+    _log_line(rest)
+
+
+def _log_line(line: bytes) -> None:
+    for start in range(0, len(line), LINE_BYTES_MAX):
+        log.info("the trainer says", line=line[start : start + LINE_BYTES_MAX].decode("utf-8", "replace").rstrip())
+
+
+async def _exited(child: subprocess.Popen[bytes]) -> None:
+    descriptor = os.pidfd_open(child.pid)
+    try:
+        await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+    child.wait()
+
+
+async def _end(child: subprocess.Popen[bytes]) -> None:
+    """The whole group: first a word, then force. Also after an ordinary end, for what the child left behind."""
+    if child.poll() is None:
+        _signal_group(child, signal.SIGTERM)
+        with trio.move_on_after(STOP_S_MAX):
+            await _exited(child)
+    _signal_group(child, signal.SIGKILL)
+    if child.returncode is None:
+        await _exited(child)
+
+
+def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+def _words(returncode: int) -> str | None:
+    if returncode == 0:
+        return None
+    if returncode < 0:
+        return f"killed by {signal.Signals(-returncode).name}"
+    return f"exit status {returncode}"

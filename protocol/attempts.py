@@ -1,0 +1,93 @@
+"""Which attempt of a decision it is, whose turn, and whether one still moves. SPEC A2, A5, A11.
+
+Owns the clocks of one decision. Liveness only: whatever is chosen here, the acceptor keeps history one. Refuses
+to know what an attempt does.
+"""
+
+from collections.abc import Callable
+
+from intellectd.protocol import limits
+from intellectd.protocol.context import leader_of
+from intellectd.protocol.entries import Head
+from intellectd.protocol.ids import Ballot
+from intellectd.protocol.manifest import Timers
+
+NEVER, LONG_AGO = float("inf"), float("-inf")
+
+
+class Attempts:
+    def __init__(self, me: str, head: Head, timers: Timers, promised: Ballot | None) -> None:
+        self._me, self._head, self._timers = me, head, timers
+        self.number = promised.attempt if promised else 0
+        self.startable_at: float | None = None  # since when the round could be decided
+        self._moved_at = LONG_AGO
+        self._waits_until = LONG_AGO
+        self._failures = 0
+
+    # ---- what happens to the attempt under way
+
+    def moved(self, now: float) -> None:
+        self._moved_at = now
+
+    def follow(self, ballot: Ballot, now: float) -> None:
+        """A ballot at least as high as ours is under way."""
+        self.number = max(self.number, ballot.attempt)
+        self._moved_at = now
+
+    def higher(self, ballot: Ballot) -> None:
+        """Somebody promised this one: ours must be above it to be heard."""
+        self.number = max(self.number, ballot.attempt)
+
+    def failed(self, attempt: int, now: float) -> None:
+        """It ended without a decision. The first retry is at once; from then on with growing pauses."""
+        self.number = max(self.number, attempt + 1)
+        self._moved_at, self.startable_at = LONG_AGO, now
+        self._failures += 1
+        if self._failures > 1:
+            pause = limits.RETRY_MIN_S * 2 ** min(self._failures - 2, limits.EXCLUSION_DOUBLINGS_MAX)
+            self._waits_until = now + min(pause, limits.RETRY_MAX_S)
+
+    def startable(self, may: bool, now: float) -> None:
+        if not may:
+            self.startable_at = None
+        elif self.startable_at is None:
+            self.startable_at = now
+
+    # ---- judgements
+
+    def expired(self, now: float) -> bool:
+        """Nothing moved for attempt_s."""
+        return now - self._moved_at >= self._timers.attempt_s
+
+    def busy(self, promised: Ballot | None, now: float) -> str | None:
+        """Why a higher ballot is refused: the attempt under way still moves (A5)."""
+        if promised is None or self.expired(now):
+            return None
+        return f"attempt {promised.attempt} still makes progress"
+
+    def my_turn(self, promised: Ballot | None, alive: Callable[[str], bool], now: float) -> bool:
+        """Is the current attempt ours to lead? Passes over leaders that are away or have had their time."""
+        if self.busy(promised, now) or now < self._waits_until:
+            return False
+        for _ in range(len(self._head.voters) + 1):
+            leader = leader_of(self._head.voters, self._head.hash, self.number)
+            spent = promised is not None and promised.attempt >= self.number
+            if leader == self._me and not spent:
+                return True
+            if leader != self._me and alive(leader) and not self._stalled(now):
+                return False
+            if leader != self._me or self._stalled(now):
+                self.startable_at = now  # the next one has its time from here
+            self.number += 1
+        return False
+
+    def _stalled(self, now: float) -> bool:
+        """Expired, and the round could have been decided all that time."""
+        since = now if self.startable_at is None else self.startable_at
+        return now - max(self._moved_at, since) >= self._timers.attempt_s
+
+    def deadline(self, now: float) -> float:
+        times = [self._moved_at + self._timers.attempt_s, self._waits_until]
+        if self.startable_at is not None:
+            times.append(self.startable_at + self._timers.attempt_s)
+        return min((at for at in times if at > now), default=NEVER)

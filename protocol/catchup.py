@@ -1,0 +1,209 @@
+"""From whatever state this host has to the head of the log: records, snapshot, replay. SPEC K*.
+
+Owns what is missing and whom to ask for it. One path for all: a joiner, a restart, a missed commit, a vote that
+waits for bytes. Refuses to know how bytes travel; verification of records is records.py's, of bytes the shell's,
+against the digests that this machine names.
+"""
+
+from dataclasses import dataclass
+
+from intellectd.protocol import limits
+from intellectd.protocol.context import Context
+from intellectd.protocol.donors import Donors, Retry
+from intellectd.protocol.effects import AskEntries, FetchSnapshot, FetchUpdate, Note, Out
+from intellectd.protocol.entries import Entry, Head, Record
+from intellectd.protocol.ids import NO_HASH
+from intellectd.protocol.membership import Membership
+from intellectd.protocol.window import Decided, Window
+
+NO_STATE = -2  # as in Beacon.applied
+RECORDS = "records"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An update that is needed before it is decided: `signers` have its bytes, `others` may."""
+
+    root: bytes
+    update_bytes: int
+    signers: list[str]
+    others: list[str]
+
+
+class Catchup:
+    def __init__(self, context: Context, membership: Membership, applied: int) -> None:
+        self._context, self._members = context, membership
+        self.applied = applied
+        self.window = Window(context.peer, context.manifest.state_digest)
+        self.applying: int | None = None
+        self.awaited_transfer = NO_HASH  # our own transfer may still bring the bytes of the newest record
+        self._asking: str | None = None  # an AskEntries under way
+        self._fetching: bytes | int | None = None  # an update's root or a snapshot's round, under way
+        self._donors = Donors(context.rng)
+        self._ask_retry, self._fetch_retry = Retry(), Retry()
+        self._misses = 0  # of updates, since one arrived
+
+    @property
+    def has_state(self) -> bool:
+        return self.applied > NO_STATE
+
+    @property
+    def held(self) -> dict[bytes, bool]:
+        """Updates on disk here."""
+        return self.window.held
+
+    # ---- news
+
+    def on_decided(self, entry: Entry) -> None:
+        """A record was appended to the log."""
+        self.window.add(entry)
+
+    def on_applied(self, round_: int) -> bool:
+        """False when that was not what we waited for: the state has been replaced meanwhile."""
+        if round_ != self.applying:
+            return False
+        self.applied, self.applying = round_, None
+        return True
+
+    def on_snapshot(self, round_: int) -> None:
+        self._fetched()
+        self.applied, self.applying = round_, None
+
+    def on_snapshot_missed(self, round_: int, donor: str, now: float) -> None:
+        self._missed(donor, round_, now)
+
+    def on_update_held(self, root: bytes) -> None:
+        self.window.hold(root)
+        if self._fetching == root:
+            self._fetched()
+
+    def on_update_missed(self, root: bytes, donor: str, now: float) -> None:
+        """Not there; also said of an update that was thought to be on disk here and is not."""
+        self.window.lost(root)
+        decided = self.window.get(self.applying) if self.applying is not None else None
+        if decided is not None and decided.record.update_root == root:
+            self.applying = None
+        self._misses += 1
+        self._missed(donor, root, now)
+
+    def on_entries(self, useful: bool, now: float) -> None:
+        asked, self._asking = self._asking, None
+        if useful:
+            self._ask_retry.succeeded()
+        else:
+            self._ask_retry.failed(now)
+            self._donors.failed(asked or "", RECORDS, now)
+
+    def drop_state(self) -> None:
+        """Our state is not the agreed one: begin again from a snapshot."""
+        self.applied, self.applying = NO_STATE, None
+
+    # ---- what is due
+
+    def evaluate(self, head: Head, now: float, wanted: Wanted | None = None) -> tuple[list[Out], Decided | None]:
+        """(requests to make, the next round to apply now or None)."""
+        out = self._ask_records(head, now)
+        if self.applying is not None:
+            return out, None
+        missing = self.window.get(self.applied + 1) if self.has_state else None
+        if missing is not None and self.window.holds(missing.record) and not isinstance(self._fetching, int):
+            self.applying = missing.record.round
+            return out, missing
+        if self._fetching is not None or now < self._fetch_retry.at:
+            return out, None
+        if not self.has_state or (missing is None and self.applied < head.round):
+            return out + self._ask_snapshot(head, now), None
+        if missing is not None:
+            return out + self._ask_update(head, missing.record, now), None
+        return out + self._ask_wanted(wanted, now), None
+
+    def deadline(self, now: float) -> float:
+        times = [retry.at for retry in (self._ask_retry, self._fetch_retry) if retry.at > now]
+        return min(times, default=float("inf"))
+
+    # ---- requests
+
+    def _ahead(self, head: Head, now: float) -> dict[str, int]:
+        return {
+            peer: beacon.head_round
+            for peer, beacon in self._members.alive_beacons(now).items()
+            if beacon.generation == head.generation and beacon.head_round > head.round
+        }
+
+    def _ask_records(self, head: Head, now: float) -> list[Out]:
+        if self._asking is not None or now < self._ask_retry.at:
+            return []
+        ahead = self._ahead(head, now)
+        # A peer that only boasts to be far ahead has failed us once; then the others are asked.
+        good = self._donors.good(list(ahead), RECORDS, now) or list(ahead)
+        if not good:
+            return []
+        best = max(ahead[peer] for peer in good)
+        self._asking = self._context.rng.choice([peer for peer in good if ahead[peer] == best])
+        return [AskEntries(self._asking, head.generation, head.round + 1)]
+
+    def _ask_update(self, head: Head, record: Record, now: float) -> list[Out]:
+        if record.transfer == self.awaited_transfer:
+            return []
+        have = {
+            peer: beacon.updates_from
+            for peer, beacon in self._members.alive_beacons(now).items()
+            if beacon.generation == head.generation and beacon.applied >= record.round
+        }
+        keep = [peer for peer, updates_from in have.items() if updates_from <= record.round]
+        if (have and not keep) or self._misses >= limits.UPDATE_MISSES_MAX:
+            # Pruned wherever we can ask: only a snapshot leads on.
+            snapshot = self._ask_snapshot(head, now)
+            if snapshot:
+                return snapshot
+        return self._fetch_update(record.update_root, record.update_bytes, self._donor(keep, record.update_root, now))
+
+    def _ask_wanted(self, wanted: Wanted | None, now: float) -> list[Out]:
+        if wanted is None:
+            return []
+        alive = self._members.alive_beacons(now)
+        signers = [peer for peer in dict.fromkeys(wanted.signers) if peer in alive]
+        others = [peer for peer in dict.fromkeys(wanted.others) if peer in alive and peer not in signers]
+        good = self._donors.good(signers, wanted.root, now) or self._donors.good(others, wanted.root, now)
+        donor = self._donor(good or [*signers, *others], wanted.root, now)
+        return self._fetch_update(wanted.root, wanted.update_bytes, donor)
+
+    def _fetch_update(self, root: bytes, update_bytes: int, donor: str | None) -> list[Out]:
+        if donor is None:
+            return []
+        self._fetching = root
+        return [FetchUpdate(root, update_bytes, donor)]
+
+    def _ask_snapshot(self, head: Head, now: float) -> list[Out]:
+        """The newest state that some donor serves and our log proves; not before the log is as long as it gets."""
+        if self._ahead(head, now) and not self._ask_retry.failing:
+            return []
+        offers: dict[int, list[str]] = {}
+        for peer, beacon in self._members.alive_beacons(now).items():
+            if beacon.generation == head.generation or head.round == -1:
+                for round_ in beacon.snapshots:  # the first parameters are served as round 0
+                    offers.setdefault(-1 if round_ == 0 else round_, []).append(peer)
+        provable = sorted((r for r in offers if self.window.proven(r) and r > self.applied), reverse=True)
+        fresh = [r for r in provable if self._donors.good(offers[r], r, now)]
+        for round_ in (fresh or provable)[:1]:
+            digest, donor = self.window.proven(round_), self._donor(offers[round_], round_, now)
+            if donor is not None and digest is not None:
+                self._fetching = round_
+                note = Note("catchup", f"fetching the state after round {max(round_, 0)} from {donor}")
+                return [note, FetchSnapshot(round_, digest, donor)]
+        return []
+
+    def _donor(self, donors: list[str], what: object, now: float) -> str | None:
+        return self._donors.pick(donors, what, now)
+
+    # ---- inside
+
+    def _fetched(self) -> None:
+        self._fetching, self._misses = None, 0
+        self._fetch_retry.succeeded()
+
+    def _missed(self, donor: str, what: object, now: float) -> None:
+        if self._fetching == what:
+            self._fetching = None
+        self._donors.failed(donor, what, now)
+        self._fetch_retry.failed(now)

@@ -1,0 +1,31 @@
+"""What every part of a node knows and never changes: who it is, the run, the manifest's numbers, the port.
+
+Owns nothing that moves. Randomness is a seeded generator given from outside.
+"""
+
+from dataclasses import dataclass
+from random import Random
+
+from intellectd.protocol.ids import hash_of
+from intellectd.protocol.manifest import Manifest, RunConfig
+from intellectd.protocol.port import Crypto
+
+
+@dataclass(frozen=True)
+class Context:
+    peer: str
+    run: bytes
+    manifest: Manifest
+    config: RunConfig
+    crypto: Crypto
+    rng: Random
+
+
+def leader_order(voters: list[str], parent: bytes) -> list[str]:
+    """Who may lead attempt 0, 1, 2… of a decision: no standing leader, the hash draws lots (SPEC A2)."""
+    return sorted(voters, key=lambda voter: hash_of("leader", parent, voter.encode()))
+
+
+def leader_of(voters: list[str], parent: bytes, attempt: int) -> str:
+    order = leader_order(voters, parent)
+    return order[attempt % len(order)]

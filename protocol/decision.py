@@ -1,0 +1,67 @@
+"""The parts of one decision, made together, and the two questions that all of them ask. SPEC A2, A3.
+
+Owns nothing that moves but through its parts. Refuses to know messages.
+"""
+
+from intellectd.protocol import limits
+from intellectd.protocol.acceptor import Acceptor
+from intellectd.protocol.attempts import Attempts
+from intellectd.protocol.context import Context, leader_of
+from intellectd.protocol.effects import PersistVote
+from intellectd.protocol.entries import Head
+from intellectd.protocol.exchange import Exchange
+from intellectd.protocol.ids import NO_HASH, Ballot
+from intellectd.protocol.membership import Membership
+from intellectd.protocol.muster import Muster
+from intellectd.protocol.quorum import is_quorum
+from intellectd.protocol.readiness import choose_start
+from intellectd.protocol.suspicion import Suspicion
+
+
+class WrongSender(ValueError):
+    """A message whose sender has no right to it: the peer's fault."""
+
+
+class Decision:
+    def __init__(
+        self,
+        context: Context,
+        head: Head,
+        members: Membership,
+        now: float,
+        vote: PersistVote | None,
+        held: dict[bytes, bool],
+    ) -> None:
+        self.context, self.head, self.members, self.held = context, head, members, held
+        self.timers = context.config.timers
+        self.acceptor = Acceptor(context, head, vote)
+        self.attempts = Attempts(context.peer, head, self.timers, self.acceptor.promised)
+        self.suspicion = Suspicion(self.timers)
+        self.muster = Muster(context, head, members, self.suspicion, now)
+        self.exchange = Exchange(context, head)
+        self.diverged = False  # a quorum stands on another state than this host
+
+    def holds(self, root: bytes) -> bool:
+        return root == NO_HASH or root in self.held
+
+    def alive_voters(self, now: float) -> list[str]:
+        return [voter for voter in self.head.voters if self.members.alive(voter, now)]
+
+    def may_start(self, now: float) -> tuple[bool, str]:
+        """May an attempt begin now, and why (not)? Without a quorum in sight it would only burn ballots."""
+        swarm = self.context.config.swarm
+        may, reason = choose_start(self.muster.standing(now), swarm.start_peers, swarm.min_peers, now)
+        here = self.alive_voters(now)
+        if not is_quorum(self.head.voters, here):
+            return False, f"only {len(here)} of {len(self.head.voters)} voters are here: no quorum"
+        return may, reason
+
+    def rightful(self, sender: str, ballot: Ballot) -> None:
+        """Raises WrongSender unless this attempt is the sender's to lead (A2)."""
+        self.bounded(ballot)
+        if sender != ballot.leader or leader_of(self.head.voters, self.head.hash, ballot.attempt) != sender:
+            raise WrongSender(f"attempt {ballot.attempt} is not {sender}'s to lead")
+
+    def bounded(self, ballot: Ballot) -> None:
+        if ballot.attempt > limits.VOTE_PATIENCE_ATTEMPTS:
+            raise WrongSender(f"attempt {ballot.attempt} cannot be: the most is {limits.VOTE_PATIENCE_ATTEMPTS}")

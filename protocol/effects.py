@@ -1,0 +1,200 @@
+"""What to do: imperatives that a node returns and the shell carries out, strictly in order. SPEC N2.
+
+Order is the durability rule: PersistVote and AppendEntry have reached the disk before the next effect begins.
+Effects marked "later" only start something; its end comes back as an event.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from intellectd.protocol.ids import At, Ballot
+from intellectd.protocol.messages import AnyMessage
+from intellectd.protocol.records import Entry, Proposal
+
+
+@dataclass(frozen=True)
+class To:
+    """A message to one peer, before it is signed; a node's parts return these, the node itself never does."""
+
+    peer: str
+    message: AnyMessage
+
+
+@dataclass(frozen=True)
+class Send:
+    """Post an envelope; it may be lost."""
+
+    peer: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Learn:
+    """Remember a peer's addresses, also across restarts."""
+
+    peer: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """The peers that may use the bulk plane: (peer, address, certificate)."""
+
+    peers: tuple[tuple[str, str, bytes], ...]
+
+
+@dataclass(frozen=True)
+class AskEntries:
+    """Later: EntriesReceived or CallFailed."""
+
+    peer: str
+    generation: bytes
+    from_round: int
+
+
+@dataclass(frozen=True)
+class AskMembers:
+    """Later: MembersReceived or CallFailed."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class PersistVote:
+    """Durable before anything that follows: what this voter promised and accepted in one decision."""
+
+    at: At
+    promised: Ballot
+    accepted_ballot: Ballot | None
+    accepted: Proposal | None
+
+
+@dataclass(frozen=True)
+class AppendEntry:
+    """Durable before anything that follows: one more link of the log."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True)
+class StartTransfer:
+    """Later: TransferMoved, then TransferEnded or TransferBroke."""
+
+    transfer: bytes
+    members: tuple[str, ...]
+    weights: tuple[int, ...]
+    codec: str
+    stall_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class AbortTransfer:
+    transfer: bytes
+
+
+@dataclass(frozen=True)
+class FetchUpdate:
+    """Later: UpdateHeld or UpdateMissed. Copy the encoded update with this root from the donor."""
+
+    root: bytes
+    update_bytes: int
+    donor: str
+
+
+@dataclass(frozen=True)
+class ApplyUpdate:
+    """Later: Applied. One outer step, or nothing when the record has no update.
+
+    `local` says what becomes of the arena: "adopt" the new anchor, "carry" the frozen delta over to it,
+    "keep" a trainer's work in progress (the old anchor is kept aside, for its delta), or "none".
+    """
+
+    round: int
+    root: bytes | None
+    codec: str
+    lr: str
+    momentum: str
+    local: Literal["adopt", "carry", "keep", "none"]
+
+
+@dataclass(frozen=True)
+class FetchSnapshot:
+    """Later: SnapshotInstalled or SnapshotMissed. Round -1: the first parameters, momentum zero."""
+
+    round: int
+    digest: bytes
+    donor: str
+
+
+@dataclass(frozen=True)
+class StartTraining:
+    """Hand the trainer a round. `fresh`: put the anchor into the arena first, else what is there stands."""
+
+    round: int
+    steps: int
+    streams: tuple[tuple[int, int], ...]
+    tokens_total: int
+    state_round: int
+    fresh: bool
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Later: DeltaFrozen or DeltaRefused. Delta = anchor (or the one kept aside) minus the arena, encoded."""
+
+    codec: str
+
+
+@dataclass(frozen=True)
+class FinishTraining:
+    reason: str
+    state_round: int
+
+
+@dataclass(frozen=True)
+class PeerFault:
+    """That peer broke the protocol: hang up, count it, keep away for a while."""
+
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Halt:
+    """This host cannot go on without a person; it keeps its state and says why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """For the log and the metrics; nothing depends on it."""
+
+    event: str
+    text: str
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    fields: dict[str, object] = field(default_factory=dict)
+
+
+Effect = (
+    Send
+    | Learn
+    | Trust
+    | AskEntries
+    | AskMembers
+    | PersistVote
+    | AppendEntry
+    | StartTransfer
+    | AbortTransfer
+    | FetchUpdate
+    | ApplyUpdate
+    | FetchSnapshot
+    | StartTraining
+    | Freeze
+    | FinishTraining
+    | PeerFault
+    | Halt
+    | Note
+)
+Out = Effect | To

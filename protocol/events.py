@@ -1,0 +1,185 @@
+"""What happened: past facts that the shell reports to a node. SPEC N1.
+
+Owns the vocabulary inwards. Failure is an event like any other; `Tick` stands for time alone.
+"""
+
+from dataclasses import dataclass
+
+from intellectd.protocol.records import Entry
+
+
+@dataclass(frozen=True)
+class Tick:
+    """The node's deadline passed."""
+
+
+@dataclass(frozen=True)
+class MessageReceived:
+    """An envelope's bytes. `via` is the authenticated neighbour that delivered it."""
+
+    via: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class PeerLearned:
+    """Discovery found a peer of this run."""
+
+    peer: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EntriesReceived:
+    peer: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class MembersReceived:
+    peer: str
+    beacons: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class CallFailed:
+    """An AskEntries or AskMembers found no answer."""
+
+    peer: str
+    call: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainerAttached:
+    """A trainer is there. `training_round` is what it was working on, if it kept that across our restart."""
+
+    training_round: int | None
+
+
+@dataclass(frozen=True)
+class TrainerDetached:
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainerReady:
+    """The trainer's inner steps are done; its parameters are in the arena."""
+
+    round: int
+    tokens: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class DeltaFrozen:
+    """The delta is encoded and on disk."""
+
+    norm: str  # fp32 hex
+    root: bytes
+
+
+@dataclass(frozen=True)
+class DeltaRefused:
+    """The delta cannot be used: a NaN or Inf, named."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class TransferMoved:
+    transfer: bytes
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class TransferEnded:
+    """The result's bytes are complete, hashed and on disk."""
+
+    transfer: bytes
+    root: bytes
+    update_bytes: int
+
+
+@dataclass(frozen=True)
+class TransferBroke:
+    transfer: bytes
+    suspect: str | None
+    silent: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class UpdateHeld:
+    """The bytes of an encoded update are complete, verified against their root and on disk."""
+
+    root: bytes
+
+
+@dataclass(frozen=True)
+class UpdateMissed:
+    root: bytes
+    donor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The state now stands after this round."""
+
+    round: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class SnapshotInstalled:
+    """The state was replaced by a verified snapshot. Round -1: the first parameters."""
+
+    round: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class SnapshotMissed:
+    round: int
+    donor: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SnapshotsHeld:
+    """What this host can serve now: whole states by round, and encoded updates from a round on."""
+
+    rounds: tuple[int, ...]
+    updates_from: int
+
+
+@dataclass(frozen=True)
+class LeaveRequested:
+    """The operator takes this host out of the run."""
+
+
+Event = (
+    Tick
+    | MessageReceived
+    | PeerLearned
+    | EntriesReceived
+    | MembersReceived
+    | CallFailed
+    | TrainerAttached
+    | TrainerDetached
+    | TrainerReady
+    | DeltaFrozen
+    | DeltaRefused
+    | TransferMoved
+    | TransferEnded
+    | TransferBroke
+    | UpdateHeld
+    | UpdateMissed
+    | Applied
+    | SnapshotInstalled
+    | SnapshotMissed
+    | SnapshotsHeld
+    | LeaveRequested
+)

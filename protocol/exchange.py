@@ -1,0 +1,118 @@
+"""This host's part in the transfers of one decision: the plan it follows, results it holds, what it sees move.
+
+Owns plans and results; rules SPEC C1-C6. The transfer is outside the agreement: its id is the hash of what it
+computes, so an equal one under a later ballot is the same one. Refuses to know how bytes move, and votes.
+"""
+
+from intellectd.protocol import limits
+from intellectd.protocol.context import Context
+from intellectd.protocol.effects import AbortTransfer, Out, StartTransfer, To
+from intellectd.protocol.entries import BadRecord, Head, Member, transfer_id
+from intellectd.protocol.ids import Ballot
+from intellectd.protocol.messages import Abort, Plan, Ready, Result
+from intellectd.protocol.records import result_bytes
+
+
+class Exchange:
+    def __init__(self, context: Context, head: Head) -> None:
+        self._context, self._head = context, head
+        self._timers = context.config.timers
+        self.plan: Plan | None = None
+        self._newest: Ballot | None = None  # of the plans seen: a late one from an old leader starts nothing
+        self._started: dict[bytes, list[Member]] = {}  # the newest TRANSFERS_KEPT
+        self._results: dict[bytes, Result] = {}  # on disk here, by transfer
+        self._moved: dict[str, tuple[bytes, int]] = {}
+
+    @property
+    def running(self) -> bytes | None:
+        """The transfer under way here."""
+        if self.plan is None:
+            return None
+        transfer = self.name(self.plan.members)
+        return None if transfer in self._results else transfer
+
+    def name(self, members: list[Member]) -> bytes:
+        return transfer_id(self._head.at, members, "ring", self._head.codec)
+
+    def completed(self) -> list[Member]:
+        """The members of the newest transfer whose result is on disk here."""
+        done = [self._started[t] for t in self._results if t in self._started]
+        return done[-1] if done else []
+
+    # ---- plans
+
+    def check(self, plan: Plan) -> None:
+        """Raises BadRecord when no leader that keeps the rules sends this."""
+        peers = [m.peer for m in plan.members]
+        if len(dict.fromkeys(peers)) != len(peers):
+            raise BadRecord("a member is planned twice")
+        if any(self._head.assignment(m.peer) is None or m.tokens <= 0 for m in plan.members):
+            raise BadRecord("a member that is not eligible, or without tokens, is planned")
+        if plan.codec != self._head.codec or plan.schedule != "ring":
+            raise BadRecord(f"the plan's codec {plan.codec} or schedule {plan.schedule} is not this round's")
+
+    def follow(self, plan: Plan, own_ready: Ready | None) -> list[Out]:
+        """Take part as planned. An equal transfer is not begun again; what was finished is said again."""
+        if self._newest is not None and plan.ballot < self._newest:
+            return []
+        transfer, running = self.name(plan.members), self.running
+        mine = next(m for m in plan.members if m.peer == self._context.peer)
+        known = transfer in self._results or running == transfer
+        if not known and (own_ready is None or mine != Member(mine.peer, own_ready.tokens, own_ready.delta_root)):
+            no = Abort(self._head.at, plan.ballot, self._context.peer, False, "my delta is another")
+            return [To(plan.ballot.leader, no)]
+        self.plan, self._newest = plan, plan.ballot
+        if transfer in self._results:
+            return [*self._stop(running), To(plan.ballot.leader, self._results[transfer])]
+        if running == transfer:
+            return []
+        return [*self._stop(running), self._start(transfer, plan)]
+
+    def stop(self) -> list[Out]:
+        """The plan is given up; inputs and finished results are kept."""
+        running, self.plan = self.running, None
+        return self._stop(running)
+
+    def leave(self) -> None:
+        """Our own transfer is over without a result; nothing is left to abort."""
+        self.plan = None
+
+    # ---- news of transfers
+
+    def ended(self, transfer: bytes, root: bytes, update_bytes: int) -> list[Out]:
+        """The result's bytes are on disk here: sign it, whether or not its plan still stands."""
+        if transfer not in self._started:
+            return []
+        signature = self._context.crypto.sign(result_bytes(self._head.run, self._head.at, transfer, root))
+        result = self._results[transfer] = Result(self._head.at, transfer, root, update_bytes, signature)
+        planned = self.plan is not None and self.name(self.plan.members) == transfer
+        return [To(self.plan.ballot.leader, result)] if self.plan and planned else []
+
+    def is_running(self, transfer: bytes) -> bool:
+        return transfer == self.running
+
+    def peer_moved(self, peer: str, transfer: bytes, done_bytes: int, led: list[Member]) -> bool:
+        """A beacon says how far a peer's part is: is that progress of the transfer we know, or could be part of?"""
+        known = [self.name(m) for m in (self.plan.members if self.plan else [], led) if m]
+        ours = transfer in known if known else self._head.assignment(peer) is not None
+        before, done = self._moved.get(peer, (b"", -1))
+        if not ours or (before == transfer and done_bytes <= done):
+            return False
+        if self._head.assignment(peer) is not None:
+            self._moved[peer] = (transfer, done_bytes)
+        return True
+
+    # ---- inside
+
+    def _start(self, transfer: bytes, plan: Plan) -> StartTransfer:
+        self._started.pop(transfer, None)
+        self._started[transfer] = list(plan.members)
+        while len(self._started) > limits.TRANSFERS_KEPT:
+            oldest = next(iter(self._started))
+            del self._started[oldest]
+            self._results.pop(oldest, None)
+        peers, weights = tuple(m.peer for m in plan.members), tuple(m.tokens for m in plan.members)
+        return StartTransfer(transfer, peers, weights, plan.codec, self._timers.stall_s, self._timers.transfer_s)
+
+    def _stop(self, running: bytes | None) -> list[Out]:
+        return [AbortTransfer(running)] if running is not None else []

@@ -1,0 +1,57 @@
+"""What this host says of itself: the content of its beacon, and when that is news. SPEC B2.
+
+Owns the beacon's sequence and what the shell reported for it. Refuses to know who listens (membership.py).
+"""
+
+from intellectd.protocol.entries import Head
+from intellectd.protocol.events import SnapshotsHeld, TransferMoved
+from intellectd.protocol.messages import Beacon, Ready, Transfer
+
+PROGRESS_S = 0.5  # a transfer's progress is news, but not for each chunk
+
+
+class Herald:
+    def __init__(self, incarnation: int, addresses: tuple[str, ...], bulk: tuple[str, bytes]) -> None:
+        self._incarnation, self._sequence = incarnation, 0
+        self._addresses, self._bulk = addresses, bulk
+        self._snapshots: tuple[int, ...] = ()
+        self._updates_from = 0
+        self._transfer: Transfer | None = None
+        self._said: object = None
+
+    def on_snapshots(self, event: SnapshotsHeld) -> None:
+        self._snapshots, self._updates_from = event.rounds, event.updates_from
+
+    def on_moved(self, event: TransferMoved) -> None:
+        self._transfer = Transfer(event.transfer, event.done_bytes, event.total_bytes)
+
+    def on_transfer_over(self) -> None:
+        self._transfer = None
+
+    def is_news(self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool) -> bool:
+        """Would the beacon say something else than when this was last asked?"""
+        key = (head.round, applied, state, ready, leaving, self._snapshots, self._updates_from)
+        if key == self._said:
+            return False
+        self._said = key
+        return True
+
+    def beacon(self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool) -> Beacon:
+        self._sequence += 1
+        return Beacon(
+            incarnation=self._incarnation,
+            sequence=self._sequence,
+            generation=head.generation,
+            head_round=head.round,
+            head=head.hash,
+            applied=applied,
+            state=state,
+            leaving=leaving,
+            addresses=list(self._addresses),
+            bulk=self._bulk[0],
+            certificate=self._bulk[1],
+            ready=ready,
+            transfer=self._transfer,
+            snapshots=list(self._snapshots),
+            updates_from=self._updates_from,
+        )

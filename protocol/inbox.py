@@ -1,0 +1,26 @@
+"""From bytes to a message and its author, or to whose fault it is that there is none. SPEC W1-W6.
+
+Owns who answers for what: the neighbour for what it delivers, the author for what it signed. Refuses to know
+what the message means.
+"""
+
+from intellectd.protocol.context import Context
+from intellectd.protocol.messages import AnyMessage, BadMessage, Beacon, open_envelope, open_message
+
+
+def receive(context: Context, via: str, data: bytes, introduced: bool) -> tuple[str, AnyMessage] | None:
+    """(author, message); None for what needs no answer. Raises BadMessage: the neighbour's fault.
+
+    `introduced`: an envelope that a member passes on, which only beacons may be.
+    """
+    envelope = open_envelope(data)
+    if envelope.run != context.run:
+        raise BadMessage("it is of another run")
+    if envelope.sender == context.peer:
+        return None
+    if not introduced and via != envelope.sender:
+        raise BadMessage(f"it is {envelope.sender}'s and was not relayed")
+    message = open_message(envelope, context.crypto)
+    if introduced and not isinstance(message, Beacon):
+        raise BadMessage("only beacons can be introduced")
+    return envelope.sender, message

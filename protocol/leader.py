@@ -1,0 +1,192 @@
+"""One attempt, led by this host: prepare, plan, collect, accept, certify. SPEC A2-A9.
+
+Owns the attempt's answers and its phases. Refuses to know when to begin or give up (attempts.py), and what
+other attempts do.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from intellectd.protocol import limits
+from intellectd.protocol.context import Context
+from intellectd.protocol.effects import Out, To
+from intellectd.protocol.entries import BadRecord, Certificate, Entry, Head, Member, Proposal, Vote, record_hash
+from intellectd.protocol.ids import NO_HASH, Ballot
+from intellectd.protocol.messages import Accept, Accepted, Plan, Prepare, Promise, Ready, Refuse, Result
+from intellectd.protocol.proposal import NOTHING, Outcome, build_record, contributions, next_blob, next_voters
+from intellectd.protocol.quorum import is_majority, is_quorum
+from intellectd.protocol.records import accepted_bytes, check_proposal, check_results, result_bytes, transfer_id
+
+PREPARE, REDUCE, ACCEPT, DONE = "prepare", "reduce", "accept", "done"
+
+
+class Leader:
+    def __init__(self, context: Context, head: Head, ballot: Ballot, now: float) -> None:
+        self._context, self._head, self.ballot = context, head, ballot
+        self.phase = PREPARE
+        self.promises: dict[str, Promise] = {}
+        self.refused: dict[str, Ballot] = {}
+        self.quorum_at: float | None = None
+        self.members: list[Member] = []
+        self._ready: dict[str, Ready] = {}
+        self._results: dict[str, Result] = {}
+        self.proposal: Proposal | None = None
+        self._votes: dict[str, Vote] = {}
+        self.state_digest = NO_HASH
+        self._said_at = now
+
+    # ---- phase 1
+
+    def begin(self) -> list[Out]:
+        """Ourselves first: our own promise is on disk before anybody hears of the ballot."""
+        voters = [self._context.peer, *(v for v in self._head.voters if v != self._context.peer)]
+        return [To(voter, Prepare(self._head.at, self.ballot)) for voter in voters]
+
+    def on_promise(self, sender: str, promise: Promise, now: float) -> None:
+        """Raises BadRecord when what it reports could never have been accepted."""
+        if self.phase != PREPARE or promise.ballot != self.ballot or sender not in self._head.voters:
+            return
+        if (promise.accepted is None) != (promise.accepted_ballot is None):
+            raise BadRecord("a promise with half of an accepted value")
+        if promise.accepted is not None:
+            check_proposal(self._head, promise.accepted.record, promise.accepted.blob)
+            check_results(self._head, promise.accepted, self._context.crypto)
+        self.promises[sender] = promise
+        if self.quorum_at is None and is_quorum(self._head.voters, self.promises):
+            self.quorum_at = now
+
+    def on_refuse(self, sender: str, refuse: Refuse) -> bool:
+        """True when so many refused, having promised more, that no quorum is left for this ballot."""
+        if refuse.ballot == self.ballot and sender in self._head.voters and refuse.promised > self.ballot:
+            self.refused[sender] = refuse.promised
+        return not is_quorum(self._head.voters, [v for v in self._head.voters if v not in self.refused])
+
+    def promised_enough(self, alive_voters: Sequence[str], now: float) -> bool:
+        """A quorum promised, and every living voter answered or had its moment to."""
+        if self.phase != PREPARE or self.quorum_at is None:
+            return False
+        all_answered = all(voter in self.promises or voter in self.refused for voter in alive_voters)
+        return all_answered or now >= self.quorum_at + limits.PROMISE_GRACE_S
+
+    def agreed_digest(self) -> bytes | None:
+        """The state digest that a quorum of the voters reports; None while there is none (SPEC A4)."""
+        counts = Counter(p.state_digest for p in self.promises.values())
+        for digest, _ in counts.most_common():
+            if is_quorum(self._head.voters, [v for v, p in self.promises.items() if p.state_digest == digest]):
+                return digest
+        return None
+
+    def locked(self) -> Proposal | None:
+        """The value accepted under the highest ballot that any promise reports: it must be proposed again."""
+        found = [p for p in self.promises.values() if p.accepted is not None and p.accepted_ballot is not None]
+        if not found:
+            return None
+        return max(found, key=lambda p: p.accepted_ballot or self.ballot).accepted
+
+    def completed(self, known: dict[str, Ready], here: Sequence[str]) -> list[Member]:
+        """The largest transfer whose result already lies on disks, if naming its members again can work: they are
+        `known` to stand as they did then, and either all are `here` or a majority of them holds the result."""
+        best: list[Member] = []
+        for promise in self.promises.values():
+            members = promise.completed
+            peers = [m.peer for m in members]
+            same = members == [Member(p, known[p].tokens, known[p].delta_root) for p in peers if p in known]
+            holders = [v for v, p in self.promises.items() if p.completed == members]
+            reached = all(peer in here for peer in peers) or is_majority(peers, holders)
+            unique = len(dict.fromkeys(peers)) == len(peers)
+            if same and reached and unique and len(members) > len(best):
+                best = members
+        return best
+
+    # ---- the transfer
+
+    def plan(self, members: list[Member], ready: dict[str, Ready]) -> list[Out]:
+        self.phase, self.members, self._ready = REDUCE, members, dict(ready)
+        return [To(member.peer, self._plan()) for member in members]
+
+    def on_result(self, sender: str, result: Result) -> tuple[bool, Outcome | None]:
+        """Count a member's result: (is it news, the outcome when a majority holds the same bytes)."""
+        expected = transfer_id(self._head.at, self.members, "ring", self._head.codec)
+        if self.phase != REDUCE or result.transfer != expected or sender not in [m.peer for m in self.members]:
+            return False, None
+        message = result_bytes(self._head.run, self._head.at, result.transfer, result.root)
+        if not self._context.crypto.verify(sender, message, result.signature):
+            raise BadRecord("the result's signature is false")
+        if result.update_bytes != self._head.update_bytes or result.root == NO_HASH:
+            raise BadRecord(f"a result of {result.update_bytes} bytes, an update has {self._head.update_bytes}")
+        news = sender not in self._results
+        self._results[sender] = result
+        same = [peer for peer, r in self._results.items() if r.root == result.root]
+        if not is_majority([m.peer for m in self.members], same):
+            return news, None
+        return news, Outcome(tuple(self.members), result.root, result.update_bytes)
+
+    # ---- phase 2
+
+    def propose(self, outcome: Outcome, able: Sequence[str], gone: list[str]) -> list[Out]:
+        contributed = contributions(outcome, self._ready)
+        blob = next_blob(self._head, contributed, able, gone)
+        voters = next_voters(self._head, contributed, gone, able)
+        record = build_record(self._head, outcome, blob, voters, self.state_digest)
+        votes = [Vote(peer, r.signature) for peer, r in sorted(self._results.items()) if r.root == outcome.root]
+        return self.propose_again(Proposal(record, blob, votes if outcome.members else []))
+
+    def propose_roster(self, able: Sequence[str], gone: list[str]) -> list[Out]:
+        """A record without an update: the opening, or a roster whose members are all gone."""
+        return self.propose(NOTHING, able, gone)
+
+    def propose_again(self, proposal: Proposal) -> list[Out]:
+        self.phase, self.proposal = ACCEPT, proposal
+        return [To(voter, Accept(self._head.at, self.ballot, proposal)) for voter in self._head.voters]
+
+    def on_accepted(self, sender: str, accepted: Accepted) -> tuple[bool, Entry | None]:
+        """Count a vote: (is it news, the decided entry when a quorum has voted)."""
+        if self.phase != ACCEPT or self.proposal is None or accepted.ballot != self.ballot:
+            return False, None
+        record = record_hash(self.proposal.record)
+        message = accepted_bytes(self._head.run, self._head.at, self.ballot, record)
+        if sender not in self._head.voters:
+            return False, None
+        if accepted.record != record or not self._context.crypto.verify(sender, message, accepted.signature):
+            raise BadRecord("a vote for another record, or with a false signature")
+        news = sender not in self._votes
+        self._votes[sender] = Vote(sender, accepted.signature)
+        if not is_quorum(self._head.voters, self._votes):
+            return news, None
+        self.phase = DONE
+        votes = [vote for _, vote in sorted(self._votes.items())]
+        return True, Entry(self.proposal.record, self.proposal.blob, Certificate(self.ballot, votes))
+
+    def gone(self, leaving: Sequence[str]) -> list[str]:
+        """Whoever leaves, and voters whose silence a quorum of the voters confirms (SPEC R10)."""
+        out = list(leaving)
+        for voter in self._head.voters:
+            witnesses = [v for v, p in self.promises.items() if voter in p.silent]
+            if voter not in self.promises and voter not in out and is_quorum(self._head.voters, witnesses):
+                out.append(voter)
+        return out
+
+    # ---- what may have been lost on the way
+
+    def repeat(self, now: float) -> list[Out]:
+        """Say the phase's message again to those who have not answered."""
+        if now < self.repeats_at:
+            return []
+        self._said_at = now
+        me = self._context.peer
+        if self.phase == PREPARE:
+            left = [v for v in self._head.voters if v not in self.promises and v not in self.refused and v != me]
+            return [To(voter, Prepare(self._head.at, self.ballot)) for voter in left]
+        if self.phase == REDUCE:
+            return [To(m.peer, self._plan()) for m in self.members if m.peer not in self._results and m.peer != me]
+        if self.phase == ACCEPT and self.proposal is not None:
+            left = [v for v in self._head.voters if v not in self._votes and v != me]
+            return [To(voter, Accept(self._head.at, self.ballot, self.proposal)) for voter in left]
+        return []
+
+    @property
+    def repeats_at(self) -> float:
+        return self._said_at + self._context.config.timers.attempt_s * limits.REPEAT_FRACTION
+
+    def _plan(self) -> Plan:
+        return Plan(self._head.at, self.ballot, self.members, "ring", self._head.codec)

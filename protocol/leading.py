@@ -1,0 +1,153 @@
+"""When this host leads: it begins an attempt, takes it from phase to phase, and gives it up. SPEC A2-A9, A11.
+
+Owns the attempt that is led here, if any. Refuses to count answers, which is leader.py's.
+"""
+
+from intellectd.protocol import limits
+from intellectd.protocol.decision import Decision
+from intellectd.protocol.effects import Halt, Note, Out
+from intellectd.protocol.ids import Ballot, hash_of
+from intellectd.protocol.leader import ACCEPT, DONE, Leader
+from intellectd.protocol.messages import Accepted, Promise, Refuse, Result
+from intellectd.protocol.readiness import enough, names_roster
+from intellectd.protocol.records import Entry, Member
+
+
+class Leading:
+    def __init__(self, decision: Decision) -> None:
+        self._decision = decision
+        self.attempt: Leader | None = None
+
+    # ---- time
+
+    def begin(self, reason: str, now: float) -> list[Out]:
+        decision = self._decision
+        ballot = Ballot(decision.attempts.number, decision.context.peer)
+        self.attempt = Leader(decision.context, decision.head, ballot, now)
+        decision.attempts.moved(now)
+        return [Note("attempt", f"leading attempt {ballot.attempt}: {reason}", "debug"), *self.attempt.begin()]
+
+    def evaluate(self, now: float) -> list[Out]:
+        """What the attempt needs next."""
+        leader, decision = self.attempt, self._decision
+        if leader is None:
+            return []
+        if decision.attempts.expired(now):
+            return self._give_up(f"attempt {leader.ballot.attempt} made no progress in {leader.phase}", now)
+        if leader.promised_enough(decision.alive_voters(now), now):
+            return self._promised(leader, now)
+        return leader.repeat(now)
+
+    def _promised(self, leader: Leader, now: float) -> list[Out]:
+        """Phase 1 is over: on which state, and is a value locked?"""
+        decision = self._decision
+        digest = leader.agreed_digest()
+        if digest is None:
+            return self._no_digest(leader)
+        if digest != decision.muster.state_digest:
+            decision.diverged, self.attempt = True, None
+            return []
+        leader.state_digest = digest
+        locked = leader.locked()
+        if locked is not None:
+            return leader.propose_again(locked)
+        return self._reduce(leader, now)
+
+    def deadline(self, now: float) -> float:
+        if self.attempt is None:
+            return float("inf")
+        return min(self.attempt.repeats_at, (self.attempt.quorum_at or now) + limits.PROMISE_GRACE_S)
+
+    # ---- answers
+
+    def on_promise(self, sender: str, message: Promise, now: float) -> None:
+        if self.attempt:
+            self.attempt.on_promise(sender, message, now)
+
+    def on_refuse(self, sender: str, message: Refuse, now: float) -> list[Out]:
+        """One voter's no ends nothing while the others may make a quorum (A11)."""
+        leader, decision = self.attempt, self._decision
+        decision.bounded(message.promised)
+        if leader is None or message.ballot != leader.ballot or sender not in decision.head.voters:
+            return []
+        if message.promised > message.ballot:
+            decision.attempts.higher(message.promised)
+        note = Note("attempt_refused", f"{sender} refused attempt {message.ballot.attempt}: {message.reason}", "debug")
+        if leader.on_refuse(sender, message):
+            return [note, *self._give_up(f"attempt {message.ballot.attempt} was refused by too many", now)]
+        return [note]
+
+    def on_result(self, sender: str, message: Result, now: float) -> list[Out]:
+        leader = self.attempt
+        if leader is None:
+            return []
+        news, outcome = leader.on_result(sender, message)
+        if news:
+            self._decision.attempts.moved(now)
+        if outcome is None:
+            return []
+        return leader.propose(outcome, self._decision.muster.able_peers(now), self._gone(leader, now))
+
+    def on_accepted(self, sender: str, message: Accepted, now: float) -> Entry | None:
+        if self.attempt is None:
+            return None
+        news, entry = self.attempt.on_accepted(sender, message)
+        if news:
+            self._decision.attempts.moved(now)
+        return entry
+
+    # ---- what others do to it
+
+    def follow(self, ballot: Ballot) -> None:
+        """A ballot that this host takes part in: ours is over if it is lower."""
+        if self.attempt is not None and self.attempt.ballot < ballot:
+            self.attempt = None
+
+    def aborted(self, ballot: Ballot) -> None:
+        if self.attempt is not None and self.attempt.ballot == ballot:
+            self.attempt = None
+
+    def is_voting_on(self, ballot: Ballot) -> bool:
+        leader = self.attempt
+        return leader is not None and leader.ballot == ballot and leader.phase in (ACCEPT, DONE)
+
+    def members(self, ballot: Ballot | None = None) -> list[Member]:
+        """Of the ring that is led here (under this ballot)."""
+        leader = self.attempt
+        return leader.members if leader is not None and ballot in (None, leader.ballot) else []
+
+    # ---- inside
+
+    def _no_digest(self, leader: Leader) -> list[Out]:
+        if len(leader.promises) < len(self._decision.head.voters):
+            return []
+        self.attempt = None
+        return [Halt(f"no quorum of the voters agrees on the state after round {self._decision.head.round}")]
+
+    def _reduce(self, leader: Leader, now: float) -> list[Out]:
+        """Nothing is locked: what is there to decide?"""
+        decision = self._decision
+        swarm, standing, known = (
+            decision.context.config.swarm,
+            decision.muster.standing(now),
+            decision.muster.all_ready(),
+        )
+        done = leader.completed(known, standing.ready)
+        if done and len(done) >= swarm.min_peers:
+            return leader.plan(done, {m.peer: known[m.peer] for m in done})
+        if not enough(standing, swarm.start_peers, swarm.min_peers):
+            return self._give_up(f"attempt {leader.ballot.attempt} came to nothing: {decision.may_start(now)[1]}", now)
+        if names_roster(standing):
+            return leader.propose_roster(standing.able, self._gone(leader, now))
+        ring = sorted(standing.ready, key=lambda peer: hash_of("ring", decision.head.hash, peer.encode()))
+        members = [Member(p, known[p].tokens, known[p].delta_root) for p in ring]
+        return leader.plan(members, {peer: known[peer] for peer in ring})
+
+    def _give_up(self, text: str, now: float) -> list[Out]:
+        assert self.attempt is not None
+        self._decision.attempts.failed(self.attempt.ballot.attempt, now)
+        self.attempt = None
+        return [Note("attempt_lost", text)]
+
+    def _gone(self, leader: Leader, now: float) -> list[str]:
+        return leader.gone(self._decision.muster.leaving_peers(now))

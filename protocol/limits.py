@@ -1,0 +1,40 @@
+"""Every bound of the protocol in one place, with where it comes from. SPEC L*.
+
+Knows nothing but numbers. A run's own timers are in its manifest; these hold for every run.
+"""
+
+VOTERS_MAX = 31  # a vote is a message to each: beyond this, more voters buy latency, not safety
+PEERS_MAX = 1024  # beacons go to everybody only up to 64; the table itself is bounded here
+BEACON_FANOUT_MAX = 64  # 13 signed messages a second and host at one beacon in 5 s
+ADDRESSES_MAX = 16  # per peer: a host has a handful of interfaces
+ADDRESS_CHARS_MAX = 256  # a multiaddr with a DNS name (253) and ports
+CERTIFICATE_BYTES_MAX = 2048  # a P-256 certificate is about 400 bytes
+ASSIGNMENTS_MAX = 1024  # = PEERS_MAX: every member may be eligible
+STREAMS_MAX = 8  # own, carried over (two rounds), and reassigned ones
+UNCONSUMED_MAX = 4096  # data slots waiting to be given out again; more are dropped, with a note
+ENTRIES_PER_CALL_MAX = 64  # records in one answer; the size cap of a message cuts earlier
+BLOB_BYTES_MAX = 384 * 1024  # 1,024 contributions and assignments at under 200 bytes each
+ROUND_MAX = 2**40
+TOKENS_MAX = 2**53  # exact in a double everywhere
+TEXT_CHARS_MAX = 400  # a reason in a message is a sentence
+
+CARRY_ROUNDS_MAX = 2  # progress that stayed uncommitted for longer is dropped: it points at an anchor long gone
+PROMISE_GRACE_S = 1.0  # after a quorum promised: how long the leader waits for the other live voters
+REBEACON_MIN_S = 0.05  # changes within this time share one beacon
+PEER_EXCHANGE_MIN_S = 1.0  # at first; doubles up to:
+PEER_EXCHANGE_S = 30.0  # anti-entropy of the member list: one call to one peer
+FORGET_PEER_S = 600.0  # a silent non-voter leaves the table; it may come back at any time
+CALL_TIMEOUT_S = 10.0  # one answer over a slow WAN path, records of 512 KiB included
+RETRY_MIN_S = 0.5  # first retry of a failed fetch; doubles up to RETRY_MAX_S
+RETRY_MAX_S = 15.0
+VOTE_PATIENCE_ATTEMPTS = 1_000_000  # a ballot above is a lie: at one attempt in 10 s, four months of one round
+REPEAT_FRACTION = 0.3  # of attempt_s: a lost message is said three times before its attempt is given up
+ACCUSATIONS_MAX = 3  # in one decision; who sees more transfers fail is left out itself
+EXCLUSION_DOUBLINGS_MAX = 6  # 15 s to 16 min: a peer that breaks each ring is tried again, ever more seldom
+TRANSFERS_KEPT = 8  # of one decision, with their results: a retry finds an equal one among the last few
+WINDOW_ROUNDS = 1024  # decided rounds kept in memory for replay; donors keep snapshots far newer than that
+HELD_MAX = 4096  # updates known to be on disk; a forgotten one is fetched again
+UPDATE_MISSES_MAX = 3  # donors tried for one update before a whole snapshot is
+DIVERGENCES_MAX = 3  # states computed here that the log contradicts, in a row: the arithmetic is at fault
+
+assert VOTERS_MAX <= PEERS_MAX and ASSIGNMENTS_MAX <= PEERS_MAX

@@ -1,0 +1,271 @@
+"""The manifest: what a run is, signed by its owner. The run id is its hash. SPEC M*.
+
+Owns the fields, their bounds and the canonical form. Never names a command or code: what a host executes is
+that host's own configuration. Two halves: `RunConfig` is what `run.toml` says, `Manifest` adds what `init`
+found out (tensors, digest of the first state) and the owner's key.
+"""
+
+import difflib
+import struct
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from intellectd.kernels.layout import Layout, LayoutError, TensorSpec
+from intellectd.protocol.ids import Count, Float32Hex, Hash, PeerId, Signature, Wire, encode, hash_of
+from intellectd.protocol.limits import ROUND_MAX, VOTERS_MAX
+
+VERSION = 1
+MANIFEST_BYTES_MAX = 4 * 1024 * 1024  # 20,000 tensors of a 100B model at about 100 bytes a name
+TENSORS_MAX = 100_000
+
+Positive = Annotated[int, Meta(ge=1, le=2**31)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+Rate = Annotated[float, Meta(gt=0, le=1e3)]
+Fraction = Annotated[float, Meta(ge=0, lt=1)]
+
+
+class BadManifest(ValueError):
+    """The file or bytes are no valid manifest; the message names the key and the next step."""
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the parts of `run.toml`: unknown keys are refused."""
+
+
+class Llama(Section, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="llama"):
+    """A Llama-architecture model, built by `transformers` in the trainer."""
+
+    vocab_size: Positive = 256
+    hidden_size: Positive = 128
+    intermediate_size: Positive = 344
+    layers: Annotated[int, Meta(ge=1, le=1024)] = 4
+    heads: Positive = 4
+    kv_heads: Positive = 4
+    context: Positive = 128
+    tie_embeddings: bool = False
+    rope_theta: Annotated[float, Meta(gt=0, le=1e12)] = 10_000.0
+
+
+class ExternalModel(Section, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="external"):
+    """The model is whatever the attached program brings; its tensors are fixed at `init`."""
+
+
+class Data(Section, frozen=True, forbid_unknown_fields=True):
+    source: Annotated[str, Meta(min_length=1, max_length=64)] = "python-stdlib"
+    batch_size: Positive = 8
+    eval_sequences: Annotated[int, Meta(ge=0, le=65_536)] = 64
+
+
+class Inner(Section, frozen=True, forbid_unknown_fields=True):
+    steps: Positive = 100  # H: from DiLoCo's 500 to INTELLECT-1's 100
+    optimizer: Literal["adamw"] = "adamw"
+    lr: Rate = 4e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    weight_decay: Annotated[float, Meta(ge=0, le=10)] = 0.1
+    warmup_steps: Annotated[int, Meta(ge=0, le=2**31)] = 0
+    clip_norm: Annotated[float, Meta(ge=0, le=1e6)] = 1.0
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+class Outer(Section, frozen=True, forbid_unknown_fields=True):
+    optimizer: Literal["nesterov"] = "nesterov"
+    momentum: Fraction = 0.9
+    # (roster size, learning rate): the entry with the largest size not above the roster's
+    lr: Annotated[tuple[tuple[Positive, Rate], ...], Meta(min_length=1, max_length=64)] = (
+        (1, 0.4),
+        (2, 0.6),
+        (4, 0.6),
+        (8, 0.8),
+    )
+    codec: Literal["int8", "fp32"] = "int8"
+
+
+class Swarm(Section, frozen=True, forbid_unknown_fields=True):
+    start_peers: Annotated[int, Meta(ge=1, le=1024)] = 1
+    min_peers: Annotated[int, Meta(ge=1, le=1024)] = 1
+    on_quorum_loss: Literal["wait", "fork"] = "wait"
+    admission: Literal["id"] = "id"
+
+
+class Timers(Section, frozen=True, forbid_unknown_fields=True):
+    """Seconds. Defaults measured with stalls of up to 24 s at 200 simulated hosts: none was called dead wrongly."""
+
+    beacon_s: Seconds = 5.0
+    suspect_s: Seconds = 15.0  # left out of the next ring: free and reversible
+    expel_s: Seconds = 60.0  # loses the vote, if a quorum agrees
+    grace_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.1  # of the time since the last commit
+    grace_min_s: Seconds = 0.5
+    grace_max_s: Seconds = 120.0
+    attempt_s: Seconds = 10.0  # no progress of an attempt for this long: the next leader tries
+    stall_s: Seconds = 10.0  # no chunk of a transfer for this long: it is aborted
+    transfer_s: Seconds = 3600.0  # a whole transfer; INTELLECT-1's slowest took 469 s
+
+
+class Until(Section, frozen=True, forbid_unknown_fields=True):
+    rounds: Annotated[int, Meta(ge=1, le=ROUND_MAX)] | None = None
+
+
+class RunConfig(Section, frozen=True, forbid_unknown_fields=True):
+    """What `run.toml` says."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9._-]+$")]
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    model: Llama | ExternalModel = Llama()
+    data: Data = Data()
+    inner: Inner = Inner()
+    outer: Outer = Outer()
+    swarm: Swarm = Swarm()
+    timers: Timers = Timers()
+    until: Until = Until()
+
+
+class Tensor(Wire, frozen=True, array_like=True):
+    name: Annotated[str, Meta(min_length=1, max_length=512)]
+    shape: Annotated[list[Count], Meta(max_length=16)]
+
+
+class Manifest(Wire, frozen=True, array_like=True):
+    """The signed description of a run. `config` is the canonical JSON of the RunConfig."""
+
+    version: Annotated[int, Meta(ge=1, le=65_535)]
+    config: Annotated[str, Meta(max_length=65_536)]
+    owner: PeerId  # an Ed25519 key in the form of a peer id; made by `init`, apart from any host's identity
+    nonce: Hash
+    first_voters: Annotated[list[PeerId], Meta(min_length=1, max_length=VOTERS_MAX)]
+    tensors: Annotated[list[Tensor], Meta(min_length=1, max_length=TENSORS_MAX)]
+    state_digest: Hash  # of the first parameters with zero momentum
+
+
+class SignedManifest(Wire, frozen=True, array_like=True):
+    manifest: Manifest
+    signature: Signature
+
+
+def manifest_hash(manifest: Manifest) -> bytes:
+    """What the run id is made of (SPEC M2)."""
+    return hash_of("manifest", encode(manifest))
+
+
+def signed_bytes(manifest: Manifest) -> bytes:
+    return b"intellectd/1/manifest-signature\0" + manifest_hash(manifest)
+
+
+def config_of(manifest: Manifest) -> RunConfig:
+    """The RunConfig inside. Raises BadManifest."""
+    try:
+        return msgspec.json.decode(manifest.config, type=RunConfig)
+    except msgspec.MsgspecError as error:
+        raise BadManifest(f"the manifest's configuration is not valid: {error}") from None
+
+
+def canonical(config: RunConfig) -> str:
+    """The same text for equal configurations: keys in the order of the fields, every default written out."""
+    return msgspec.json.encode(config).decode()
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain dicts and lists, as the trainer receives it."""
+    value: dict[str, Any] = msgspec.to_builtins(config)
+    return value
+
+
+def decode_signed(data: bytes) -> SignedManifest:
+    """Parse a manifest from disk or from a peer. Raises BadManifest; the signature is not yet checked."""
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise BadManifest(f"a manifest of {len(data)} bytes is over the limit of {MANIFEST_BYTES_MAX}")
+    try:
+        signed = msgspec.msgpack.decode(data, type=SignedManifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadManifest(f"these bytes are no manifest: {error}") from None
+    if signed.manifest.version != VERSION:
+        raise BadManifest(f"the manifest has version {signed.manifest.version}, this daemon reads {VERSION}")
+    config_of(signed.manifest)
+    elements_of(signed.manifest)
+    if len(dict.fromkeys(signed.manifest.first_voters)) != len(signed.manifest.first_voters):
+        raise BadManifest("the manifest names a first voter twice")
+    return signed
+
+
+def elements_of(manifest: Manifest) -> int:
+    """The length of the flat vector that all tensors make. Raises BadManifest."""
+    try:
+        return Layout([TensorSpec(t.name, tuple(t.shape)) for t in manifest.tensors]).elements
+    except LayoutError as error:
+        raise BadManifest(f"the manifest's tensors cannot be laid out: {error}") from None
+
+
+def config_from_toml(data: dict[str, Any]) -> RunConfig:
+    """Validate what `tomllib` read. Raises BadManifest naming the key, and the nearest valid one."""
+    _refuse_unknown(data, RunConfig, "")
+    try:
+        config = msgspec.convert(data, RunConfig)
+    except msgspec.ValidationError as error:
+        raise BadManifest(f"{_readable(str(error))}; correct it in run.toml") from None
+    if config.swarm.on_quorum_loss == "fork":
+        raise BadManifest("swarm.on_quorum_loss = 'fork' is not built yet; use 'wait'")
+    if config.swarm.min_peers > config.swarm.start_peers:
+        raise BadManifest("swarm.min_peers is larger than swarm.start_peers: the first round could never commit")
+    if not config.timers.suspect_s < config.timers.expel_s:
+        raise BadManifest("timers.expel_s must be longer than timers.suspect_s")
+    if config.timers.beacon_s * 2 > config.timers.suspect_s:
+        raise BadManifest("timers.suspect_s must be at least twice timers.beacon_s: one lost beacon is no silence")
+    sizes = [size for size, _ in config.outer.lr]
+    if sizes != sorted(dict.fromkeys(sizes)) or sizes[0] != 1:
+        raise BadManifest("outer.lr lists [roster size, rate] by rising size and starts with size 1")
+    return config
+
+
+def _readable(error: str) -> str:
+    """msgspec's `$.inner.lr` as `inner.lr`."""
+    return error.replace("`$.", "`").replace("$.", "")
+
+
+def _section_types(kind: type) -> dict[str, list[type]]:
+    types: dict[str, list[type]] = {}
+    for field in msgspec.structs.fields(kind):
+        options = getattr(field.type, "__args__", None) or (field.type,)
+        types[field.name] = [t for t in options if isinstance(t, type) and issubclass(t, Section)]
+    return types
+
+
+def _refuse_unknown(data: dict[str, Any], kind: type, path: str, tags: tuple[str, ...] = ()) -> None:
+    types = _section_types(kind)
+    known = [*types, *tags]
+    for key, value in data.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {path + near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
+            raise BadManifest(f"unknown key {path + key!r} in run.toml; {hint}")
+        options = types.get(key) or []
+        if isinstance(value, dict) and options:
+            _refuse_unknown(value, _option(options, value), f"{path}{key}.", ("kind",) if len(options) > 1 else ())
+
+
+def _option(options: list[type], value: dict[str, Any]) -> type:
+    """The struct that the `kind` tag chooses; the first when there is no choice or the tag is wrong."""
+    for option in options:
+        tag = option.__struct_config__.tag  # type: ignore[attr-defined]
+        if tag == value.get("kind"):
+            return option
+    return options[0]
+
+
+def float32_hex(value: float) -> Float32Hex:
+    """The big-endian bytes of the nearest fp32, in hex: how scalars stand in a record (SPEC T4)."""
+    return struct.pack(">f", value).hex()
+
+
+def from_float32_hex(text: Float32Hex) -> float:
+    value: float = struct.unpack(">f", bytes.fromhex(text))[0]
+    return value
+
+
+def outer_lr(config: RunConfig, roster_size: int) -> float:
+    """The outer learning rate for a roster of this size, from the manifest's table."""
+    rate = config.outer.lr[0][1]
+    for size, value in config.outer.lr:
+        if size <= roster_size:
+            rate = value
+    return rate

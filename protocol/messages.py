@@ -1,0 +1,226 @@
+"""What peers say to each other: frozen, bounded, versioned by the transport's preamble. SPEC W*, A*.
+
+Every message travels in an Envelope signed by its author, so that it can be forwarded. Decoding is total:
+hostile bytes end in BadMessage, never in another exception.
+"""
+
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from intellectd.protocol import limits
+from intellectd.protocol.entries import Entry, Member, Proposal, Streams
+from intellectd.protocol.ids import (
+    At,
+    Ballot,
+    Count,
+    Float32Hex,
+    Hash,
+    Name,
+    PeerId,
+    Round,
+    Signature,
+    Text,
+    Wire,
+    encode,
+)
+from intellectd.protocol.port import Crypto
+
+T = TypeVar("T")
+
+
+class BadMessage(ValueError):
+    """The peer's fault: bytes that are no message, or a false signature."""
+
+
+class Message(Wire, frozen=True, array_like=True, tag_field="type", tag=lambda name: name.lower()):
+    """Base of everything inside an envelope."""
+
+
+class Ready(Wire, frozen=True, array_like=True):
+    """My inner steps of this round are done and my encoded delta is frozen (SPEC A3)."""
+
+    at: At
+    state_digest: Hash  # of the state my delta starts from
+    tokens: Count
+    steps: Count
+    norm: Float32Hex
+    delta_root: Hash
+    streams: Streams
+
+
+class Transfer(Wire, frozen=True, array_like=True):
+    """How far my part of a transfer is: the evidence that an attempt makes progress (SPEC A5)."""
+
+    transfer: Hash
+    done_bytes: Count
+    total_bytes: Count
+
+
+class Beacon(Message, frozen=True, array_like=True):
+    """I am here, this is where I stand. The newest (incarnation, sequence) of a peer counts (SPEC B1)."""
+
+    incarnation: Count  # milliseconds at the start of the daemon: restarts supersede
+    sequence: Count
+    generation: Hash
+    head_round: Annotated[int, Meta(ge=-1, le=limits.ROUND_MAX)]
+    head: Hash
+    applied: Annotated[int, Meta(ge=-2, le=limits.ROUND_MAX)]  # -2: no state yet; -1: the first parameters
+    state: Name
+    leaving: bool
+    addresses: Annotated[
+        list[Annotated[str, Meta(max_length=limits.ADDRESS_CHARS_MAX)]], Meta(max_length=limits.ADDRESSES_MAX)
+    ]
+    bulk: Annotated[str, Meta(max_length=limits.ADDRESS_CHARS_MAX)]
+    certificate: Annotated[bytes, Meta(max_length=limits.CERTIFICATE_BYTES_MAX)]
+    ready: Ready | None
+    transfer: Transfer | None
+    snapshots: Annotated[list[Round], Meta(max_length=8)]  # rounds whose state I can serve whole
+    updates_from: Round  # the oldest round whose encoded update I still hold
+
+
+class Prepare(Message, frozen=True, array_like=True):
+    at: At
+    ballot: Ballot
+
+
+class Promise(Message, frozen=True, array_like=True):
+    """I take part in no lower ballot. `accepted` is what I voted for last, in full."""
+
+    at: At
+    ballot: Ballot
+    state_digest: Hash
+    accepted_ballot: Ballot | None
+    accepted: Proposal | None
+    completed: Annotated[list[Member], Meta(max_length=limits.ASSIGNMENTS_MAX)]  # a transfer whose result I hold
+    silent: Annotated[list[PeerId], Meta(max_length=limits.VOTERS_MAX)]  # voters I have not heard for expel_s
+
+
+class Refuse(Message, frozen=True, array_like=True):
+    """No: I promised more, or the attempt before still makes progress."""
+
+    at: At
+    ballot: Ballot
+    promised: Ballot
+    reason: Text
+
+
+class Plan(Message, frozen=True, array_like=True):
+    """Start this transfer: the members in ring order."""
+
+    at: At
+    ballot: Ballot
+    members: Annotated[list[Member], Meta(min_length=1, max_length=limits.ASSIGNMENTS_MAX)]
+    schedule: Name
+    codec: Name
+
+
+class Result(Message, frozen=True, array_like=True):
+    """I hold the result's bytes on disk. `signature` is over result_bytes, so that it stands alone."""
+
+    at: At
+    transfer: Hash
+    root: Hash
+    update_bytes: Count
+    signature: Signature
+
+
+class Abort(Message, frozen=True, array_like=True):
+    """The attempt's transfer failed here. Inputs are kept; `suspect` is left out of the next try."""
+
+    at: At
+    ballot: Ballot
+    suspect: PeerId | None
+    silent: bool
+    reason: Text
+
+
+class Accept(Message, frozen=True, array_like=True):
+    at: At
+    ballot: Ballot
+    proposal: Proposal
+
+
+class Accepted(Message, frozen=True, array_like=True):
+    """My vote, on disk. `signature` is over accepted_bytes, so that it stands in a certificate."""
+
+    at: At
+    ballot: Ballot
+    record: Hash
+    signature: Signature
+
+
+class Commit(Message, frozen=True, array_like=True):
+    entry: Entry
+
+
+class Relay(Message, frozen=True, array_like=True):
+    """Forward this envelope, once, to a peer that its author cannot dial (SPEC W8)."""
+
+    to: PeerId
+    envelope: Annotated[bytes, Meta(max_length=limits.BLOB_BYTES_MAX)]
+
+
+AnyMessage = Beacon | Prepare | Promise | Refuse | Plan | Result | Abort | Accept | Accepted | Commit | Relay
+
+
+class Envelope(Wire, frozen=True, array_like=True):
+    run: Hash  # the run key
+    sender: PeerId
+    body: bytes  # an encoded message
+    signature: Signature
+
+
+class EntriesRequest(Wire, frozen=True, array_like=True):
+    """Call `entries`: the decided records of a generation, from a round on."""
+
+    run: Hash
+    generation: Hash
+    from_round: Round
+
+
+class EntriesAnswer(Wire, frozen=True, array_like=True):
+    entries: Annotated[list[Entry], Meta(max_length=limits.ENTRIES_PER_CALL_MAX)]
+
+
+class RunRequest(Wire, frozen=True, array_like=True):
+    """Call `manifest` or `members`: what only the run's key is needed for."""
+
+    run: Hash
+
+
+class MembersAnswer(Wire, frozen=True, array_like=True):
+    """The newest beacons the peer holds, in their authors' envelopes."""
+
+    beacons: Annotated[list[bytes], Meta(max_length=limits.PEERS_MAX)]
+
+
+def seal(run: bytes, sender: str, message: AnyMessage, crypto: Crypto) -> bytes:
+    """The signed envelope's bytes."""
+    body = encode(message)
+    return encode(Envelope(run, sender, body, crypto.sign(signed_bytes(run, body))))
+
+
+def open_envelope(data: bytes) -> Envelope:
+    """Parse, without judging the signature. Raises BadMessage."""
+    return decode(data, Envelope)
+
+
+def open_message(envelope: Envelope, crypto: Crypto) -> AnyMessage:
+    """Check the author's signature and decode the body. Raises BadMessage."""
+    if not crypto.verify(envelope.sender, signed_bytes(envelope.run, envelope.body), envelope.signature):
+        raise BadMessage(f"the signature is not {envelope.sender}'s")
+    return decode(envelope.body, AnyMessage)  # type: ignore[arg-type]
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Bounded, typed decoding of bytes from a peer. Raises BadMessage, nothing else."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, MemoryError) as error:
+        raise BadMessage(f"not a valid {getattr(kind, '__name__', 'message')}: {error}") from None
+
+
+def signed_bytes(run: bytes, body: bytes) -> bytes:
+    return b"intellectd/1/message\0" + run + body

@@ -1,0 +1,99 @@
+"""Who is expected in a round, alive, ready, able: one host's view of one decision. SPEC A3, B4.
+
+Owns the moments at which enough were ready or too few were left. Refuses to know ballots; `readiness.py` says
+what follows from the view.
+"""
+
+from intellectd.protocol.context import Context
+from intellectd.protocol.entries import Head
+from intellectd.protocol.membership import ABLE_STATES, Membership
+from intellectd.protocol.messages import Ready
+from intellectd.protocol.readiness import Standing, grace_ends_at
+from intellectd.protocol.suspicion import Suspicion
+
+
+class Muster:
+    def __init__(self, context: Context, head: Head, members: Membership, suspicion: Suspicion, now: float) -> None:
+        self._context, self._head, self._members, self._suspicion = context, head, members, suspicion
+        self.own_ready: Ready | None = None
+        self.state_digest: bytes | None = None  # of the state after the head, once applied
+        self.able = False  # this host is synced and has a trainer
+        self.leaving = False
+        self._expected = [a.peer for a in head.blob.assignments]
+        self._began_at = now
+        self._half_ready_at: float | None = None
+        self._some_ready_at: float | None = None
+        self._short_since: float | None = None
+
+    def standing(self, now: float) -> Standing:
+        here = [p for p in self._expected if self._members.alive(p, now)]
+        alive = [p for p in here if not self._suspicion.excluded(p, now)]
+        ready = [p for p in alive if self.ready(p) is not None]
+        able = self.able_peers(now)
+        if 2 * len(ready) > len(self._expected) and self._half_ready_at is None:
+            self._half_ready_at = now
+        if ready and self._some_ready_at is None:
+            self._some_ready_at = now
+        self._watch_short([p for p in here if p in able or self.ready(p) is not None], now)
+        return Standing(
+            expected=self._expected,
+            alive=alive,
+            ready=ready,
+            able=able,
+            opening=self._head.round == -1,
+            all_silent=self._all_silent(now),
+            grace_ends_at=self._grace_ends_at(),
+        )
+
+    def ready(self, peer: str) -> Ready | None:
+        """The peer's readiness for this very decision, on the state that is ours and data that is its own."""
+        beacon = self._members.beacon(peer)
+        ready = self.own_ready if peer == self._context.peer else (beacon.ready if beacon else None)
+        if ready is None or ready.at != self._head.at or ready.tokens <= 0:
+            return None
+        if self.state_digest is not None and ready.state_digest != self.state_digest:
+            return None
+        allowed = self._head.allowed_streams(peer)
+        once = len(dict.fromkeys(ready.streams)) == len(ready.streams)
+        return ready if once and all(stream in allowed for stream in ready.streams) else None
+
+    def all_ready(self) -> dict[str, Ready]:
+        """Whoever said to be ready, alive or not."""
+        return {peer: r for peer in self._expected if (r := self.ready(peer))}
+
+    def able_peers(self, now: float) -> list[str]:
+        """Alive, at the head or one record behind, and with a trainer: who can be named for the next round."""
+        able = [self._context.peer] if self.able and not self.leaving else []
+        for peer, beacon in self._members.alive_beacons(now).items():
+            near = beacon.generation == self._head.generation and beacon.applied >= self._head.round - 1
+            if beacon.state in ABLE_STATES and near and not beacon.leaving:
+                able.append(peer)
+        return sorted(able)
+
+    def leaving_peers(self, now: float) -> list[str]:
+        leaving = [p for p, b in self._members.alive_beacons(now).items() if b.leaving]
+        return [*leaving, self._context.peer] if self.leaving else leaving
+
+    def deadline(self, now: float) -> float:
+        """When the slow are waited for no longer, or a roster that is too short for a round is given up."""
+        ends = [self._grace_ends_at()]
+        if self._short_since is not None:
+            ends.append(self._short_since + self._context.config.timers.expel_s)
+        return min((at for at in ends if at > now), default=float("inf"))
+
+    def _grace_ends_at(self) -> float:
+        timers = self._context.config.timers
+        return grace_ends_at(timers, self._began_at, self._half_ready_at, self._some_ready_at)
+
+    def _watch_short(self, working: list[str], now: float) -> None:
+        if len(working) >= max(1, self._context.config.swarm.min_peers):
+            self._short_since = None
+        elif self._short_since is None:
+            self._short_since = now
+
+    def _all_silent(self, now: float) -> bool:
+        """Too few of the named could make a round for so long that others should be named (A3)."""
+        if not self._expected:
+            return True
+        waited = self._short_since is not None and now - self._short_since >= self._context.config.timers.expel_s
+        return self._head.round >= 0 and waited

@@ -1,0 +1,381 @@
+"""One host's part in one run: routes events to the machines and keeps them agreed on the head. SPEC N*.
+
+The map of the protocol:
+
+    event ──▶ Node ──▶ Membership   who is here, alive, where
+                  ├──▶ Round        the decision that comes next (votes, the attempt led here, the transfer)
+                  ├──▶ Catchup      records, snapshot and updates that are missing; what to apply
+                  └──▶ Progress     the trainer, its delta, and work that was left out
+
+Owns the order of effects: what must be durable comes first. Refuses to know sockets, clocks and tensors. After
+every event the parts are asked, in a fixed order, what has become due; `deadline` says when to send a Tick.
+"""
+
+from random import Random
+from typing import assert_never
+
+from intellectd.protocol import events as ev
+from intellectd.protocol import limits
+from intellectd.protocol.catchup import Catchup
+from intellectd.protocol.context import Context
+from intellectd.protocol.effects import (
+    AbortTransfer,
+    AppendEntry,
+    ApplyUpdate,
+    Effect,
+    Halt,
+    Note,
+    Out,
+    PeerFault,
+    PersistVote,
+    Send,
+    To,
+)
+from intellectd.protocol.herald import PROGRESS_S, Herald
+from intellectd.protocol.ids import NO_HASH, At
+from intellectd.protocol.inbox import receive
+from intellectd.protocol.manifest import Manifest, config_of
+from intellectd.protocol.membership import Membership
+from intellectd.protocol.messages import Accept, AnyMessage, BadMessage, Beacon, Commit, Plan, Prepare, Relay, seal
+from intellectd.protocol.port import Crypto
+from intellectd.protocol.progress import Progress
+from intellectd.protocol.records import BadRecord, Entry, Head, check_entry
+from intellectd.protocol.round import AboutRound, Round, WrongSender
+from intellectd.protocol.seat import Seat
+from intellectd.protocol.window import Decided
+
+# Everything is due at most once a phase of an attempt; more rounds than this mean that two parts chase each other.
+RESTLESS_MAX = 64
+ASTRAY = "this host's state differs from the agreed one"
+
+
+class Node:
+    def __init__(
+        self,
+        *,
+        peer: str,
+        run: bytes,
+        manifest: Manifest,
+        crypto: Crypto,
+        rng: Random,
+        now: float,
+        incarnation: int,
+        addresses: tuple[str, ...] = (),
+        bulk: tuple[str, bytes] = ("", b""),
+        entries: list[Entry] | None = None,
+        applied: int = -2,
+        applied_digest: bytes | None = None,
+        vote: PersistVote | None = None,
+        held_updates: tuple[bytes, ...] = (),
+    ) -> None:
+        """`entries` is the verified log from genesis; `applied` the round whose state is loaded (-2: none); `vote` the
+        newest in the journal, whatever decision it is about (None: there is no journal)."""
+        self.context = Context(peer, run, manifest, config_of(manifest), crypto, rng)
+        self.membership = Membership(self.context, now)
+        self.catchup = Catchup(self.context, self.membership, applied)
+        self.progress = Progress(self.context)
+        self.herald = Herald(incarnation, addresses, bulk)
+        self.head = Head(manifest, run, None)
+        self.genesis_generation = self.head.generation
+        for root in held_updates:
+            self.catchup.on_update_held(root)
+        for entry in entries or []:
+            self.catchup.on_decided(entry)
+            self.head = self.head.next(entry)
+        self.seat = Seat(peer, self.head, applied, vote)
+        self.round = self._new_round(now, vote)
+        self.halted: str | None = None
+        self.leaving = False
+        self._contradicted = 0  # states computed here, in a row, that the log contradicts
+        if applied_digest is not None:
+            self._stands(applied_digest, now)
+
+    # ---- the two doors
+
+    def handle(self, event: ev.Event, now: float) -> list[Effect]:
+        """Take one event; return what to do, in order."""
+        if self.halted:
+            return []
+        self.membership.awake(now)
+        return self._finish(self._take(event, now), now)
+
+    def deadline(self, now: float) -> float:
+        """When to send a Tick if nothing else happens before."""
+        if self.halted:
+            return float("inf")
+        return min(self.membership.deadline(), self.round.deadline(now), self.catchup.deadline(now))
+
+    @property
+    def state(self) -> str:
+        """The word in our beacon: what this host is doing."""
+        until = self.context.config.until.rounds
+        if self.halted:
+            return "halted"
+        if until is not None and self.catchup.applied >= until:
+            return "finished"
+        if self.catchup.applied < self.head.round - 1 or not self.catchup.has_state:
+            return "joining" if not self.catchup.has_state else "catching-up"
+        names = {"absent": "synced", "idle": "waiting", "training": "training", "freezing": "training"}
+        return names.get(self.progress.state, "ready")
+
+    # ---- events
+
+    def _take(self, event: ev.Event, now: float) -> list[Out]:  # noqa: PLR0911, PLR0912 - the router
+        match event:
+            case ev.Tick():
+                return self.membership.tick(now)
+            case ev.MessageReceived():
+                return self._on_envelope(event.via, event.data, now, introduced=False)
+            case ev.PeerLearned():
+                return self.membership.learn(event.peer, event.addresses, now)
+            case ev.EntriesReceived():
+                return self._on_entries(event.peer, event.entries, now)
+            case ev.MembersReceived():
+                return [o for data in event.beacons for o in self._on_envelope(event.peer, data, now, introduced=True)]
+            case ev.CallFailed():
+                if event.call == "entries":
+                    self.catchup.on_entries(False, now)
+                return [Note("call_failed", f"{event.call} from {event.peer}: {event.reason}", "debug")]
+            case ev.TrainerAttached():
+                self.progress.on_attached(event.training_round)
+            case ev.TrainerDetached():
+                self.progress.on_detached()
+                return [Note("trainer_gone", f"the trainer is gone: {event.reason}", "warning")]
+            case ev.TrainerReady():
+                return self.progress.on_trainer_ready(event, self.head)
+            case ev.DeltaFrozen():
+                self.progress.on_frozen(event)
+            case ev.DeltaRefused():
+                return self.progress.on_refused(event.reason)
+            case ev.TransferMoved():
+                self.herald.on_moved(event)
+                self.round.on_transfer_moved(event.transfer, now)
+                self.membership.soon(now + PROGRESS_S)
+            case ev.TransferEnded():
+                self._transfer_over(event.root)
+                return self.round.on_transfer_ended(event.transfer, event.root, event.update_bytes, now)
+            case ev.TransferBroke():
+                self._transfer_over(None)
+                return self.round.on_transfer_broke(event.transfer, event.suspect, event.silent, event.reason, now)
+            case ev.UpdateHeld():
+                self.catchup.on_update_held(event.root)
+                return self.round.on_update_held(now)
+            case ev.UpdateMissed():
+                self.catchup.on_update_missed(event.root, event.donor, now)
+                return [Note("update_missed", f"update from {event.donor}: {event.reason}", "warning")]
+            case ev.Applied():
+                return self._on_applied(event, now)
+            case ev.SnapshotInstalled():
+                self.catchup.on_snapshot(event.round)
+                self.progress.on_jump()
+                note = Note("snapshot", f"the state after round {max(event.round, 0)} is here")
+                return [note, *self._stands(event.digest, now)]
+            case ev.SnapshotMissed():
+                self.catchup.on_snapshot_missed(event.round, event.donor, now)
+                return [Note("snapshot_missed", f"state from {event.donor}: {event.reason}", "warning")]
+            case ev.SnapshotsHeld():
+                self.herald.on_snapshots(event)
+                self.catchup.window.pruned(event.updates_from)
+            case ev.LeaveRequested():
+                self.leaving = True
+                self.membership.soon(now)
+            case _:
+                assert_never(event)
+        return []
+
+    def _transfer_over(self, root: bytes | None) -> None:
+        self.herald.on_transfer_over()
+        self.catchup.awaited_transfer = NO_HASH
+        if root is not None:
+            self.catchup.on_update_held(root)
+
+    # ---- messages
+
+    def _on_envelope(self, via: str, data: bytes, now: float, introduced: bool) -> list[Out]:
+        try:
+            received = receive(self.context, via, data, introduced)
+        except BadMessage as error:
+            return [PeerFault(via, str(error))]
+        return self._on_message(*received, data, now, introduced) if received else []
+
+    def _on_message(
+        self, sender: str, message: AnyMessage, envelope: bytes, now: float, introduced: bool = False
+    ) -> list[Out]:
+        if isinstance(message, Beacon):
+            out = self.membership.on_beacon(sender, message, envelope, now, introduced)
+            if message.transfer and not introduced:
+                moved = message.transfer
+                self.round.on_peer_moved(sender, moved.transfer, moved.done_bytes, now)
+            return out
+        if isinstance(message, Commit):
+            return self._on_entries(sender, (message.entry,), now, pushed=True)
+        if isinstance(message, Relay):
+            return []  # SPEC W8: reserved; forwarding is not built yet
+        if message.at != self.head.at:
+            return self._other_decision(sender, message)
+        try:
+            return self.round.take(sender, message, now)
+        except (WrongSender, BadRecord) as error:
+            return [PeerFault(sender, f"{type(message).__name__}: {error}")]
+
+    def _other_decision(self, sender: str, message: AboutRound) -> list[Out]:
+        """The hash gate (A1): whoever wants an answer and is one behind gets the record it missed; who is ahead
+        shows it in its beacon, and is asked."""
+        entry, at = self.head.entry, message.at
+        asks = isinstance(message, Prepare | Plan | Accept)
+        if asks and entry and at == At(entry.record.generation, entry.record.round, entry.record.parent):
+            return [To(sender, Commit(entry))]
+        return []
+
+    # ---- the log
+
+    def _on_entries(self, sender: str, entries: tuple[Entry, ...], now: float, pushed: bool = False) -> list[Out]:
+        out: list[Out] = []
+        useful = False
+        for entry in entries:
+            record = entry.record
+            if At(record.generation, record.round, record.parent) != self.head.at:
+                continue
+            try:
+                check_entry(self.head, entry, self.context.crypto)
+            except BadRecord as error:
+                out.append(PeerFault(sender, f"record {record.round}: {error}"))
+                useful = False
+                break
+            useful = True
+            out += self._decide(entry, now)
+        if not pushed:
+            self.catchup.on_entries(useful, now)
+        return out
+
+    def _decide(self, entry: Entry, now: float) -> list[Out]:
+        """A record is certain: it goes to the log, and the next round begins."""
+        record, old = entry.record, self.round
+        out: list[Out] = [*self.seat.on_record(self.head, record, self.catchup.applied), AppendEntry(entry)]
+        running = old.reducing
+        if running is not None and running != record.transfer:
+            out.append(AbortTransfer(running))
+            self.herald.on_transfer_over()
+            running = None
+        self.catchup.awaited_transfer = running or NO_HASH
+        wrong = old.state_digest is not None and old.state_digest != record.state_digest
+        self.catchup.on_decided(entry)
+        self.head = self.head.next(entry)
+        self.round = self._new_round(now, None)
+        names = [c.peer for c in entry.blob.contributions]
+        text = f"round {record.round} decided: {len(names)} contributed, {record.tokens_total} tokens in all"
+        out.append(Note("round_decided", text, fields={"round": record.round, "roster": names}))
+        if wrong:
+            out += self._drop_state(f"this host's state after round {record.round - 1} differs from the agreed one")
+        self.membership.soon(now)
+        return out
+
+    def _new_round(self, now: float, vote: PersistVote | None) -> Round:
+        self.membership.seat(self.head.voters)
+        return Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
+
+    def _drop_state(self, why: str) -> list[Out]:
+        self.catchup.drop_state()
+        self.progress.on_jump()
+        return [Note("diverged", f"{why}; fetching that", "error")]
+
+    def _on_applied(self, event: ev.Applied, now: float) -> list[Out]:
+        if not self.catchup.on_applied(event.round):
+            return []
+        proven = self.catchup.window.proven(event.round)
+        if proven is not None and proven != event.digest:
+            self._contradicted += 1
+            if self._contradicted >= limits.DIVERGENCES_MAX:
+                return [Halt(f"this host computes other states than the run agreed on, last in round {event.round}")]
+            return self._drop_state(f"applying round {event.round} gave another state than the agreed one")
+        if proven is not None:
+            self._contradicted = 0
+        note = Note("round_applied", f"round {event.round} applied", fields={"round": event.round})
+        return [note, *self._stands(event.digest, now)]
+
+    def _stands(self, digest: bytes, now: float) -> list[Out]:
+        """A state is here: `applied` says which."""
+        self.membership.soon(now)
+        proven = self.catchup.window.proven(self.catchup.applied)
+        if proven is not None and proven != digest:
+            return self._drop_state(f"the state after round {self.catchup.applied} is not the agreed one")
+        return self.round.on_applied(digest, now) if self.catchup.applied == self.head.round else []
+
+    # ---- what has become due
+
+    def _finish(self, out: list[Out], now: float) -> list[Effect]:
+        """Deliver messages to ourselves, ask every part what is due, sign what goes out."""
+        effects: list[Effect] = []
+        for _ in range(RESTLESS_MAX):
+            effects += self._sent(out, now)
+            out = [] if self.halted else self._due(now)
+            if not out:
+                return effects
+        return [*effects, *self._sent([*out, Note("restless", "the machines do not come to rest", "error")], now)]
+
+    def _sent(self, out: list[Out], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        queue = list(out)
+        while queue:
+            item = queue.pop(0)
+            if isinstance(item, To) and item.peer == self.context.peer:
+                # In place, so that what it causes still comes after what was to be durable before it.
+                queue[0:0] = self._on_message(item.peer, item.message, b"", now)
+            elif isinstance(item, To):
+                data = seal(self.context.run, self.context.peer, item.message, self.context.crypto)
+                effects.append(Send(item.peer, data))
+            else:
+                effects.append(item)
+                if isinstance(item, PersistVote):
+                    self.seat.voted()
+                elif isinstance(item, Halt):
+                    self.halted = item.reason
+        return effects
+
+    def _due(self, now: float) -> list[Out]:
+        round_ = self.round
+        if round_.decided is not None:
+            entry, round_.decided = round_.decided, None
+            told = sorted(self.membership.peers)
+            return [*self._decide(entry, now), *(To(peer, Commit(entry)) for peer in told)]
+        if round_.take_divergence():
+            return self._drop_state(ASTRAY)
+        out, decided = self.catchup.evaluate(self.head, now, round_.wanted)
+        if decided is not None:
+            out = [*out, self._apply(decided)]
+        self.progress.offer(self.head, self.catchup.applied, round_.state_digest)
+        out += self.progress.start(self.head, self.catchup.applied)
+        if self.state == "finished":
+            out += self.progress.finish(f"the run reached round {self.catchup.applied}", self.catchup.applied)
+        round_.tell(self.progress.ready, self._able(), self._leaves, self.seat.lost)
+        out += round_.evaluate(now)
+        if round_.take_divergence():
+            return [*out, *self._drop_state(ASTRAY)]
+        return out or self._beacon(now)
+
+    @property
+    def _leaves(self) -> bool:
+        """By the operator's word, or because this host's vote can no longer be trusted."""
+        return self.leaving or self.seat.lost
+
+    def _able(self) -> bool:
+        """Synced, and with a trainer: fit to be named for the next round (B4)."""
+        near = self.catchup.has_state and self.catchup.applied >= self.head.round - 1
+        return near and self.progress.state != "absent"
+
+    def _apply(self, decided: Decided) -> ApplyUpdate:
+        record = decided.record
+        local = self.progress.before_apply(decided, self.head)
+        root = record.update_root if record.update_root != NO_HASH else None
+        return ApplyUpdate(record.round, root, record.codec, record.lr, record.momentum, local)
+
+    def _beacon(self, now: float) -> list[Out]:
+        content = (self.head, self.catchup.applied, self.state, self.progress.ready, self._leaves)
+        if self.herald.is_news(*content):
+            self.membership.soon(now)
+        if not self.membership.beacon_due(now):
+            return []
+        return self.membership.send_beacon(self.herald.beacon(*content), now)
+
+
+__all__ = ["Node"]

@@ -1,0 +1,159 @@
+"""What this host's trainer is doing, and what becomes of work that a commit left out. SPEC P*.
+
+Owns the states of one trainer: absent, idle, training, freezing, frozen. Refuses to know tensors: "carry",
+"keep" and "adopt" are words here and arithmetic in the shell.
+"""
+
+from typing import Literal
+
+from intellectd.protocol import limits
+from intellectd.protocol.context import Context
+from intellectd.protocol.effects import FinishTraining, Freeze, Note, Out, StartTraining
+from intellectd.protocol.entries import Head
+from intellectd.protocol.events import DeltaFrozen, TrainerReady
+from intellectd.protocol.ids import Stream
+from intellectd.protocol.messages import Ready
+from intellectd.protocol.window import Decided
+
+State = Literal["absent", "idle", "training", "freezing", "frozen"]
+
+
+class Progress:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.state: State = "absent"
+        self.ready: Ready | None = None
+        self._round = -1  # of the StartTraining under way
+        self._base_round = -1  # the state our uncommitted work u started from
+        self._streams: list[Stream] = []  # the data in u, carried rounds included
+        self._carried_tokens = 0
+        self._carried_steps = 0
+        self._tokens = 0
+        self._steps = 0
+        self._frozen: DeltaFrozen | None = None
+        self._stale = False  # u may not be contributed any more: adopt the anchor when the trainer is back
+        self._resume: int | None = None
+        self._finished = False
+
+    # ---- the trainer
+
+    def on_attached(self, training_round: int | None) -> None:
+        self._forget()
+        self.state, self._resume, self._finished = "idle", training_round, False
+
+    def on_detached(self) -> None:
+        self.state = "absent"
+        self._forget()
+
+    def on_trainer_ready(self, event: TrainerReady, head: Head) -> list[Out]:
+        if self.state != "training" or event.round != self._round:
+            return []
+        if self._stale:
+            self._forget()
+            self.state = "idle"
+            return [Note("progress_dropped", f"the work of round {event.round} came too late to count", "warning")]
+        self.state = "freezing"
+        self._tokens, self._steps = self._carried_tokens + event.tokens, self._carried_steps + event.steps
+        return [Freeze(head.codec)]
+
+    def on_refused(self, reason: str) -> list[Out]:
+        """The delta is unusable: this round goes without us, and the trainer starts over from the anchor."""
+        if self.state != "freezing":
+            return []  # of a trainer that is gone
+        self._forget()
+        self.state = "idle"
+        return [Note("delta_refused", f"this host's update is not used: {reason}", "error")]
+
+    def on_frozen(self, event: DeltaFrozen) -> None:
+        if self.state == "freezing" and self._stale:
+            self._forget()
+            self.state = "idle"
+        elif self.state == "freezing":
+            self.state, self._frozen = "frozen", event
+
+    def offer(self, head: Head, applied: int, digest: bytes | None) -> None:
+        """Make `ready` what can be contributed to the round after `head`, or None."""
+        self.ready = None
+        if self.state != "frozen" or self._frozen is None or applied != head.round or digest is None:
+            return
+        if head.assignment(self._context.peer) is None or self._tokens <= 0:
+            return
+        frozen = self._frozen
+        self.ready = Ready(
+            head.at, digest, self._tokens, self._steps, frozen.norm, frozen.root, self._streams[-limits.STREAMS_MAX :]
+        )
+
+    # ---- rounds
+
+    def before_apply(self, decided: Decided, head: Head) -> Literal["adopt", "carry", "keep", "none"]:
+        """What the arena must become when this record is applied. `head` is the newest, maybe later one."""
+        round_, mine, me = decided.record.round, decided.mine, self._context.peer
+        if self.state == "absent" or (self.state == "idle" and self._carried_tokens == 0):
+            return "none"
+        if self.state == "frozen" and mine and self._frozen and mine.delta_root == self._frozen.root:
+            self._forget()
+            self.state = "idle"
+            return "adopt"
+        allowed = [*head.allowed_streams(me)]
+        lapsed = round_ - self._base_round > limits.CARRY_ROUNDS_MAX
+        usable = not mine and not lapsed and all(s in allowed for s in self._streams)
+        if self.state in ("training", "freezing"):
+            self._stale = self._stale or not usable
+            return "keep"
+        if usable and self.state == "frozen" and round_ - self._base_round >= limits.CARRY_ROUNDS_MAX:
+            return "carry"  # the last chance: it is offered as it is, at once, instead of coming late again (P4)
+        if usable:
+            if self.state == "frozen":
+                self._carried_tokens, self._carried_steps = self._tokens, self._steps
+            self._frozen, self.state = None, "idle"
+            return "carry"
+        self._forget()
+        self.state = "idle"
+        return "adopt"
+
+    def start(self, head: Head, applied: int) -> list[Out]:
+        """Hand out the next round when the trainer is free, the state is at the head and the record names us."""
+        assignment = head.assignment(self._context.peer)
+        if self.state != "idle" or applied != head.round or assignment is None or self._finished:
+            return []
+        until = self._context.config.until.rounds
+        if until is not None and head.round >= until:
+            return []
+        carried = self._carried_tokens > 0
+        resumed, self._resume = self.resumes(head, applied, self._resume), None
+        if not carried:
+            self._base_round, self._streams = head.round, []
+        self._streams = [*self._streams, *assignment.streams]
+        self.state, self._round = "training", head.round + 1
+        if resumed:
+            return [Note("resumed", f"the trainer goes on with round {self._round}")]
+        streams = tuple((s.round, s.slot) for s in assignment.streams)
+        return [StartTraining(self._round, assignment.steps, streams, head.tokens_total, head.round, not carried)]
+
+    def resumes(self, head: Head, applied: int, training_round: int | None) -> bool:
+        """May a trainer that comes back keep what it did in `training_round`: is that still the round to do, and is
+        nothing in it that was carried over from rounds before, of which this host has lost the account?"""
+        me = self._context.peer
+        named = head.assignment(me) is not None and not head.pending_streams(me)
+        return named and applied == head.round and training_round == head.round + 1
+
+    def on_jump(self) -> None:
+        """The state was replaced, not stepped: work that started from the one before points nowhere (P7)."""
+        if self.state in ("training", "freezing"):
+            self._stale = True
+        elif self.state != "absent":
+            self._forget()
+            self.state = "idle"
+
+    def finish(self, reason: str, state_round: int) -> list[Out]:
+        """The run is over: tell an attached trainer once."""
+        if self._finished or self.state in ("absent", "freezing"):
+            return []
+        self._finished = True
+        return [FinishTraining(reason, state_round)]
+
+    def _forget(self) -> None:
+        """There is no uncommitted work any more."""
+        self.ready = self._frozen = None
+        self._carried_tokens = self._carried_steps = self._tokens = self._steps = 0
+        self._streams, self._stale = [], False

@@ -1,0 +1,20 @@
+"""When is a set of voters enough. SPEC Q1-Q2. Knows nothing of rounds."""
+
+from collections.abc import Collection, Sequence
+
+
+def is_quorum(voters: Sequence[str], present: Collection[str]) -> bool:
+    """More than half of `voters`, or exactly half including the most senior, which is the first.
+
+    The second rule lets a run of two go on when the junior one dies (dynamic-linear voting); any two
+    quorums of one list still intersect.
+    """
+    count = sum(1 for voter in voters if voter in present)
+    if 2 * count > len(voters):
+        return True
+    return len(voters) > 0 and 2 * count == len(voters) and voters[0] in present
+
+
+def is_majority(members: Sequence[str], present: Collection[str]) -> bool:
+    """Strictly more than half of `members`."""
+    return 2 * sum(1 for member in members if member in present) > len(members)

@@ -1,0 +1,66 @@
+"""When may a round be decided? Pure functions from what is known to (yes or no, why). SPEC A3.
+
+Refuses to know ballots and messages: the same judgement serves leader, follower and `status`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from intellectd.protocol.manifest import Timers
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One moment of one round, as one host sees it."""
+
+    expected: Sequence[str]  # named eligible by the head
+    alive: Sequence[str]  # of the expected, without suspects
+    ready: Sequence[str]  # of the alive, with a frozen delta on this head
+    able: Sequence[str]  # alive, synced, with a trainer; named or not
+    opening: bool
+    all_silent: bool  # for expel_s, fewer than min_peers of the expected were here to work
+    grace_ends_at: float  # when it stops waiting for those not ready; infinity while nobody is
+
+
+def grace_s(timers: Timers, interval_s: float) -> float:
+    """How long a quorum waits for the slower: a share of the round so far, within bounds."""
+    return min(max(timers.grace_fraction * interval_s, timers.grace_min_s), timers.grace_max_s)
+
+
+def choose_start(standing: Standing, start_peers: int, min_peers: int, now: float) -> tuple[bool, str]:
+    """May an attempt begin now, and why (not)."""
+    ready, able = len(standing.ready), len(standing.able)
+    possible = enough(standing, start_peers, min_peers)
+    if standing.opening:
+        return possible, f"{able} of {start_peers} peers are here to start"
+    if names_roster(standing):
+        why = "too few of the roster are left; naming a new one"
+        return possible, why if possible else f"{able} peers can train, the run asks for {max(1, min_peers)}"
+    if not possible:
+        return False, f"{ready} of {len(standing.expected)} ready, the run asks for {max(1, min_peers)}"
+    if ready == len(standing.alive):
+        return True, f"all {ready} are ready"
+    at = standing.grace_ends_at
+    return now >= at, f"{ready} of {len(standing.alive)} ready, waiting {max(0.0, at - now):.1f} s for the others"
+
+
+def enough(standing: Standing, start_peers: int, min_peers: int) -> bool:
+    """Could a record be made at all, graces aside?"""
+    if standing.opening:
+        return len(standing.able) >= start_peers
+    return len(standing.able if names_roster(standing) else standing.ready) >= max(1, min_peers)
+
+
+def names_roster(standing: Standing) -> bool:
+    """Is the next record one without an update, that only says who works on?"""
+    return standing.opening or standing.all_silent
+
+
+def grace_ends_at(timers: Timers, began_at: float, half_ready_at: float | None, some_ready_at: float | None) -> float:
+    """When a round that began then, and had half and some of the expected ready then, waits no longer."""
+    if half_ready_at is not None:
+        return half_ready_at + grace_s(timers, half_ready_at - began_at)
+    if some_ready_at is not None:
+        # Fewer than half: a round of a minority is better than none, but only after the longest grace.
+        return some_ready_at + timers.grace_max_s
+    return float("inf")

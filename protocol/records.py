@@ -1,0 +1,155 @@
+"""Every check of the log that needs only two neighbouring entries and signatures. SPEC R*.
+
+Owns the judgement of a proposal, its results and its certificate; `entries.py` has the forms, which are passed
+on from here. Refuses to know how a record came about and what the update's bytes are.
+"""
+
+from intellectd.protocol.entries import (
+    VERSION,
+    Assignment,
+    BadRecord,
+    Blob,
+    Certificate,
+    Contribution,
+    Entry,
+    Head,
+    Member,
+    Pending,
+    Proposal,
+    Record,
+    Streams,
+    Vote,
+    blob_hash,
+    decode_entry,
+    record_hash,
+    transfer_id,
+)
+from intellectd.protocol.ids import NO_HASH, At, Ballot, encode
+from intellectd.protocol.manifest import float32_hex, outer_lr
+from intellectd.protocol.port import Crypto
+from intellectd.protocol.proposal import next_blob, next_voters, tokens_after
+from intellectd.protocol.quorum import is_majority, is_quorum
+
+
+def check_proposal(head: Head, record: Record, blob: Blob) -> None:
+    """Everything that follows from the head alone. Raises BadRecord naming the first thing that does not."""
+    config = head.config
+    _require(record.version == VERSION, f"record version {record.version}")
+    _require(record.run == head.run, "another run")
+    _require(At(record.generation, record.round, record.parent) == head.at, "does not follow the head")
+    _require(record.blob == blob_hash(blob), "blob hash")
+    _require(head.round >= 0 or record.state_digest == head.manifest.state_digest, "not the manifest's first state")
+    _require(record.codec == head.codec and record.next_codec == config.outer.codec, "codec")
+    _require(record.fragment == 0 and record.schedule == "ring", "schedule or fragment")
+    _require(record.optimizer == config.outer.optimizer, "outer optimizer")
+    _require(record.momentum == float32_hex(config.outer.momentum), "outer momentum")
+    _require(record.lr == float32_hex(outer_lr(config, max(1, len(blob.contributions)))), "outer learning rate")
+    _require(record.tokens_total == tokens_after(head, blob.contributions), "total of tokens")
+    _unique([c.peer for c in blob.contributions], "a contributor")
+    _unique([a.peer for a in blob.assignments], "an assignment")
+    _unique([str(a.slot) for a in blob.assignments], "a slot")
+    _unique(list(record.next_voters), "a voter")
+    _check_contributions(head, blob)
+    _check_update(head, record, blob)
+    _check_next(head, record, blob)
+
+
+def _check_contributions(head: Head, blob: Blob) -> None:
+    for contribution in blob.contributions:
+        if head.assignment(contribution.peer) is None:
+            raise BadRecord(f"{contribution.peer} contributed without being eligible")
+        allowed = head.allowed_streams(contribution.peer)
+        _require(contribution.tokens > 0, "a contribution without tokens")
+        _require(all(s in allowed for s in contribution.streams), f"{contribution.peer} used data that was not its own")
+        _unique([f"{s.round}/{s.slot}" for s in contribution.streams], "a stream")
+
+
+def _check_update(head: Head, record: Record, blob: Blob) -> None:
+    if blob.contributions:
+        members = [Member(c.peer, c.tokens, c.delta_root) for c in blob.contributions]
+        expected = transfer_id(head.at, members, record.schedule, record.codec)
+        _require(record.transfer == expected and record.update_root != NO_HASH, "transfer id")
+        _require(record.update_bytes == head.update_bytes, "size of the update")
+        _require(len(members) >= head.config.swarm.min_peers, "fewer members than min_peers")
+    else:
+        _require(record.transfer == NO_HASH and record.update_root == NO_HASH, "an update without contributions")
+        _require(record.update_bytes == 0 and len(blob.assignments) > 0, "an empty record that changes nothing")
+
+
+def _check_next(head: Head, record: Record, blob: Blob) -> None:
+    """Who is named is the leader's to say; which data they get and who may vote follows from that (R8-R11)."""
+    named = [a.peer for a in blob.assignments]
+    left = [c.peer for c in blob.contributions if c.peer not in named]
+    _require(blob == next_blob(head, blob.contributions, named, left), "the data of the next round")
+    known = [*head.voters, *(c.peer for c in blob.contributions), *(named if head.round == -1 else [])]
+    gone = [peer for peer in known if peer not in record.next_voters]
+    _require(record.next_voters == next_voters(head, blob.contributions, gone, named), "the next voters")
+
+
+def check_results(head: Head, proposal: Proposal, crypto: Crypto) -> None:
+    """R is signed by a majority of the members (SPEC A7). Raises BadRecord."""
+    members = [c.peer for c in proposal.blob.contributions]
+    if not members:
+        return
+    message = result_bytes(head.run, head.at, proposal.record.transfer, proposal.record.update_root)
+    listed = [v for v in proposal.results if v.voter in members]
+    signers = [v.voter for v in listed if crypto.verify(v.voter, message, v.signature)]
+    _require(is_majority(members, signers), "the result is not signed by a majority of its members")
+
+
+def check_entry(head: Head, entry: Entry, crypto: Crypto) -> None:
+    """The entry follows the head and a quorum of the head's voters signed it. Raises BadRecord."""
+    check_proposal(head, entry.record, entry.blob)
+    certificate = entry.certificate
+    _unique([v.voter for v in certificate.votes], "a vote")
+    message = accepted_bytes(head.run, head.at, certificate.ballot, record_hash(entry.record))
+    for vote in certificate.votes:
+        _require(vote.voter in head.voters, f"{vote.voter} has no vote")
+        _require(crypto.verify(vote.voter, message, vote.signature), f"the signature of {vote.voter} is false")
+    _require(is_quorum(head.voters, [v.voter for v in certificate.votes]), "the certificate is not signed by a quorum")
+
+
+def accepted_bytes(run: bytes, at: At, ballot: Ballot, record: bytes) -> bytes:
+    """What a voter signs when it accepts (SPEC A8)."""
+    return b"intellectd/1/accepted\0" + run + encode(at) + encode(ballot) + record
+
+
+def result_bytes(run: bytes, at: At, transfer: bytes, root: bytes) -> bytes:
+    """What a member signs when it holds the result of a transfer (SPEC C4)."""
+    return b"intellectd/1/result\0" + run + encode(at) + transfer + root
+
+
+def _require(condition: bool, what: str) -> None:
+    if not condition:
+        raise BadRecord(what)
+
+
+def _unique(names: list[str], what: str) -> None:
+    _require(len(dict.fromkeys(names)) == len(names), f"{what} is named twice")
+
+
+__all__ = [
+    "VERSION",
+    "Assignment",
+    "BadRecord",
+    "Blob",
+    "Certificate",
+    "Contribution",
+    "Entry",
+    "Head",
+    "Member",
+    "Pending",
+    "Proposal",
+    "Record",
+    "Streams",
+    "Vote",
+    "accepted_bytes",
+    "blob_hash",
+    "check_entry",
+    "check_proposal",
+    "check_results",
+    "decode_entry",
+    "record_hash",
+    "result_bytes",
+    "transfer_id",
+]

@@ -1,0 +1,252 @@
+"""One decision: which record follows the head. Routes its messages and news to the parts. SPEC A*.
+
+    Round ──▶ Voting ──▶ Acceptor    what this host owes as a voter; what it promised and accepted
+          ├─▶ Leading ─▶ Leader      the attempt it leads, if any; the answers to it
+          ├─▶ Exchange               its part in the transfers
+          └─▶ Attempts, Muster, Suspicion    when to try, with whom, and without whom
+
+One object a head; the next head gets a new one. Refuses to know how bytes move and how records are stored.
+"""
+
+from intellectd.protocol import limits
+from intellectd.protocol.catchup import Wanted
+from intellectd.protocol.context import Context
+from intellectd.protocol.decision import Decision, WrongSender
+from intellectd.protocol.effects import Note, Out, PersistVote, To
+from intellectd.protocol.entries import BadRecord, Entry, Head
+from intellectd.protocol.ids import Ballot
+from intellectd.protocol.leading import Leading
+from intellectd.protocol.membership import Membership
+from intellectd.protocol.messages import Abort, Accept, Accepted, Plan, Prepare, Promise, Ready, Refuse, Result
+from intellectd.protocol.readiness import Standing
+from intellectd.protocol.voting import Voting
+
+AboutRound = Prepare | Promise | Refuse | Plan | Result | Abort | Accept | Accepted
+
+
+class Round:
+    def __init__(
+        self,
+        context: Context,
+        head: Head,
+        membership: Membership,
+        now: float,
+        vote: PersistVote | None = None,
+        held: dict[bytes, bool] | None = None,
+    ) -> None:
+        self.context, self.head = context, head
+        self.parts = Decision(context, head, membership, now, vote, held if held is not None else {})
+        self.leading, self.voting = Leading(self.parts), Voting(self.parts)
+        self.finished = context.config.until.rounds is not None and head.round >= context.config.until.rounds
+        self.reason = "starting"
+        self.decided: Entry | None = None
+
+    # ---- what others see of it, and set
+
+    @property
+    def reducing(self) -> bytes | None:
+        """The transfer under way here."""
+        return self.parts.exchange.running
+
+    @property
+    def state_digest(self) -> bytes | None:
+        """Of the state after the head, once that is applied here."""
+        return self.parts.muster.state_digest
+
+    @property
+    def wanted(self) -> Wanted | None:
+        """The update that a vote waits for."""
+        return self.voting.wanted
+
+    def standing(self, now: float) -> Standing:
+        return self.parts.muster.standing(now)
+
+    def tell(self, own_ready: Ready | None, able: bool, leaving: bool, abstains: bool) -> None:
+        """What the node knows of this host."""
+        muster = self.parts.muster
+        muster.own_ready, muster.able, muster.leaving = own_ready, able, leaving
+        self.parts.acceptor.abstains = abstains
+
+    def take_divergence(self) -> bool:
+        """Has it shown that this host stands on another state than the agreed one? Asked once."""
+        diverged, self.parts.diverged = self.parts.diverged, False
+        if diverged:
+            self.parts.muster.state_digest = None
+        return diverged
+
+    # ---- time
+
+    def evaluate(self, now: float) -> list[Out]:
+        """Everything that time or news may have made due."""
+        parts = self.parts
+        if self.decided is not None or self.finished:
+            self.reason = "the run is finished" if self.finished else "decided"
+            return []
+        out = self.leading.evaluate(now)
+        if not parts.acceptor.votes or self.state_digest is None:
+            self.reason = self._why_no_voter()
+            return out
+        may, self.reason = parts.may_start(now)
+        parts.attempts.startable(may, now)
+        if out or not may or self.leading.attempt is not None or parts.diverged:
+            return out
+        alive = dict.fromkeys(parts.alive_voters(now))
+        if parts.attempts.my_turn(parts.acceptor.promised, alive.__contains__, now):
+            return self.leading.begin(self.reason, now)
+        return []
+
+    def deadline(self, now: float) -> float:
+        """When `evaluate` has something to do again without news."""
+        if self.decided is not None or self.finished:
+            return float("inf")
+        parts = self.parts
+        ends = [parts.muster.deadline(now), parts.attempts.deadline(now)]
+        ends += [parts.suspicion.deadline(now), self.leading.deadline(now)]
+        return min((at for at in ends if at > now), default=float("inf"))
+
+    def _why_no_voter(self) -> str:
+        if self.state_digest is None:
+            return "catching up"
+        if self.parts.acceptor.abstains:
+            return "this host's votes are lost; it votes again when the others have named it anew"
+        return "not a voter"
+
+    # ---- messages; the caller has checked that they are about this decision
+
+    def take(self, sender: str, message: AboutRound, now: float) -> list[Out]:  # noqa: PLR0911 - one line a message
+        """Raises WrongSender or BadRecord: the sender's fault."""
+        match message:
+            case Prepare():
+                return self.on_prepare(sender, message, now)
+            case Promise():
+                return self.on_promise(sender, message, now)
+            case Refuse():
+                return self.leading.on_refuse(sender, message, now)
+            case Plan():
+                return self.on_plan(sender, message, now)
+            case Result():
+                return self.leading.on_result(sender, message, now)
+            case Abort():
+                return self.on_abort(sender, message, now)
+            case Accept():
+                return self.on_accept(sender, message, now)
+            case Accepted():
+                return self.on_accepted(sender, message, now)
+
+    def on_prepare(self, sender: str, message: Prepare, now: float) -> list[Out]:
+        self.parts.rightful(sender, message.ballot)
+        if not self.parts.acceptor.votes or self.finished:
+            return []
+        out = self.voting.on_prepare(sender, message, now)
+        if self.parts.acceptor.promised == message.ballot:
+            self._follow(message.ballot, now)
+        return out
+
+    def on_promise(self, sender: str, message: Promise, now: float) -> list[Out]:
+        self.leading.on_promise(sender, message, now)
+        return []
+
+    def on_plan(self, sender: str, message: Plan, now: float) -> list[Out]:
+        self.parts.rightful(sender, message.ballot)
+        self.parts.exchange.check(message)
+        stale = self.parts.acceptor.refuse_stale(message.ballot)
+        if stale or self.context.peer not in [m.peer for m in message.members]:
+            return stale
+        self._follow(message.ballot, now)
+        return self.parts.exchange.follow(message, self.parts.muster.own_ready)
+
+    def on_abort(self, sender: str, message: Abort, now: float) -> list[Out]:
+        """Somebody's transfer failed: stop ours, leave the suspect out, and let the next leader try (A10)."""
+        if self._past_transfer(message.ballot):
+            return []  # a majority has the result: who lost it fetches it
+        members = self._members(message.ballot)
+        if sender not in members:
+            return []
+        return self._aborted(sender, message.suspect if message.suspect in members else None, message, now)
+
+    def on_accept(self, sender: str, message: Accept, now: float) -> list[Out]:
+        self.parts.rightful(sender, message.ballot)
+        if not self.parts.acceptor.votes or self.decided is not None:
+            return []
+        refused = self.voting.on_accept(message)
+        if refused:
+            return refused
+        self._follow(message.ballot, now)
+        return self.voting.vote(now)
+
+    def on_accepted(self, sender: str, message: Accepted, now: float) -> list[Out]:
+        self.decided = self.decided or self.leading.on_accepted(sender, message, now)
+        return []
+
+    # ---- news from this host
+
+    def on_applied(self, digest: bytes, now: float) -> list[Out]:
+        """The state stands at the head, with this digest."""
+        self.parts.muster.state_digest = digest
+        owed = self.voting.owed_prepare()
+        out = self.on_prepare(owed.ballot.leader, owed, now) if owed else []
+        return out + self.voting.vote(now)
+
+    def on_transfer_moved(self, transfer: bytes, now: float) -> None:
+        if transfer == self.reducing:
+            self.parts.attempts.moved(now)
+
+    def on_peer_moved(self, peer: str, transfer: bytes, done_bytes: int, now: float) -> None:
+        if self.parts.exchange.peer_moved(peer, transfer, done_bytes, self.leading.members()):
+            self.parts.attempts.moved(now)
+
+    def on_transfer_ended(self, transfer: bytes, root: bytes, update_bytes: int, now: float) -> list[Out]:
+        out = self.parts.exchange.ended(transfer, root, update_bytes)
+        if out:
+            self.parts.attempts.moved(now)
+        return [*out, *self.voting.vote(now)]
+
+    def on_transfer_broke(
+        self, transfer: bytes, suspect: str | None, silent: bool, reason: str, now: float
+    ) -> list[Out]:
+        plan = self.parts.exchange.plan
+        if plan is None or transfer != self.reducing:
+            return []
+        self.parts.exchange.leave()
+        if self._past_transfer(plan.ballot):
+            return []  # the others finished it: no reason to abort, the bytes can be fetched
+        message = Abort(self.head.at, plan.ballot, suspect, silent, reason[: limits.TEXT_CHARS_MAX // 2])
+        told = dict.fromkeys([*(m.peer for m in plan.members), *self.head.voters, plan.ballot.leader])
+        out: list[Out] = [To(peer, message) for peer in told if peer != self.context.peer]
+        return [*out, *self._aborted(self.context.peer, suspect, message, now)]
+
+    def on_update_held(self, now: float) -> list[Out]:
+        return self.voting.vote(now)
+
+    # ---- inside
+
+    def _aborted(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
+        parts = self.parts
+        if suspect != self.context.peer:
+            stale = suspect is not None and parts.members.heard_s(suspect, now) > 2 * parts.timers.beacon_s
+            parts.suspicion.accuse(accuser, suspect, message.silent, stale, now)
+        self.leading.aborted(message.ballot)
+        parts.attempts.failed(message.ballot.attempt, now)
+        note = Note("transfer_aborted", f"attempt {message.ballot.attempt}: {message.reason}", "warning")
+        return [note, *parts.exchange.stop()]
+
+    def _members(self, ballot: Ballot) -> list[str]:
+        """Who takes part in this ballot's transfer, as far as it is known here."""
+        plan = self.parts.exchange.plan
+        if plan is not None and plan.ballot == ballot:
+            return [m.peer for m in plan.members]
+        if ballot == self.parts.acceptor.promised and not self.leading.members(ballot):
+            return [a.peer for a in self.head.blob.assignments]  # a voter outside the ring knows no plan
+        return [m.peer for m in self.leading.members(ballot)]
+
+    def _past_transfer(self, ballot: Ballot) -> bool:
+        """This ballot's transfer has its result: it is being voted on."""
+        return self.leading.is_voting_on(ballot) or self.voting.is_voting_on(ballot)
+
+    def _follow(self, ballot: Ballot, now: float) -> None:
+        """A ballot at least as high as ours is under way."""
+        self.parts.attempts.follow(ballot, now)
+        self.leading.follow(ballot)
+
+
+__all__ = ["BadRecord", "Round", "WrongSender"]

@@ -1,0 +1,41 @@
+"""Whom the next plan of a round leaves out, and for how long. SPEC A10.
+
+Owns the accusations of one decision. Suspicion is free and it ends by itself: a peer left out for good would stop
+a run that needs it. Refuses to know transfers and ballots.
+"""
+
+from intellectd.protocol import limits
+from intellectd.protocol.manifest import Timers
+
+
+class Suspicion:
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
+        self._accused: dict[str, int] = {}
+        self._accusing: dict[str, int] = {}
+        self._times: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    def accuse(self, accuser: str, suspect: str | None, silent: bool, stale: bool, now: float) -> None:
+        """`silent`: no progress in time, which needs a second witness, because a stall upstream looks like a silent
+        neighbour: a `stale` beacon or a second accusation. Otherwise the connection itself named the peer."""
+        self._accusing[accuser] = self._accusing.get(accuser, 0) + 1
+        if self._accusing[accuser] > limits.ACCUSATIONS_MAX:
+            self._exclude(accuser, now)  # whoever sees every transfer fail is what they have in common
+        if suspect is None:
+            return
+        self._accused[suspect] = self._accused.get(suspect, 0) + 1
+        if not silent or stale or self._accused[suspect] > 1:
+            self._exclude(suspect, now)
+
+    def excluded(self, peer: str, now: float) -> bool:
+        return now < self._until.get(peer, float("-inf"))
+
+    def deadline(self, now: float) -> float:
+        """When the next one is let in again."""
+        return min((at for at in self._until.values() if at > now), default=float("inf"))
+
+    def _exclude(self, peer: str, now: float) -> None:
+        times = self._times[peer] = self._times.get(peer, 0) + 1
+        longer = 2 ** min(times - 1, limits.EXCLUSION_DOUBLINGS_MAX)
+        self._until[peer] = now + self._timers.suspect_s * longer

@@ -1,0 +1,264 @@
+"""Rings that work: every size, both codecs, in one process and between two, whoever comes first."""
+
+import itertools
+import math
+import mmap
+import multiprocessing
+import multiprocessing.connection
+
+import pytest
+import torch
+
+from intellectd.daemon.bulk.engine import Engine
+from intellectd.daemon.bulk.errors import WireError
+from intellectd.daemon.bulk.interface import BulkEvent, Endpoint, RingJob, TransferDone, TransferFailed
+from intellectd.daemon.bulk.ring_state import RingBuffers, RingState, plan_of
+from intellectd.daemon.bulk.transfer import Transfer
+from intellectd.daemon.bulk.wire import HEADER_BYTES, Kind, RingRequest, decode_header, encode_request
+from intellectd.kernels import ops
+from intellectd.kernels.codec import codec_by_name
+from tests.daemon.bulk_swarm import (
+    EVENT_S,
+    Events,
+    Outsider,
+    RingCase,
+    decoded,
+    mean,
+    park,
+    read_exactly,
+    swarm,
+    transfer_id,
+    trust_all,
+)
+
+# torch says so once a process; pytest undoes the filter that kernels.ops has for it.
+pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+
+# The error of int8 against the exact mean, in units of the largest element's step: half a step for each of the
+# members' own encodings is common to both sides, so what counts is one re-encoding a hop.
+STEPS_PER_HOP = 0.5
+
+
+def run_ring(engines: dict[str, Engine], case: RingCase) -> list[TransferDone]:
+    events = {member: case.start(engines[member], member) for member in case.members}
+    return [events[member].done() for member in case.members]
+
+
+@pytest.mark.parametrize("codec", ["int8", "fp32"])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_all_members_get_the_same_mean(count: int, codec: str) -> None:
+    members = tuple(f"peer{i}" for i in range(count))
+    # Not a multiple of a group, and two chunks to a slice in the smaller rings.
+    case = RingCase(members, codec, elements=40 * 16384 + 256 * 7)
+    before = [bytes(delta) for delta in case.deltas]
+    with swarm(*members) as engines:
+        ends = run_ring(engines, case)
+    assert all(out == case.outs[0] for out in case.outs)
+    assert [bytes(delta) for delta in case.deltas] == before
+    exact = mean(codec, case.elements, case.deltas, case.weights)
+    error = (decoded(codec, case.elements, case.outs[0]).double() - exact).abs().max().item()
+    if codec == "fp32":
+        assert error < 4 * count * torch.finfo(torch.float32).eps * exact.abs().max().item()
+    else:
+        # A partial sum is at most about as large as what it adds up; divided, a step of it is a step of the mean.
+        largest = max(decoded(codec, case.elements, delta).abs().max().item() for delta in case.deltas)
+        assert error < STEPS_PER_HOP * count * largest / 127
+    # What one sends, headers and all, is what its neighbour receives.
+    assert [end.sent_bytes for end in ends] == [ends[(i + 1) % count].received_bytes for i in range(count)]
+    assert ends[0].sent_bytes > 2 * (count - 1) / count * len(case.outs[0]) * 0.9
+
+
+@pytest.mark.parametrize("codec", ["int8", "fp32"])
+def test_a_ring_of_one_is_the_same_arithmetic(codec: str) -> None:
+    case = RingCase(("alone",), codec)
+    with swarm("alone") as engines:
+        events = case.start(engines["alone"], "alone")
+        end = events.done()
+    assert (end.sent_bytes, end.received_bytes) == (0, 0)
+    assert events.progress[-1].done_bytes == events.progress[-1].total_bytes == len(case.outs[0])
+    expected = bytearray(len(case.outs[0]))
+    own, weight = ops.as_bytes(case.deltas[0]), case.weights[0]
+    assert ops.ring_hop(codec_by_name(codec), None, own, weight, weight, ops.as_bytes(expected))
+    assert case.outs[0] == expected
+
+
+def test_more_members_than_groups() -> None:
+    members = ("a", "b", "c", "d")
+    case = RingCase(members, elements=256)  # three of four slices are empty
+    with swarm(*members) as engines:
+        run_ring(engines, case)
+    assert case.outs[0] == case.outs[1] == case.outs[2] == case.outs[3] != bytes(len(case.outs[0]))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("a", "b", "c"))))
+def test_members_start_in_any_order(order: tuple[str, ...]) -> None:
+    case = RingCase(("a", "b", "c"), elements=256 * 64)
+    with swarm("a", "b", "c") as engines:
+        events = {member: case.start(engines[member], member) for member in order}
+        for member in order:
+            events[member].done()
+    assert case.outs[0] == case.outs[1] == case.outs[2]
+
+
+def test_two_rings_and_again_under_the_same_id() -> None:
+    members = ("a", "b", "c")
+    with swarm(*members) as engines:
+        first, second = RingCase(members), RingCase(("c", "b", "a"), name="other")
+        running = [case.start(engines[member], member) for case in (first, second) for member in members]
+        for events in running:
+            events.done()
+        again = RingCase(members)
+        run_ring(engines, again)
+    assert again.outs == first.outs
+    assert second.outs[0] == second.outs[2]
+
+
+def test_a_left_neighbour_that_comes_before_the_plan_is_kept_waiting() -> None:
+    case = RingCase(("engine", "outsider"))
+    with swarm("engine") as engines, Outsider("outsider") as outsider:
+        trust_all(engines, outsider=outsider.endpoint)
+        parked = park(outsider, engines["engine"], case.name)
+        case.start(engines["engine"], "engine")
+        assert decode_header(read_exactly(parked, HEADER_BYTES)).kind == Kind.GO
+
+
+def test_a_connection_left_over_from_an_earlier_attempt_is_passed_over() -> None:
+    case = RingCase(("engine", "outsider"))
+    with swarm("engine") as engines, Outsider("outsider") as outsider:
+        trust_all(engines, outsider=outsider.endpoint)
+        park(outsider, engines["engine"], case.name).close()
+        case.start(engines["engine"], "engine")
+        request = encode_request(RingRequest(transfer_id(case.name)))
+        later = outsider.dial(engines["engine"].endpoint, request)
+        assert decode_header(read_exactly(later, HEADER_BYTES)).kind == Kind.GO
+
+
+def test_an_attempt_after_an_aborted_one_under_the_same_id() -> None:
+    members = ("a", "b", "c")
+    with swarm(*members) as engines:
+        first = RingCase(members)
+        running = {member: first.start(engines[member], member) for member in ("a", "b")}
+        for member, events in running.items():
+            engines[member].abort(transfer_id(first.name))
+            assert events.failed().suspect is None
+        case = RingCase(members)
+        run_ring(engines, case)
+    assert case.outs[0] == case.outs[1] == case.outs[2]
+
+
+def test_progress_grows_to_all_that_is_received() -> None:
+    case = RingCase(("a", "b"))
+    with swarm("a", "b") as engines:
+        events = {member: case.start(engines[member], member) for member in case.members}
+        ends = [events[member].done() for member in case.members]
+    reports = events["a"].progress
+    assert reports and [report.done_bytes for report in reports] == sorted(report.done_bytes for report in reports)
+    assert {report.total_bytes for report in reports} == {2 * len(case.outs[0])}
+    assert len(case.outs[0]) <= reports[-1].done_bytes <= reports[-1].total_bytes <= 2 * ends[0].sent_bytes
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_no_view_of_the_buffers_is_left_when_the_end_is_reported(ends_well: bool) -> None:
+    case = RingCase(("a", "b"))
+    memory = mmap.mmap(-1, 2 * len(case.outs[0]))
+    half = len(case.outs[0])
+    memory[:half] = bytes(case.deltas[0])
+    whole = memoryview(memory)
+    own, out = whole[:half].toreadonly(), whole[half:]
+    ended = Events()
+
+    def on_event(event: BulkEvent) -> None:
+        if isinstance(event, (TransferDone, TransferFailed)):
+            own.release(), out.release(), whole.release()
+            memory.close()  # BufferError if anything in the engine still looks at it
+            ended(event)
+
+    with swarm("a", "b") as engines:
+        engines["a"].start_ring(
+            RingJob(transfer_id(case.name), case.members, case.weights, "int8", case.elements, own, out, 9.0, 9.0),
+            on_event,
+        )
+        if ends_well:
+            case.start(engines["b"], "b").done()
+            ended.done()
+        else:
+            engines["a"].abort(transfer_id(case.name))
+            ended.failed()
+    assert memory.closed
+
+
+def test_a_result_may_not_overwrite_a_partial_sum_that_has_not_left() -> None:
+    case = RingCase(("a", "b"), stall_s=0.05)
+    job = case.job("a")
+    plan = plan_of(job, "a")
+    state = RingState(plan, RingBuffers(plan, job.own, job.out), Transfer(job.transfer_id, 0.05, 9.0, Events()))
+    with pytest.raises(WireError, match="lacks this host's part"):
+        state.await_sent(plan.chunks[-1])
+    state.mark_sent(plan.chunks[-1])
+    state.await_sent(plan.chunks[-1])
+    state.transfer.thread_ends()
+    state.to_send.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"members": ("a", "a")}, "distinct"),
+        ({"members": ("b", "c")}, "include this host"),
+        ({"weights": (1.0,)}, "as many weights"),
+        ({"weights": (1.0, math.nan)}, "finite"),
+        ({"weights": (0.0, 0.0)}, "not all 0"),
+        ({"codec": "int3"}, "unknown codec"),
+        ({"elements": 512}, "512 elements"),
+        ({"out": memoryview(bytes(260_000))}, "read-only"),
+        ({"stall_s": 0.0}, "above 0"),
+        ({"transfer_id": b"short"}, "32 bytes"),
+    ],
+)
+def test_a_job_that_does_not_fit_together_is_refused_at_once(change: dict[str, object], words: str) -> None:
+    fields = {**vars(RingCase(("a", "b")).job("a")), **change}
+    with swarm("a") as engines, pytest.raises(ValueError, match=words):
+        engines["a"].start_ring(RingJob(**fields), Events())
+
+
+def other_process(pipe: multiprocessing.connection.Connection, members: tuple[str, ...], me: str) -> None:
+    """A member in a process of its own: takes part in one ring after another until told to stop."""
+    engine = Engine(me, "127.0.0.1:0")
+    pipe.send(engine.endpoint)
+    engine.trust(pipe.recv())
+    while name := pipe.recv():
+        case = RingCase(members, name=name)
+        case.start(engine, me).done()
+        pipe.send_bytes(case.outs[members.index(me)])
+    engine.close()
+
+
+def test_a_ring_between_processes_and_one_of_them_is_killed() -> None:
+    members = ("a", "b", "other")
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=other_process, args=(there, members, "other"))
+    process.start()
+    try:
+        with swarm("a", "b") as engines:
+            assert here.poll(EVENT_S)
+            endpoint = here.recv()
+            assert isinstance(endpoint, Endpoint)
+            trust_all(engines, other=endpoint)
+            here.send({peer: engine.endpoint for peer, engine in engines.items()})
+            case = RingCase(members)
+            here.send(case.name)
+            events = {member: case.start(engines[member], member) for member in ("a", "b")}
+            events["a"].done(), events["b"].done()
+            assert here.poll(EVENT_S) and here.recv_bytes() == case.outs[0] == case.outs[1]
+
+            # b does not start this one, so that it cannot end before the other process does.
+            second = RingCase(members, name="second")
+            here.send(second.name)
+            waiting = second.start(engines["a"], "a")
+            waiting.next_progress()  # something has come from the other process
+            process.kill()
+            failure = waiting.failed()
+            assert (failure.suspect, failure.silent) == ("other", False)
+    finally:
+        process.kill()
+        process.join(EVENT_S)

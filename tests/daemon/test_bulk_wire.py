@@ -1,0 +1,121 @@
+"""daemon/bulk/wire.py: what is written is read back, and any other bytes give WireError."""
+
+import contextlib
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intellectd.daemon.bulk import wire
+from intellectd.daemon.bulk.errors import WireError
+from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, REQUEST_BYTES_MAX
+from intellectd.daemon.bulk.wire import GetRequest, Header, Kind, RingRequest
+
+RANGES = st.integers(0, wire.LENGTH_MAX)
+NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=100)
+VALID = st.one_of(
+    st.builds(RingRequest, st.binary(min_size=32, max_size=32)), st.builds(GetRequest, NAMES, RANGES, RANGES)
+)
+
+
+def framed(body: object) -> bytes:
+    raw: bytes = msgpack.packb(body)
+    return raw
+
+
+@given(VALID)
+def test_requests_come_back(request: RingRequest | GetRequest) -> None:
+    raw = wire.encode_request(request)
+    prefix, body = raw[: wire.REQUEST_PREFIX.size], raw[wire.REQUEST_PREFIX.size :]
+    assert wire.request_length(prefix) == len(body)
+    assert wire.decode_request(body) == request
+
+
+@given(st.binary(max_size=REQUEST_BYTES_MAX))
+def test_any_bytes_are_a_request_or_a_wire_error(raw: bytes) -> None:
+    with contextlib.suppress(WireError):
+        wire.decode_request(raw)
+
+
+SCALARS = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.binary() | NAMES
+
+
+@given(st.dictionaries(st.sampled_from(["v", "op", "transfer", "object", "offset", "length", "x"]), SCALARS))
+def test_any_map_is_a_request_or_a_wire_error(body: dict[str, object]) -> None:
+    for named in ({}, {"v": 1, "op": "get"}, {"v": 1, "op": "ring"}):
+        try:
+            request = wire.decode_request(framed(body | named))
+        except WireError:
+            continue
+        assert isinstance(request, RingRequest | GetRequest) and body | named == body | {
+            "v": 1,
+            "op": (body | named)["op"],
+        }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"v": 1, "op": "ring", "transfer": b"short"},
+        {"v": 1, "op": "ring", "transfer": "a" * 32},
+        {"v": 1, "op": "put", "object": "x", "offset": 0, "length": 1},
+        {"v": 1, "op": "get", "object": "x", "offset": -1, "length": 1},
+        {"v": 1, "op": "get", "object": "x", "offset": 0, "length": -1},
+        {"v": 1, "op": "get", "object": "x", "offset": 0, "length": 2**63},
+        {"v": 1, "op": "get", "object": "x", "offset": 0.0, "length": 1},
+        {"v": 1, "op": "get", "object": "", "offset": 0, "length": 1},
+        {"v": 1, "op": "get", "object": "x" * (OBJECT_NAME_BYTES_MAX + 1), "offset": 0, "length": 1},
+        {"op": "ring", "transfer": b"t" * 32},
+        [1, 2, 3],
+    ],
+)
+def test_requests_of_the_wrong_form_are_refused(body: object) -> None:
+    with pytest.raises(WireError):
+        wire.decode_request(framed(body))
+
+
+def test_another_version_is_named() -> None:
+    with pytest.raises(WireError, match="version 2; this host speaks 1"):
+        wire.decode_request(framed({"v": 2, "op": "ring", "transfer": b"t" * 32}))
+
+
+def test_a_request_as_long_as_memory_is_refused_by_its_length() -> None:
+    with pytest.raises(WireError, match="at most 1024"):
+        wire.request_length(b"\xff\xff")
+    with pytest.raises(WireError):
+        wire.request_length(b"\0\0")
+
+
+def test_an_object_name_that_does_not_fit_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(ValueError, match="1 to 512 bytes"):
+        wire.encode_request(GetRequest("x" * 513, 0, 1))
+
+
+@given(
+    st.builds(
+        Header, st.sampled_from(Kind), st.integers(0, 255), st.integers(0, 65535), st.integers(0, 2**32 - 1), RANGES
+    )
+)
+def test_headers_come_back(header: Header) -> None:
+    assert wire.decode_header(wire.encode_header(header)) == header
+
+
+@given(st.binary(min_size=wire.HEADER_BYTES, max_size=wire.HEADER_BYTES))
+def test_any_header_is_known_or_a_wire_error(raw: bytes) -> None:
+    try:
+        wire.decode_header(raw)
+    except WireError:
+        assert raw[0] not in list(Kind)
+
+
+def test_an_abort_names_its_suspect_or_nobody() -> None:
+    frame = wire.encode_abort("12D3KooWx", silent=True)
+    header = wire.decode_header(frame[: wire.HEADER_BYTES])
+    assert (header.kind, header.flag, wire.abort_length(header)) == (Kind.ABORT, 1, 9)
+    assert wire.decode_suspect(frame[wire.HEADER_BYTES :]) == "12D3KooWx"
+    assert len(wire.encode_abort(None, silent=False)) == wire.HEADER_BYTES
+    with pytest.raises(WireError):
+        wire.abort_length(Header(Kind.ABORT, length=2**40))
+    with pytest.raises(WireError):
+        wire.decode_suspect(b"\xff\xfe")

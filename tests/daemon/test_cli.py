@@ -1,0 +1,261 @@
+"""The command line against a real control socket: words, JSON and exit codes."""
+
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from intellectd.daemon.cli.main import main
+from intellectd.daemon.control import ControlError
+from tests.daemon.fake_answers import ADDRESS, PEER, RUN_ID, Answers, run_status, serving, status_answer
+
+NO_SUCH_RUN = ControlError("no_such_run", "this host is not in that run", "`intellectd runs` lists its runs")
+Cli = Callable[..., Awaitable[tuple[int, str, str]]]
+
+
+@pytest.fixture
+def answers() -> Answers:
+    return Answers()
+
+
+@pytest.fixture
+def cli(answers: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs the command against a daemon that gives the answers; (exit code, stdout, stderr)."""
+
+    async def run(*words: str) -> tuple[int, str, str]:
+        path = tmp_path / "s.sock"
+        async with serving(answers, path):
+            code = await trio.to_thread.run_sync(main, [*words, "--socket", str(path)])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+async def test_status_tells_of_the_host_and_its_runs(cli: Cli, answers: Answers) -> None:
+    answers.give("status", status_answer(run_status()))
+    code, out, err = await cli("status")
+    assert (code, err) == (0, "")
+    assert f"peer      {PEER}\n" in out
+    assert "up        2 h 3 min\n" in out
+    assert f"address   {ADDRESS}\n" in out
+    assert "state     training\n" in out
+    assert "round     5 of 14\n" in out
+    assert "loss      2.346 held-out, 2.500 training\n" in out
+    assert "12.3k tokens/s here, 1.2M tokens in all, 8.2 s an outer step" in out
+    assert RUN_ID not in out  # over a shoulder or in a screenshot it would admit
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [
+        ("training", 0),
+        ("reducing", 0),
+        ("catching-up", 0),
+        ("finished", 0),
+        ("waiting", 4),
+        ("halted", 4),
+        ("joining", 4),
+        ("creating", 4),
+    ],
+)
+async def test_status_says_by_exit_code_whether_every_run_goes_on(
+    state: str, code: int, cli: Cli, answers: Answers
+) -> None:
+    answers.give("status", status_answer(run_status(), run_status(state=state, reason="quorum is gone")))
+    exit_code, out, _ = await cli("status")
+    assert exit_code == code
+    assert f"state     {state}: quorum is gone" in out
+
+
+async def test_status_of_a_host_in_no_run_says_what_to_do(cli: Cli, answers: Answers) -> None:
+    answers.give("status", status_answer())
+    code, _, err = await cli("status")
+    assert code == 4
+    assert "in no run" in err
+    assert "intellectd join" in err
+
+
+async def test_status_shows_how_far_a_catch_up_is_and_warnings(cli: Cli, answers: Answers) -> None:
+    catchup = {"bytes": 25_000_000, "total_bytes": 100_000_000, "seconds": 5.0, "rate": 5e6}
+    warnings = ["losing this host loses the run: nobody else has its state"]
+    run = run_status(state="catching-up", catchup=catchup, round=2, head_round=9, warnings=warnings)
+    answers.give("status", status_answer(run))
+    _, out, _ = await cli("status")
+    assert "state     catching-up: 25 % of 100.0 MB at 5.0 MB/s\n" in out
+    assert "round     2 of 14, the head is 9\n" in out
+    assert "warning   losing this host loses the run" in out
+
+
+async def test_status_warns_of_a_daemon_of_another_version(cli: Cli, answers: Answers) -> None:
+    answers.give("status", status_answer(run_status(), version="9.9.9"))
+    code, _, err = await cli("status")
+    assert code == 0
+    assert "the daemon is 9.9.9: restart the daemon" in err
+
+
+async def test_what_an_older_daemon_leaves_out_is_a_dash(cli: Cli, answers: Answers) -> None:
+    answers.give("status", {"peer": PEER, "runs": [{"state": "training", "name": "old"}]})
+    answers.give("runs", {"runs": [{"state": "training", "name": "old"}]})
+    answers.give("peers", {"peers": [{"peer": PEER}]})
+    assert "loss      - held-out, - training" in (await cli("status"))[1]
+    assert (await cli("runs"))[0] == 0
+    assert (await cli("peers"))[0] == 0
+
+
+async def test_a_hostile_peers_text_does_not_drive_the_terminal(cli: Cli, answers: Answers) -> None:
+    peer = {"peer": PEER, "state": "alive", "version": "\x1b[2Jgone\r\n", "addresses": [ADDRESS], "head_round": 5}
+    answers.give("peers", {"peers": [peer]})
+    _, out, _ = await cli("peers")
+    assert "\x1b" not in out
+    assert len(out.splitlines()) == 2
+
+
+async def test_runs_and_peers_are_aligned_tables(cli: Cli, answers: Answers) -> None:
+    peer = {
+        "peer": PEER,
+        "addresses": [ADDRESS],
+        "state": "alive",
+        "head_round": 5,
+        "role": "voter",
+        "round_trip_s": 0.0123,
+        "version": "0.1.0",
+        "runs": ["mini"],
+    }
+    answers.give("runs", {"runs": [run_status()]})
+    answers.give("peers", {"peers": [peer, {**peer, "state": "suspect", "round_trip_s": None}]})
+    _, runs_out, _ = await cli("runs")
+    assert runs_out.splitlines()[1].split() == ["mini", "training", "5", "of", "14", "2", "2.346", "12.3k", RUN_ID]
+    _, out, _ = await cli("peers")
+    header, first, second = out.splitlines()
+    assert first.index("alive") == second.index("suspect") == header.index("STATE")
+    assert first.split() == [PEER, "alive", "voter", "5", "12", "ms", "0.1.0", "/ip4/127.0.0.1/tcp/4001"]
+
+
+@pytest.mark.parametrize("verb", ["status", "runs", "peers", "metrics"])
+async def test_json_is_one_object_on_stdout_with_a_schema(verb: str, cli: Cli, answers: Answers) -> None:
+    given = {
+        "status": status_answer(run_status()),
+        "runs": {"runs": [run_status()]},
+        "peers": {"peers": []},
+        "metrics": {"text": "# HELP\n"},
+    }[verb]
+    answers.give(verb, given)
+    code, out, _ = await cli(verb, "--json")
+    assert code == 0
+    assert json.loads(out) == {"schema": 1, **given}
+    assert len(out.splitlines()) == 1
+
+
+async def test_metrics_are_printed_as_prometheus_reads_them(cli: Cli, answers: Answers) -> None:
+    answers.give("metrics", {"text": "# HELP a b\na 1\n"})
+    assert await cli("metrics") == (0, "# HELP a b\na 1\n", "")
+
+
+async def test_init_prints_what_to_copy_and_what_to_back_up(cli: Cli, answers: Answers, tmp_path: Path) -> None:
+    join_line = f"intellectd join {RUN_ID} --peer {ADDRESS}"
+    given = {"run_id": RUN_ID, "join_line": join_line, "owner_key_path": "/state/owner.key", "warning": "back it up"}
+    answers.give("init", given)
+    (tmp_path / "run.toml").write_text('name = "mini"\n')
+    code, out, err = await cli("init", str(tmp_path / "run.toml"))
+    assert code == 0
+    assert f"run id     {RUN_ID}\n" in out
+    assert f"join with  {join_line}\n" in out
+    assert "owner key  /state/owner.key\n" in out
+    assert "warning    back it up\n" in out
+    assert "may take a minute" in err
+    assert answers.asked == [{"op": "init", "toml": 'name = "mini"\n'}]
+    _, out, _ = await cli("init", str(tmp_path / "run.toml"), "--json")
+    assert json.loads(out) == {"schema": 1, **given}
+
+
+async def test_join_asks_once_and_says_how_to_go_on(cli: Cli, answers: Answers) -> None:
+    answers.give("join", {"run_id": RUN_ID, "state": "joining"})
+    code, out, err = await cli("join", RUN_ID.upper(), "--peer", ADDRESS)
+    assert (code, out) == (0, "joined, and after every restart again: joining\n")
+    assert "intellectd status" in err
+    assert answers.asked == [{"op": "join", "run_id": RUN_ID, "peers": [ADDRESS]}]
+
+
+async def test_join_wait_shows_progress_until_synced(cli: Cli, answers: Answers) -> None:
+    catchup = {"bytes": 50, "total_bytes": 100, "seconds": 1.0, "rate": 50.0}
+    answers.give("join", {"run_id": RUN_ID, "state": "joining"})
+    answers.give(
+        "wait",
+        {"reached": False, "run": run_status(state="joining", round=0)},
+        {"reached": False, "run": run_status(state="catching-up", round=0, catchup=catchup)},
+        {"reached": True, "run": run_status()},
+    )
+    code, out, err = await cli("join", RUN_ID, "--wait")
+    assert (code, out) == (0, "")
+    assert err.splitlines() == [
+        "round 0  joining",
+        "round 0  catching-up: 50 % of 100 B at 50 B/s",
+        "round 5  training",
+    ]
+    assert [request.get("for") for request in answers.asked] == [None, "synced", "synced", "synced"]
+
+
+async def test_wait_that_runs_out_of_time_answers_124(cli: Cli, answers: Answers) -> None:
+    answers.give("wait", {"reached": False, "run": run_status(state="waiting", reason="2 of 4 peers")})
+    code, out, err = await cli("wait", RUN_ID, "--for", "round=9", "--timeout", "0", "--json")
+    assert code == 124
+    assert json.loads(out)["reached"] is False
+    assert "not round=9 after 0 s: waiting: 2 of 4 peers" in err
+    assert answers.asked == [{"op": "wait", "run_id": RUN_ID, "for": "round=9", "timeout_s": 0.05}]
+
+
+async def test_waiting_for_a_run_that_halts_ends_at_once(cli: Cli, answers: Answers) -> None:
+    answers.give("wait", {"reached": False, "run": run_status(state="halted", reason="digests differ")})
+    code, _, err = await cli("wait", RUN_ID)
+    assert code == 4
+    assert "digests differ" in err
+
+
+@pytest.mark.parametrize("verb", [["leave", RUN_ID], ["wait", RUN_ID], ["checkpoint", "export", RUN_ID, "out"]])
+async def test_a_run_this_host_is_not_in_answers_4(verb: list[str], cli: Cli, answers: Answers) -> None:
+    for op in ("leave", "wait", "export"):
+        answers.give(op, NO_SUCH_RUN)
+    code, out, err = await cli(*verb)
+    assert (code, out) == (4, "")
+    assert err == "intellectd: this host is not in that run\n  `intellectd runs` lists its runs\n"
+
+
+async def test_leave_says_what_stays(cli: Cli, answers: Answers) -> None:
+    answers.give("leave", {})
+    code, out, _ = await cli("leave", RUN_ID)
+    assert code == 0
+    assert "files stay" in out
+
+
+@pytest.mark.parametrize("name", ["", "my-run"])
+async def test_a_run_of_this_host_may_be_named_otherwise_than_by_its_id(
+    name: str, cli: Cli, answers: Answers, tmp_path: Path
+) -> None:
+    answers.give("wait", {"reached": True, "run": run_status()})
+    answers.give("export", {"path": str(tmp_path), "files": [], "round": 1})
+    answers.give("leave", {})
+    assert (await cli("wait", name))[0] == 0
+    assert (await cli("checkpoint", "export", name, str(tmp_path)))[0] == 0
+    assert (await cli("leave", name))[0] == 0
+    assert [request["run_id"] for request in answers.asked] == [name] * 3
+
+
+async def test_export_sends_a_path_that_means_the_same_to_the_daemon(
+    cli: Cli, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers.give("export", {"path": str(tmp_path / "out"), "files": ["config.json"], "round": 5})
+    code, out, _ = await cli("checkpoint", "export", RUN_ID, "out")
+    assert code == 0
+    assert "after round 5" in out and "config.json" in out
+    assert answers.asked == [{"op": "export", "run_id": RUN_ID, "path": str(tmp_path / "out"), "format": "hf"}]
+
+
+async def test_an_answer_from_nonsense_is_an_error_not_a_traceback(cli: Cli, answers: Answers) -> None:
+    answers.give("runs", ControlError("odd", "", ""))
+    code, _, err = await cli("runs")
+    assert code == 1
+    assert err == "intellectd: the daemon refused without a reason\n"

@@ -1,0 +1,174 @@
+"""What needs `transformers`: the built-in model, its export, and the trainer alone and in a run."""
+
+import json
+import logging
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from intellectd.daemon.arena import arena_tensor, create_arena, map_arena
+from intellectd.daemon.attach_events import TrainerEvaluated, TrainerReady
+from intellectd.daemon.export_hf import ExportError, export_hf
+from intellectd.daemon.sdk.parameters import Parameters
+from intellectd.daemon.trainer.__main__ import main
+from intellectd.daemon.trainer.model import ModelError, build_model
+from tests.daemon.local_daemon import RUN_ID, Run, serving
+
+MODEL = {
+    "kind": "llama",
+    "vocab_size": 256,
+    "hidden_size": 16,
+    "intermediate_size": 40,
+    "layers": 2,
+    "heads": 4,
+    "kv_heads": 2,
+    "context": 16,
+    "rope_theta": 5000.0,
+}
+MANIFEST = {
+    "name": "tiny",
+    "seed": 3,
+    "model": MODEL,
+    "data": {"source": "books", "batch_size": 4, "eval_sequences": 8},
+    "inner": {"steps": 4, "lr": 0.01, "betas": [0.9, 0.95], "weight_decay": 0.1, "warmup_steps": 2, "clip_norm": 1.0},
+    "outer": {"momentum": 0.9, "lr": [[1, 0.4], [2, 0.6]], "codec": "int8"},
+    "until": {"rounds": 3},
+}
+
+
+def anchor_of(model: torch.nn.Module) -> tuple[torch.Tensor, Parameters]:
+    parameters = Parameters(model)
+    descriptor = create_arena(parameters.layout.elements)
+    theta = arena_tensor(map_arena(descriptor, parameters.layout.elements))
+    parameters.store(theta)
+    return theta, parameters
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_transformers_loads_the_export_and_gives_the_same_logits(tmp_path: Path, tied: bool) -> None:
+    from transformers import AutoModelForCausalLM
+
+    table = {**MODEL, "tie_embeddings": tied}
+    model = build_model(table, seed=1, device="cpu").eval()
+    theta, parameters = anchor_of(model)
+    files = export_hf(theta, parameters.layout, table, tmp_path / "deep" / "model")
+    assert sorted(p.name for p in (tmp_path / "deep" / "model").iterdir()) == sorted(files)
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["model"], "nothing temporary is left"
+
+    loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path / "deep" / "model", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    assert loaded.dtype == torch.float32
+    tokens = torch.arange(32).view(2, 16) * 7 % 256
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
+def test_old_and_new_words_and_the_format_mark(tmp_path: Path) -> None:
+    theta, parameters = anchor_of(build_model(MODEL, seed=1, device="cpu"))
+    export_hf(theta, parameters.layout, MODEL, tmp_path / "m")
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 5000.0
+    assert config["torch_dtype"] == config["dtype"] == "float32"
+    weights = (tmp_path / "m" / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", weights[:8])[0]
+    assert length % 8 == 0
+    header = json.loads(weights[8 : 8 + length])
+    assert header["__metadata__"] == {"format": "pt"}
+    assert len(weights) == 8 + length + 4 * sum(slot.size for slot in parameters.layout.slots)
+
+
+def test_an_occupied_place_is_left_alone(tmp_path: Path) -> None:
+    theta, parameters = anchor_of(build_model(MODEL, seed=1, device="cpu"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    for name, reason in (("full", "is not empty"), ("file", "is a file")):
+        with pytest.raises(ExportError, match=reason):
+            export_hf(theta, parameters.layout, MODEL, tmp_path / name)
+    with pytest.raises(ExportError, match="cannot write"):
+        export_hf(theta, parameters.layout, MODEL, tmp_path / "file" / "below")
+    export_hf(theta, parameters.layout, MODEL, tmp_path / "empty")
+    assert (tmp_path / "full" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "file", "full"]
+
+
+def test_the_same_seed_builds_the_same_model() -> None:
+    thetas = [anchor_of(build_model(MODEL, seed, "cpu"))[0] for seed in (1, 1, 2)]
+    assert torch.equal(thetas[0], thetas[1]) and not torch.equal(thetas[0], thetas[2])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"kind": "external"}, "of kind 'external'"),
+        ({"kind": "llama", "heads": 4}, "lacks 'vocab_size'"),
+        ({**MODEL, "layers": None}, "not usable"),
+        ({**MODEL, "heads": 3}, "not a multiple of twice the 3 heads"),
+    ],
+)
+def test_another_model_is_refused(table: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build_model(table, 0)
+
+
+# -- the built-in trainer --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Text that a model of 16 dimensions learns in a dozen steps."""
+    root = tmp_path / "books"
+    root.mkdir()
+    for index in range(60):
+        (root / f"{index}.txt").write_text(f"the quick brown fox {index % 7} jumps over the lazy dog. " * 5)
+    monkeypatch.setenv("INTELLECTD_DATA", json.dumps({"books": str(root)}))
+    monkeypatch.setenv("INTELLECTD_MANIFEST", json.dumps(MANIFEST))
+    return root
+
+
+@pytest.mark.slow
+def test_alone_it_learns_and_writes_its_losses(tmp_path: Path, books: Path) -> None:
+    out = tmp_path / "solo.json"
+    assert main(["--solo", "--out", str(out)]) == 0
+    told = json.loads(out.read_text())
+    assert len(told["losses"]) == 4 and told["losses"][0] == told["first"] and told["losses"][-1] == told["last"]
+    assert told["last"] < told["first"] - 0.1
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps(MANIFEST))
+    assert main(["--solo", "--manifest", str(file), "--rounds", "3", "--out", str(tmp_path / "again.json")]) == 0
+    assert json.loads((tmp_path / "again.json").read_text()) == told, "the same numbers every time"
+
+
+def test_in_a_run_it_evaluates_each_anchor_and_ends_with_the_run(
+    tmp_path: Path, books: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(rounds=2, steps=3, manifest=MANIFEST)
+    monkeypatch.setenv("INTELLECTD_RUN", RUN_ID)
+    with serving(run, tmp_path / "d.sock"):
+        assert main(["--socket", str(tmp_path / "d.sock")]) == 0
+    assert [(r.round, r.steps, r.tokens) for r in run.heard(TrainerReady)] == [(n, 3, 3 * 4 * 16) for n in (1, 2)]
+    told = {event.state_round: event.loss for event in run.heard(TrainerEvaluated)}
+    assert sorted(told) == [0, 1, 2]
+    assert all(loss is not None and 0 < loss < 100 for loss in told.values())
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        ("", "manifest cannot be read"),
+        ("[]", "no JSON object"),
+        ("{}", "no table 'model'"),
+        (json.dumps({**MANIFEST, "inner": {}}), "KeyError: 'lr'"),
+    ],
+)
+def test_without_a_manifest_it_says_so(
+    manifest: str, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("INTELLECTD_MANIFEST", manifest)
+    caplog.set_level(logging.ERROR)
+    assert main([]) == 1
+    assert reason in caplog.text

@@ -1,0 +1,185 @@
+"""The metrics and their endpoint: what is told, to whom, and what garbage gets."""
+
+import contextlib
+import re
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from intellectd.daemon import metrics_http
+from intellectd.daemon.listeners import PortUnavailable
+from intellectd.daemon.metrics import Metrics
+from intellectd.daemon.metrics_http import MetricsServer
+
+LABELS_ALLOWED = {"run", "outcome", "phase", "direction", "protocol", "reason", "state", "op", "stage", "le"}
+INFO_LABELS = {"version", "kernels", "model", "peer_id"}
+
+
+def everything_told() -> Metrics:
+    """Every method once, as a round, a broken ring and a catch-up would call them."""
+    metrics = Metrics()
+    metrics.build_info("0.1.0", "native")
+    metrics.run_info("mini", "llama", "12D3")
+    metrics.trainer_attached("mini", True)
+    metrics.trained("mini", tokens=4096, steps=20, loss=2.5, seconds=10.0)
+    metrics.train_loss("mini", 2.4)
+    metrics.heldout_loss("mini", 2.3)
+    metrics.outer_step_committed("mini", step=5, ring_size=4, duration_s=12.0)
+    metrics.outer_step_aborted("mini", "silent")
+    metrics.outer_step("mini", applied=5, head=6)
+    metrics.phase("mini", "compute", 10.0)
+    metrics.allreduced("mini", raw_bytes=4000, wire_bytes=1000, seconds=0.4)
+    metrics.network_bytes("out", "bulk", 1000)
+    metrics.peers("mini", {"alive": 3})
+    metrics.dht_routing_table(7)
+    metrics.dht_request("find", "ok")
+    metrics.snapshot_written("mini", step=4, timestamp_s=1e9)
+    metrics.checkpoint_bytes("mini", "in", 12)
+    metrics.catching_up("mini", 5, 10)
+    metrics.caught_up("mini", 3.0)
+    return metrics
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(metrics.text())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def test_what_was_told_is_what_is_read() -> None:
+    told = samples(everything_told())
+    assert told["intellectd_tokens_total", (("run", "mini"),)] == 4096
+    assert told["intellectd_inner_step_duration_seconds_sum", (("run", "mini"),)] == 0.5
+    assert told["intellectd_ring_size", (("run", "mini"),)] == 4
+    assert told["intellectd_outer_steps_total", (("outcome", "aborted"), ("run", "mini"))] == 1
+    assert told["intellectd_allreduce_bytes_total", (("run", "mini"), ("stage", "wire"))] == 1000
+    assert told["intellectd_peers", (("run", "mini"), ("state", "silent"))] == 0
+    assert told["intellectd_head_outer_step", (("run", "mini"),)] == 6
+    assert told["intellectd_catchup_progress_ratio", (("run", "mini"),)] == 1
+
+
+def test_every_name_says_whose_it_is_and_carries_base_units_and_bounded_labels() -> None:
+    metrics = everything_told()
+    for name, labels in samples(metrics):
+        assert re.fullmatch(r"intellectd_[a-z_]+", name)
+        assert not re.search(r"_(ms|milliseconds|kb|mb|percent|created)(_|$)", name)
+        allowed = LABELS_ALLOWED | (INFO_LABELS if name.endswith("_info") else set())
+        assert {label for label, _ in labels} <= allowed, name
+        assert name in metrics.names()
+
+
+def test_a_run_that_was_left_is_no_longer_told_of() -> None:
+    metrics = everything_told()
+    metrics.forget_run("mini", "llama", "12D3")
+    remaining = {name for name, labels in samples(metrics) if ("run", "mini") in labels}
+    assert remaining.isdisjoint({"intellectd_run_info", "intellectd_outer_step", "intellectd_peers"})
+    assert "intellectd_tokens_total" in remaining  # a counter that vanished would look like a restart
+
+
+@contextlib.asynccontextmanager
+async def serving(address: str = "127.0.0.1:0", healthy: bool = True) -> AsyncIterator[MetricsServer]:
+    server = MetricsServer(address, everything_told().text, lambda: (healthy, "as told"))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        yield server
+        nursery.cancel_scope.cancel()
+
+
+async def reply(server: MetricsServer, request: bytes) -> bytes:
+    host, _, port = server.address.rpartition(":")
+    with trio.socket.socket() as sock:
+        await sock.connect((host, int(port)))
+        with contextlib.suppress(OSError):
+            await sock.send(request)
+            sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        with contextlib.suppress(OSError):  # a reset, where the server had heard enough
+            while part := await sock.recv(65536):
+                answer += part
+        return answer
+
+
+async def test_prometheus_gets_text_with_its_length() -> None:
+    async with serving() as server:
+        answer = await reply(server, b"GET /metrics?x=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"Content-Type: text/plain; version=0.0.4; charset=utf-8" in head
+    assert f"Content-Length: {len(body)}".encode() in head
+    assert body.decode() == everything_told().text()
+
+
+@pytest.mark.parametrize(("healthy", "status"), [(True, b"200 OK"), (False, b"503 Service Unavailable")])
+async def test_health_is_what_the_app_says(healthy: bool, status: bytes) -> None:
+    async with serving(healthy=healthy) as server:
+        answer = await reply(server, b"GET /healthz HTTP/1.1\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert answer.endswith(b"\r\n\r\nas told\n")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", b"200"),
+        (b"GET / HTTP/1.1\r\n\r\n", b"404"),
+        (b"GET /metrics/../../etc/passwd HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
+        (b"GET /metrics\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400"),
+        (b"", b"400"),
+    ],
+)
+async def test_other_requests_get_their_status(request_bytes: bytes, status: bytes) -> None:
+    async with serving() as server:
+        answer = await reply(server, request_bytes)
+    assert answer.split(b" ")[1] == status
+    assert answer.startswith(b"HTTP/1.1") and (b"# HELP" not in answer)
+
+
+async def test_a_head_without_end_is_cut_and_the_next_client_is_served() -> None:
+    async with serving() as server:
+        await reply(server, b"GET /metrics HTTP/1.1\r\n" + b"X: " + b"y" * 100_000)
+        assert (await reply(server, b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
+
+
+async def test_a_silent_client_is_answered_and_closed_in_time(autojump_clock: trio.abc.Clock) -> None:
+    async with serving() as server:
+        host, _, port = server.address.rpartition(":")
+        with trio.socket.socket() as sock:
+            await sock.connect((host, int(port)))
+            started = trio.current_time()
+            assert (await sock.recv(100)).startswith(b"HTTP/1.1 400")
+            assert trio.current_time() - started == pytest.approx(metrics_http.REQUEST_S_MAX)
+
+
+async def test_a_fault_while_answering_does_not_end_the_daemon() -> None:
+    def broken() -> tuple[bool, str]:
+        raise ZeroDivisionError
+
+    server = MetricsServer("127.0.0.1:0", Metrics().text, broken)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve)
+        assert (await reply(server, b"GET /healthz HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 500")
+        assert (await reply(server, b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_port_in_use_is_named() -> None:
+    async with serving() as server:
+        port = server.address.rpartition(":")[2]
+        with pytest.raises(PortUnavailable, match=f"port {port} is in use") as caught:
+            await MetricsServer(server.address, Metrics().text, lambda: (True, "")).serve()
+    assert "metrics.listen" in caught.value.message
+    assert caught.value.exit_code == 69
+
+
+@given(st.binary(max_size=300))
+def test_any_head_gets_one_of_the_answers(head: bytes) -> None:
+    server = MetricsServer("127.0.0.1:0", lambda: "text", lambda: (True, "ok"))
+    status, body = server._answer(head)
+    assert status in (200, 400, 404, 405)
+    assert body

@@ -1,0 +1,125 @@
+"""Multiaddrs as text, and the peer id in them against libp2p's own."""
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from intellectd.daemon.net import BadAddress
+from intellectd.daemon.p2p.addresses import (
+    EXAMPLE,
+    Address,
+    advertised,
+    parse,
+    parse_announce,
+    parse_dialable,
+    parse_listen,
+)
+from intellectd.daemon.p2p.book import AddressBook, usable
+from intellectd.daemon.p2p.limits import ADDRESSES_PER_PEER_MAX, PEERS_KNOWN_MAX
+from intellectd.daemon.peer_id import peer_id_of_public_key, public_key_of_peer_id
+from tests.daemon.net_world import NOBODY
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        EXAMPLE,
+        f"/ip6/2001:db8::7/tcp/4001/p2p/{NOBODY}",
+        f"/dns4/seed.example.org/tcp/443/p2p/{NOBODY}",
+        f"/dns/a-b.c4d.Example/tcp/1/p2p/{NOBODY}",
+        "/ip4/0.0.0.0/tcp/0",
+        "/ip6/::/tcp/65535",
+    ],
+)
+def test_good_addresses_survive_and_libp2p_reads_them_too(text: str) -> None:
+    assert str(parse(text)) == text
+    assert str(Multiaddr(text)) == text
+
+
+@given(st.text(max_size=100) | st.text(alphabet="/ip46tcpdns:.0123456789", max_size=60))
+def test_any_text_is_an_address_or_bad(text: str) -> None:
+    try:
+        address = parse(text)
+    except BadAddress as error:
+        assert EXAMPLE in str(error)
+    else:
+        assert parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/ip4/127.0.0.1/tcp/٤٠٠١",  # digits to Python, not to anybody else
+        "/ip4/127.0.0.1/tcp/-1",
+        "/ip4/127.0.0.1/tcp/+80",
+        "/ip4/::1/tcp/80",
+        "/ip6/127.0.0.1/tcp/80",
+        "/dns/-bad/tcp/80",
+        "/dns/a_b.example/tcp/80",
+        "/dns/with space/tcp/80",
+        "/dns/" + "a" * 600 + "/tcp/80",
+        "ip4/127.0.0.1/tcp/80",
+        "/ip4/127.0.0.1/tcp/80/",
+        f"/ip4/127.0.0.1/tcp/80/ipfs/{NOBODY}",
+        f"/ip4/127.0.0.1/tcp/80/p2p/{NOBODY[:-1]}",
+    ],
+)
+def test_near_misses_are_bad(text: str) -> None:
+    with pytest.raises(BadAddress):
+        parse(text)
+
+
+def test_listening_dialling_and_announcing_want_different_addresses() -> None:
+    assert parse_listen("/ip4/0.0.0.0/tcp/0").wildcard()
+    assert parse_dialable(EXAMPLE).peer == NOBODY
+    assert parse_announce("/dns4/seed.example/tcp/1", NOBODY).peer == NOBODY
+    for wrong in ("/dns4/seed.example/tcp/1", EXAMPLE):
+        with pytest.raises(BadAddress, match="no listen address"):
+            parse_listen(wrong)
+    for wrong in ("/ip4/0.0.0.0/tcp/1", "/ip4/127.0.0.1/tcp/0"):
+        with pytest.raises(BadAddress, match="cannot be dialled"):
+            parse_announce(wrong, NOBODY)
+    other = peer_id_of_public_key(bytes(32))
+    with pytest.raises(BadAddress, match="another peer's id"):
+        parse_announce(EXAMPLE, other)
+
+
+def test_a_wildcard_is_advertised_as_the_hosts_own_addresses() -> None:
+    texts = advertised([Address("ip4", "0.0.0.0", 4001), Address("ip4", "127.0.0.1", 5001)], NOBODY)
+    assert texts
+    assert texts[-1] in (f"/ip4/127.0.0.1/tcp/{port}/p2p/{NOBODY}" for port in (4001, 5001))
+    for text in texts:
+        assert not parse_dialable(text).wildcard()
+
+
+def test_a_book_keeps_few_addresses_of_a_peer_the_newest_first_and_few_peers() -> None:
+    book = AddressBook()
+    assert book.learn(NOBODY, ["/ip4/127.0.0.1/tcp/1"])
+    assert not book.learn(NOBODY, ["/ip4/127.0.0.1/tcp/1"])
+    for port in range(2, 20):
+        assert book.learn(NOBODY, [f"/ip4/127.0.0.1/tcp/{port}"])
+    assert [address.port for address in book.of(NOBODY)] == list(range(19, 19 - ADDRESSES_PER_PEER_MAX, -1))
+    for number in range(PEERS_KNOWN_MAX):
+        peer = peer_id_of_public_key(number.to_bytes(32, "big"))
+        book.learn(peer, ["/ip4/127.0.0.1/tcp/1"])
+    assert book.of(NOBODY) == []
+
+
+def test_addresses_that_a_peer_may_claim_but_nobody_can_use_are_dropped() -> None:
+    other = peer_id_of_public_key(bytes(32))
+    claims = ["nonsense", f"/ip4/127.0.0.1/tcp/1/p2p/{other}", "/ip4/0.0.0.0/tcp/1", "/ip4/127.0.0.1/tcp/2"]
+    assert [address.port for address in usable(NOBODY, claims)] == [2]
+    assert len(usable(NOBODY, ["/ip4/127.0.0.1/tcp/3"] * 10_000)) <= ADDRESSES_PER_PEER_MAX
+
+
+def test_peer_ids_are_libp2ps() -> None:
+    for _ in range(20):
+        pair = create_new_key_pair(os.urandom(32))
+        theirs = str(ID.from_pubkey(pair.public_key))
+        assert peer_id_of_public_key(pair.public_key.to_bytes()) == theirs
+        assert public_key_of_peer_id(theirs) == pair.public_key.to_bytes()

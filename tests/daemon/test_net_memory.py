@@ -1,0 +1,117 @@
+"""What only the in-memory network can do: links cut and slowed, hosts killed and frozen, in jumping time."""
+
+import pytest
+import trio
+import trio.testing
+
+from intellectd.daemon.net import CallTimeout, PeerUnreachable
+from intellectd.daemon.p2p import limits
+from tests.daemon.net_world import connect, echo, world_of
+
+KEY = "/intellectd/0123456789abcdef01234567"
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+async def test_a_call_takes_a_round_trip(autojump_clock: trio.testing.MockClock) -> None:
+    async with world_of("memory") as world:
+        here, there = await world.open(), await world.open()
+        there.on_call("echo", echo)
+        await connect(here, there)
+        world.hub.delay(here.peer_id, there.peer_id, 0.15)
+        started_at = trio.current_time()
+        assert await here.call(there.peer_id, "echo", b"hi", 5) == b"hi"
+        assert trio.current_time() - started_at == pytest.approx(0.3)
+
+
+async def test_posts_keep_their_order_when_the_link_gets_faster(autojump_clock: trio.testing.MockClock) -> None:
+    async with world_of("memory") as world:
+        here, there = await world.open(), await world.open()
+        got: list[bytes] = []
+        there.on_post(lambda peer, body: got.append(body))
+        await connect(here, there)
+        for latency_s, body in ((0.5, b"1"), (0.1, b"2"), (0.0, b"3")):
+            world.hub.delay(here.peer_id, there.peer_id, latency_s)
+            here.post(there.peer_id, body)
+            await trio.sleep(0.01)
+        await trio.sleep(1)
+        assert got == [b"1", b"2", b"3"]
+
+
+async def test_a_cut_link_is_silent_and_delivers_when_it_heals(autojump_clock: trio.testing.MockClock) -> None:
+    async with world_of("memory") as world:
+        here, there = await world.open(), await world.open()
+        got: list[bytes] = []
+        there.on_post(lambda peer, body: got.append(body))
+        there.on_call("echo", echo)
+        await connect(here, there)
+        world.hub.cut(here.peer_id, there.peer_id)
+        here.post(there.peer_id, b"late")
+        with pytest.raises(CallTimeout):
+            await here.call(there.peer_id, "echo", b"", 2)
+        assert (got, here.connected()) == ([], [there.peer_id])
+        world.hub.heal(here.peer_id, there.peer_id)
+        assert await here.call(there.peer_id, "echo", b"again", 2) == b"again"
+        assert got == [b"late"]
+
+
+async def test_a_link_that_stays_cut_is_given_up_by_who_writes(autojump_clock: trio.testing.MockClock) -> None:
+    async with world_of("memory") as world:
+        here, there = await world.open(), await world.open()
+        await connect(here, there)
+        gone: list[tuple[str, float]] = []
+        here.on_disconnect(lambda peer: gone.append((peer, trio.current_time())))
+        world.hub.cut(here.peer_id, there.peer_id)
+        cut_at = trio.current_time()
+        for _ in range(4):
+            here.post(there.peer_id, bytes(200_000))
+        await trio.sleep(2 * limits.WRITE_SECONDS_MAX)
+        assert gone == [(there.peer_id, pytest.approx(cut_at + limits.WRITE_SECONDS_MAX, abs=0.1))]
+        # The other side learns of it when something passes again.
+        assert there.connected() == [here.peer_id]
+        world.hub.heal(here.peer_id, there.peer_id)
+        await trio.testing.wait_all_tasks_blocked()
+        assert there.connected() == []
+
+
+async def test_dialling_over_a_cut_link_ends_in_time(autojump_clock: trio.testing.MockClock) -> None:
+    async with world_of("memory") as world:
+        here, there = await world.open(), await world.open()
+        world.hub.cut(here.peer_id, there.peer_id)
+        here.learn(there.peer_id, there.addresses())
+        started_at = trio.current_time()
+        with pytest.raises(PeerUnreachable, match="did not answer within"):
+            await here.call(there.peer_id, "echo", b"", 60)
+        assert trio.current_time() - started_at == pytest.approx(limits.DIAL_SECONDS_MAX)
+
+
+async def test_a_killed_host_is_gone_for_the_others_and_can_start_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with world_of("memory") as world:
+        here, there = await world.open(), await world.open(seed=b"s" * 32)
+        gone: list[str] = []
+        here.on_disconnect(gone.append)
+        await there.announce(KEY)
+        await connect(here, there)
+        world.hub.kill(there.peer_id)
+        await trio.testing.wait_all_tasks_blocked()
+        assert gone == [there.peer_id]
+        assert await here.find(KEY) == {}
+        with pytest.raises(PeerUnreachable, match="shutting down"):
+            await there.call(here.peer_id, "echo", b"", 5)
+        again = await world.open(seed=b"s" * 32, listen=[there.addresses()[0].rsplit("/p2p/")[0]])
+        again.on_call("echo", echo)
+        assert await here.call(again.peer_id, "echo", b"back", 5) == b"back"
+
+
+async def test_a_frozen_host_is_connected_and_answers_nobody(autojump_clock: trio.testing.MockClock) -> None:
+    async with world_of("memory") as world:
+        hosts = [await world.open() for _ in range(3)]
+        await connect(hosts[0], hosts[2])
+        await connect(hosts[1], hosts[2])
+        world.hub.freeze(hosts[2].peer_id)
+        for host in hosts[:2]:
+            with pytest.raises(CallTimeout):
+                await host.call(hosts[2].peer_id, "echo", b"", 1)
+            await host.evict(hosts[2].peer_id)
+            assert host.connected() == []

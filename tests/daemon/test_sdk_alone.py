@@ -1,0 +1,187 @@
+"""run=None: the same loop without a daemon, against DiLoCo written down as plainly as torch allows."""
+
+import logging
+
+import pytest
+import torch
+
+import intellectd
+from intellectd.daemon.sdk.alone import NotFinite
+
+ROUNDS, STEPS = 4, 3
+
+
+def toy() -> torch.nn.Module:
+    torch.manual_seed(3)
+    return torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+
+
+def loss_at(model: torch.nn.Module, position: int) -> torch.Tensor:
+    x = torch.sin(torch.arange(24.0).view(4, 6) * (1 + position % 1000))
+    return (model(x) - x[:, :2]).square().mean()
+
+
+def plain_diloco(lr: float, momentum: float) -> torch.nn.Module:
+    """DiLoCo as its paper has it: torch's own SGD is the outer optimizer, the delta its gradient."""
+    model, anchor = toy(), toy()
+    inner = torch.optim.AdamW(model.parameters(), lr=0.01)
+    outer = torch.optim.SGD(anchor.parameters(), lr=lr, momentum=momentum, nesterov=True)
+    for round_number in range(1, ROUNDS + 1):
+        for step in range(STEPS):
+            loss_at(model, intellectd.sample_position(5, intellectd.Stream(round_number, 0), step, 1000)).backward()
+            inner.step()
+            inner.zero_grad()
+        with torch.no_grad():
+            for a, p in zip(anchor.parameters(), model.parameters(), strict=True):
+                a.grad = a - p
+            outer.step()
+            for a, p in zip(anchor.parameters(), model.parameters(), strict=True):
+                p.copy_(a)
+    return model
+
+
+def alone(outer: object, model: torch.nn.Module) -> list[float]:
+    inner = torch.optim.AdamW(model.parameters(), lr=0.01)
+    losses = []
+    with intellectd.DiLoCo(None, model, inner, outer_optimizer=outer, sync_every=STEPS, rounds=ROUNDS, seed=5) as d:
+        while not d.finished:
+            loss = loss_at(model, d.assignment.position(d.step, 1000))
+            loss.backward()
+            inner.step()
+            inner.zero_grad()
+            d.log(loss=loss, tokens=24)
+            losses.append(loss.item())
+    return losses
+
+
+def distance(a: torch.nn.Module, b: torch.nn.Module) -> float:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return max((x - y).abs().max().item() for x, y in pairs)
+
+
+def test_with_fp32_it_is_plain_diloco() -> None:
+    model = toy()
+    alone(intellectd.Nesterov(lr=0.7, momentum=0.9, codec="fp32"), model)
+    assert distance(model, plain_diloco(0.7, 0.9)) < 1e-6
+    assert distance(model, toy()) > 0.01, "it went somewhere"
+
+
+def test_an_sgd_of_torchs_may_say_the_outer_settings() -> None:
+    ours, torchs = toy(), toy()
+    alone(intellectd.Nesterov(lr=0.7, momentum=0.8), ours)
+    alone(torch.optim.SGD(torchs.parameters(), lr=0.7, momentum=0.8, nesterov=True), torchs)
+    assert distance(ours, torchs) == 0.0
+
+
+def test_int8_stays_near() -> None:
+    model, reference = toy(), plain_diloco(0.4, 0.9)
+    alone(None, model)
+    apart = distance(model, reference)
+    assert 0.0 < apart < 0.01 * distance(reference, toy()) + 0.005
+
+
+@pytest.mark.parametrize(
+    "outer", [torch.optim.SGD([torch.ones(1)], lr=0.1), torch.optim.AdamW([torch.ones(1)]), 0.7, "nesterov"]
+)
+def test_another_outer_optimizer_is_refused(outer: object) -> None:
+    with pytest.raises(intellectd.ModelUnsupported, match="only Nesterov"):
+        alone(outer, toy())
+
+
+def test_an_unknown_codec_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(intellectd.ModelUnsupported, match="known: fp32, int8"):
+        alone(intellectd.Nesterov(codec="int3"), toy())
+
+
+def test_a_round_that_diverged_names_the_tensor() -> None:
+    model = toy()
+    inner = torch.optim.SGD(model.parameters(), lr=1.0)
+    with intellectd.DiLoCo(None, model, inner, sync_every=1):
+        loss_at(model, 1).backward()
+        model[2].bias.grad[0] = torch.nan  # type: ignore[union-attr,index]
+        with pytest.raises(NotFinite, match=r"'2\.bias'"):
+            inner.step()
+
+
+@pytest.mark.parametrize("when", ["before", "after", "never", "now and then"])
+def test_where_a_loop_logs_does_not_matter(when: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the place of `log`, a round is STEPS steps long and starts from the new anchor."""
+    model = toy()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    seen, totals = [], []
+    with intellectd.DiLoCo(None, model, inner, sync_every=4, rounds=2) as d:
+        count = 0
+        while not d.finished:
+            seen.append((d.round, d.step))
+            totals.append(d.tokens_total)
+            loss_at(model, 1).backward()
+            if when == "before" or (when == "now and then" and count % 2 == 0):
+                d.log(tokens=10)
+            inner.step()
+            inner.zero_grad()
+            if when == "after":
+                d.log(tokens=10)
+            count += 1
+    assert seen == [(r, s) for r in (1, 2) for s in range(4)]
+    assert totals[-1] == {"before": 40, "after": 40, "never": 4, "now and then": 40}[when]
+
+
+def test_a_loop_that_drops_its_last_log_still_ends_its_rounds() -> None:
+    model = toy()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    with intellectd.DiLoCo(None, model, inner, sync_every=3, rounds=1) as d:
+        for step in range(4):
+            loss_at(model, 1).backward()
+            inner.step()
+            if step < 2:
+                d.log(tokens=10)
+        assert d.finished
+
+
+def test_without_a_limit_it_goes_on_and_leaves_no_hook() -> None:
+    model = toy()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    with intellectd.DiLoCo(None, model, inner, sync_every=1) as d:
+        for _ in range(5):
+            loss_at(model, 1).backward()
+            inner.step()
+        assert (d.round, d.state_round, d.finished) == (6, 5, False)
+    before = [p.clone() for p in model.parameters()]
+    inner.step()
+    assert not inner._optimizer_step_post_hooks
+    assert any((a != b).any() for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_settings_for_alone_are_said_to_be_ignored_in_a_run(caplog: pytest.LogCaptureFixture) -> None:
+    model = toy()
+    with caplog.at_level(logging.INFO):
+        intellectd.DiLoCo("r", model, torch.optim.SGD(model.parameters()), sync_every=5, socket="/x")
+    assert "the run's manifest decides" in caplog.text
+
+
+def test_a_model_without_trainable_parameters_is_refused() -> None:
+    model = toy().requires_grad_(False)
+    with pytest.raises(intellectd.ModelUnsupported, match="no tensors"):
+        intellectd.DiLoCo(None, model, torch.optim.SGD(model.parameters()))
+
+
+def test_tied_weights_count_once() -> None:
+    model = toy()
+    model[0].weight = torch.nn.Parameter(torch.ones(2, 5))  # type: ignore[union-attr]
+    model[2].weight = model[0].weight  # type: ignore[union-attr]
+    with intellectd.DiLoCo(None, model, torch.optim.SGD(model.parameters())) as d:
+        assert [slot.name for slot in d._rounds._parameters.layout.slots] == ["0.weight", "0.bias", "2.bias"]  # type: ignore[attr-defined]
+
+
+def test_use_outside_with_is_an_error_of_the_callers() -> None:
+    model = toy()
+    d = intellectd.DiLoCo(None, model, torch.optim.SGD(model.parameters()))
+    with pytest.raises(RuntimeError, match="not attached"):
+        _ = d.finished
+
+
+@pytest.mark.parametrize("steps", [0, -1])
+def test_a_round_has_steps(steps: int) -> None:
+    model = toy()
+    with pytest.raises(intellectd.ModelUnsupported, match="at least one"):
+        intellectd.DiLoCo(None, model, torch.optim.SGD(model.parameters()), sync_every=steps)

@@ -1,0 +1,144 @@
+"""The outer state's arithmetic against a dumb reference: one line of torch for each word, bit for bit."""
+
+import random
+
+import pytest
+import torch
+
+from intellectd.daemon.runs.outer_state import Local, NotUsable, OuterState
+from intellectd.kernels import ops
+from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.layout import Layout, TensorSpec
+
+LAYOUT = Layout([TensorSpec("w", (700,)), TensorSpec("b", (3,))])
+N = LAYOUT.elements
+LR, MU = 0.7, 0.9
+
+
+class Reference:
+    """Plain fp32 operations, nothing in place, nothing fused."""
+
+    def __init__(self, theta: torch.Tensor, arena: torch.Tensor) -> None:
+        self.theta, self.momentum, self.arena = theta.clone(), torch.zeros(N), arena.clone()
+        self.base = self.theta  # what the trainer's work in the arena started from
+
+    def adopt(self) -> None:
+        self.arena, self.base = self.theta.clone(), self.theta
+
+    def delta(self) -> torch.Tensor:
+        return self.base - self.arena
+
+    def apply(self, update: torch.Tensor | None, local: Local) -> None:
+        before = self.base
+        if update is not None:
+            self.momentum = MU * self.momentum + update
+            self.theta = self.theta - LR * (update + MU * self.momentum)
+        if local == "carry":
+            self.arena = self.theta - (before - self.arena)
+        if local != "keep":
+            self.base = self.theta
+
+
+def noise(seed: int) -> torch.Tensor:
+    return torch.randn(N, generator=torch.Generator().manual_seed(seed)) * 0.01
+
+
+def encoded(x: torch.Tensor) -> torch.Tensor:
+    codec = codec_by_name("fp32")
+    out = torch.empty(codec.encoded_bytes(N), dtype=torch.uint8)
+    assert ops.encode(codec, x, out) is None
+    return out
+
+
+def state_with_trainer(theta: torch.Tensor) -> tuple[OuterState, torch.Tensor]:
+    state, arena = OuterState(LAYOUT), torch.zeros(N)
+    state.install(theta.clone(), torch.zeros(N))
+    state.attach(arena)
+    return state, arena
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_sequence_of_rounds_has_the_bits_of_the_reference(seed: int) -> None:
+    """adopt, train, freeze, and then whatever becomes of it: committed, left out and carried over, or overtaken."""
+    chance, theta = random.Random(seed), noise(seed)
+    state, arena = state_with_trainer(theta)
+    state.adopt()
+    reference = Reference(theta, arena)
+    reference.adopt()
+    for step in range(30):
+        work = noise(1000 * seed + step)
+        for overtaken in range(chance.choice((0, 0, 0, 1, 2))):  # rounds that pass while the trainer works
+            update = noise(77 * step + overtaken) if chance.random() < 0.9 else None
+            state.apply("fp32", None if update is None else encoded(update), LR, MU, "keep")
+            reference.apply(update, "keep")
+        arena -= work
+        reference.arena = reference.arena - work
+        frozen = state.freeze("fp32")
+        decoded = torch.empty(N)
+        ops.decode(codec_by_name("fp32"), frozen.encoded, decoded)
+        assert torch.equal(decoded, reference.delta())
+        fate: Local = chance.choice(("adopt", "carry"))
+        update = noise(5000 + step)
+        digest = state.apply("fp32", encoded(update), LR, MU, fate)
+        reference.apply(update, fate)
+        if fate == "adopt":  # its delta is in the record: the next order begins from the anchor
+            state.adopt()
+            reference.adopt()
+        assert state.theta is not None and state.momentum is not None
+        assert torch.equal(state.theta, reference.theta)
+        assert torch.equal(state.momentum, reference.momentum)
+        assert torch.equal(arena, reference.arena)
+        assert digest == state.digest()
+
+
+def test_what_was_carried_over_is_in_the_next_delta() -> None:
+    theta, work, more, update = noise(1), noise(2), noise(3), noise(4)
+    state, arena = state_with_trainer(theta)
+    state.adopt()
+    arena += work
+    state.freeze("fp32")
+    state.apply("fp32", encoded(update), LR, MU, "carry")
+    arena += more
+    decoded = torch.empty(N)
+    ops.decode(codec_by_name("fp32"), state.freeze("fp32").encoded, decoded)
+    assert torch.allclose(decoded, -(work + more), atol=1e-6)
+
+
+def test_a_trainers_memory_is_not_anothers() -> None:
+    """The first one's work is frozen while a second takes its place: neither sees the other's arena."""
+    theta = noise(1)
+    state, first = state_with_trainer(theta)
+    state.adopt()
+    second = torch.full((N,), 5.0)
+    state.apply("fp32", encoded(noise(2)), LR, MU, "keep")
+    state.attach(second)
+    assert torch.equal(first, theta)
+    state.adopt()
+    assert state.theta is not None and torch.equal(second, state.theta)
+    assert torch.equal(first, theta)
+    state.detach()
+    with pytest.raises(NotUsable, match="gone"):
+        state.freeze("fp32")
+
+
+def test_work_that_began_from_a_state_that_was_replaced_is_not_used() -> None:
+    state, arena = state_with_trainer(noise(1))
+    state.adopt()
+    arena += noise(2)
+    agreed = noise(3)
+    state.install(agreed.clone(), torch.zeros(N))
+    with pytest.raises(NotUsable, match="replaced"):
+        state.freeze("fp32")
+    state.apply("fp32", encoded(noise(4)), LR, MU, "carry")
+    assert state.theta is not None and torch.equal(arena, state.theta)  # carrying garbage over means adopting
+    arena += noise(5)
+    state.freeze("fp32")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_none_names_its_tensor(bad: float) -> None:
+    state, arena = state_with_trainer(noise(1))
+    state.adopt()
+    arena[LAYOUT.slots[1].offset + 2] = bad
+    with pytest.raises(NotUsable, match="tensor 'b' holds a NaN"):
+        state.freeze("int8")

@@ -1,0 +1,91 @@
+"""What an operator sees: the words of `status`, the peers, and the metrics that dashboards rest on."""
+
+import re
+
+import trio
+import trio.testing
+
+from intellectd.daemon.runs.journal import WARNING_S
+from tests.daemon.shell_world import Host, shell
+from tests.daemon.test_shell_swarm import finish_alike, swarm
+
+Clock = trio.testing.MockClock
+
+
+async def samples(host: Host) -> dict[str, float]:
+    """`name{labels}` to value."""
+    text = (await host.ask("metrics"))["text"]
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"}
+
+
+async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        one = await world.host("a")
+        run_id = await one.init(start_peers=2, rounds=6)
+        await trio.sleep(5)
+        status = await one.status()
+        assert (status["state"], status["reason"]) == ("waiting", "1 of 2 peers are here to start")
+        assert (status["round"], status["head_round"], status["until"]) == (0, 0, 6)
+        assert re.fullmatch("[0-9a-f]{64}", status["state_digest"])
+
+        two = await world.host("b", one)
+        await two.ask("join", run_id=run_id, peers=[one.address])
+        words: dict[str, bool] = {}
+        while (status := await two.status())["state"] != "finished":
+            words[status["state"]] = True
+            await trio.sleep(0.1)
+        assert set(words) <= {"joining", "waiting", "training", "reducing", "catching-up"}
+        assert "training" in words and "reducing" in words
+        await finish_alike([one, two], 6)
+        assert (await one.status())["warnings"] == []
+        await trio.sleep(10)  # for the beacons that say so
+        (peer,) = (await one.ask("peers"))["peers"]
+        assert (peer["peer"], peer["state"], peer["role"], peer["head_round"]) == (two.peer, "alive", "voter", 6)
+        assert peer["runs"] == ["shell"] and peer["addresses"]
+
+
+async def test_warnings_end_when_their_time_is_over(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=3)
+        world.service(host).journal.warn("a thing of the past")
+        assert "a thing of the past" in (await host.status())["warnings"]
+        await trio.sleep(WARNING_S + 1)
+        assert "a thing of the past" not in (await host.status())["warnings"]
+
+
+async def test_the_metrics_of_a_catch_up(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=12)
+        await hosts[0].wait("round=6")
+        late = await world.host("late", hosts[0])
+        await late.ask("join", run_id=run_id, peers=[hosts[0].address])
+        await late.wait("synced")
+        await finish_alike([*hosts, late], 12)
+        seen = await samples(late)
+        told = [await samples(host) for host in hosts]
+        inwards = seen['intellectd_checkpoint_bytes_total{direction="in",run="shell"}']
+        outwards = sum(one.get('intellectd_checkpoint_bytes_total{direction="out",run="shell"}', 0.0) for one in told)
+        assert inwards > 0 and outwards >= inwards
+        assert seen['intellectd_catchup_progress_ratio{run="shell"}'] == 1.0
+        assert seen['intellectd_catchup_duration_seconds{run="shell"}'] > 0
+        assert seen['intellectd_outer_step{run="shell"}'] == seen['intellectd_head_outer_step{run="shell"}'] == 12
+        assert seen['intellectd_dht_requests_total{op="find",outcome="ok"}'] > 0
+        assert seen['intellectd_dht_requests_total{op="provide",outcome="ok"}'] > 0
+        assert seen['intellectd_peers{run="shell",state="alive"}'] == 2
+        assert seen[f'intellectd_run_info{{model="external",peer_id="{late.peer}",run="shell"}}'] == 1
+        first = told[0]
+        assert first['intellectd_tokens_total{run="shell"}'] == 12_000
+        assert first['intellectd_checkpoint_outer_step{run="shell"}'] == 12
+        assert first['intellectd_outer_steps_total{outcome="committed",run="shell"}'] == 12
+        assert first['intellectd_allreduce_bytes_total{run="shell",stage="wire"}'] > 0
+
+
+async def test_a_stuck_driver_is_noticed_and_an_idle_one_is_not(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=2)
+        await host.wait("finished")
+        service = world.service(host)
+        await trio.sleep(300)
+        assert service.stuck_s < 10  # nothing happens any more, and that is no reason to bark
+        service.driver.handled_at -= 60
+        assert service.stuck_s >= 60

@@ -1,0 +1,293 @@
+"""Whole daemons in one swarm: they train, die, come late, come back, leave, and end with the same bits."""
+
+import shutil
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tests.daemon.shell_trainer import FakeTrainer
+from tests.daemon.shell_world import Host, Refused, Shell, shell
+
+Clock = trio.testing.MockClock
+
+
+async def swarm(world: Shell, names: str, rounds: int, start_peers: int = 0) -> tuple[str, list[Host]]:
+    """Hosts named by single letters, all in one run."""
+    first = await world.host(names[0])
+    run_id = await first.init(start_peers or len(names), rounds)
+    hosts = [first, *[await world.host(name, first) for name in names[1:]]]
+    for host in hosts[1:]:
+        await host.ask("join", run_id=run_id, peers=[first.address])
+    return run_id, hosts
+
+
+async def finish_alike(hosts: list[Host], rounds: int) -> dict[str, object]:
+    statuses = [await host.wait("finished") for host in hosts]
+    assert {status["state_digest"] for status in statuses} == {statuses[0]["state_digest"]}
+    assert [status["round"] for status in statuses] == [rounds] * len(hosts)
+    assert statuses[0]["state_digest"]
+    return statuses[0]
+
+
+async def refusal(host: Host, op: str, **fields: Any) -> Refused:
+    with pytest.raises(Refused) as raised:
+        await host.ask(op, **fields)
+    return raised.value
+
+
+async def rosters(host: Host, run_id: str) -> dict[int, list[str]]:
+    rounds = (await host.ask("rounds", run_id=run_id, since=0))["rounds"]
+    return {seen["round"]: seen["roster"] for seen in rounds}
+
+
+async def test_three_hosts_train_and_end_with_equal_digests(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=5)
+        status = await finish_alike(hosts, 5)
+        seen = await rosters(hosts[0], run_id)
+        assert all(sorted(seen[round_]) == sorted(host.peer for host in hosts) for round_ in range(1, 6))
+        assert status["tokens_total"] == 5 * 3 * 1000
+        assert status["loss"] is not None
+        for host in hosts:
+            assert host.trainer is not None
+            await host.trainer.finished.wait()
+
+
+async def test_one_is_killed_and_one_joins_late_and_contributes(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=9)
+        await hosts[1].wait("round=2")
+        await hosts[0].kill()  # the founder, which everybody knew first
+        late = await world.host("late", hosts[1])
+        await hosts[1].wait("round=5")
+        await late.ask("join", run_id=run_id, peers=[hosts[1].address])
+        await late.wait("synced")
+        await finish_alike([hosts[1], hosts[2], late], 9)
+        seen = await rosters(hosts[1], run_id)
+        assert late.peer in seen[9]
+        assert hosts[0].peer not in seen[9]
+        catchup = (await late.status())["catchup"]
+        assert catchup["done"] and catchup["bytes"] > 0
+
+
+async def test_a_host_restarts_from_its_own_disk_and_needs_no_bootstrap_address(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=9)
+        back = hosts[2]
+        await back.wait("round=5")
+        await back.kill()
+        back.bootstrap = []
+        before = world.bulk.reduced[:]
+        await back.start()
+        # The snapshot of round 4 is on its disk, and so are the updates after it: nothing has to be fetched for them.
+        assert (await back.status())["round"] >= 4
+        await finish_alike(hosts, 9)
+        assert back.peer in (await rosters(hosts[0], run_id))[9]
+        assert len(world.bulk.reduced) > len(before)
+
+
+async def test_the_whole_swarm_dies_and_goes_on(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _run_id, hosts = await swarm(world, "abc", rounds=6)
+        await hosts[0].wait("round=3")
+        for host in hosts:
+            await host.kill()
+            host.bootstrap = []
+        async with trio.open_nursery() as nursery:
+            for host in hosts:
+                nursery.start_soon(host.start)
+        await finish_alike(hosts, 6)
+
+
+async def test_one_alone_restarts_again_and_again(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=12)
+        reached = []
+        for _ in range(3):
+            status = await host.wait(f"round={(reached[-1] if reached else 0) + 3}")
+            reached.append(status["round"])
+            await host.kill()
+            await host.start()
+        status = await finish_alike([host], 12)
+        assert status["tokens_total"] == 12_000  # nothing was counted twice or lost
+
+
+async def test_a_host_leaves_and_comes_back_as_the_voter_it_was(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=11)
+        gone = hosts[2]
+        await gone.wait("round=2")
+        voted = (world.hosts["c"].state / "runs" / run_id / "log" / "votes").read_bytes()
+        await gone.ask("leave", run_id=run_id)
+        assert (await gone.ask("runs"))["runs"] == []
+        assert not (gone.state / "runs" / run_id).exists()
+        aside = gone.state / "left" / run_id
+        assert (aside / "log" / "votes").read_bytes().startswith(voted)
+        status = await hosts[0].until(lambda run: gone.peer not in run["voters"])
+        await hosts[0].wait(f"round={status['round'] + 1}")
+        assert gone.peer not in (await hosts[0].status())["roster"]
+
+        await gone.ask("join", run_id=run_id, peers=[hosts[0].address])
+        assert not aside.exists()
+        await finish_alike(hosts, 11)
+        assert gone.peer in (await rosters(hosts[0], run_id))[11]
+
+
+async def test_leaving_is_not_half_done_when_the_client_hangs_up(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=50)
+        await hosts[1].wait("round=2")
+        with trio.move_on_after(1.0) as impatient:
+            await hosts[1].ask("leave", run_id=run_id)
+        assert impatient.cancelled_caught
+        await hosts[0].until(lambda run: hosts[1].peer not in run["voters"])
+        await trio.sleep(10)
+        assert (await hosts[1].ask("runs"))["runs"] == []
+        assert (hosts[1].state / "left" / run_id).is_dir()
+
+
+async def test_the_senior_of_two_leaves_and_the_other_can_go_on_alone(autojump_clock: Clock) -> None:
+    """Two voters are a quorum only with the senior one: it waits for the round that takes its seat away."""
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=8)
+        await hosts[1].wait("round=2")
+        senior_peer = (await hosts[0].status())["voters"][0]
+        senior = next(host for host in hosts if host.peer == senior_peer)
+        other = next(host for host in hosts if host is not senior)
+        await senior.ask("leave", run_id=run_id)
+        status = await other.wait("finished")
+        assert status["voters"] == [other.peer] and status["roster"] == [other.peer]
+
+
+async def test_leaving_outlives_a_restart_and_takes_as_long_as_it_takes(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=6)
+        for host in hosts:
+            assert host.trainer is not None
+            host.trainer.round_s = 100.0
+        gone = hosts[2]
+        await gone.wait("round=1")
+        error = await refusal(gone, "leave", run_id=run_id)
+        assert error.code == "timeout" and "still counts on this host's vote" in error.message
+        assert (await gone.status())["reason"].startswith("leaving; ")
+        error = await refusal(gone, "join", run_id=run_id, peers=[])
+        assert error.code == "busy" and "leaving" in error.message
+        await gone.kill()
+        await gone.start()
+        assert (await gone.status())["reason"].startswith("leaving; ")
+        await hosts[0].until(lambda run: gone.peer not in run["voters"])
+        await trio.sleep(10)
+        assert (await gone.ask("runs"))["runs"] == []
+        await gone.ask("join", run_id=run_id, peers=[])
+        await gone.wait("synced")
+        assert not (await gone.status())["reason"].startswith("leaving")
+        await gone.kill()
+        for host in hosts:
+            assert host.trainer is not None
+            host.trainer.round_s = 10.0
+        await gone.start()  # the mark is gone with the change of mind
+        await finish_alike(hosts, 6)
+
+
+async def test_an_update_with_a_nan_names_its_tensor_and_the_round_goes_on(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=6)
+        assert hosts[2].trainer is not None
+        hosts[2].trainer.nan_rounds = [3]
+        status = await hosts[2].until(lambda run: run["round"] >= 4)
+        assert any("tensor 'bias' holds a NaN" in warning for warning in status["warnings"])
+        await finish_alike(hosts, 6)
+        seen = await rosters(hosts[0], run_id)
+        assert hosts[2].peer not in seen[3]
+        assert hosts[2].peer in seen[5]
+
+
+async def test_a_trainer_that_detaches_in_mid_round_comes_back_to_it(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=6)
+        trainer = hosts[1].trainer
+        assert trainer is not None
+        trainer.dies_in = [3]
+        await finish_alike(hosts, 6)
+        assert trainer.attached == 2
+        assert 3 in trainer.delivered  # resumed: it is given no second order for that round
+        assert [frame["round"] for frame in trainer.frames if frame["op"] == "round"].count(3) == 1
+        assert hosts[1].peer in (await rosters(hosts[0], run_id))[3]
+
+
+async def test_a_straggler_contributes_its_work_to_a_later_round(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=6)
+        slow = hosts[2]
+        assert slow.trainer is not None
+        slow.trainer.slow_rounds = {3: 16.0}  # the others need 10 s and wait for 1
+        await finish_alike(hosts, 6)
+        seen = await rosters(hosts[0], run_id)
+        assert slow.peer not in seen[3]
+        late = next(round_ for round_ in range(4, 7) if slow.peer in seen[round_])
+        assert late <= 5  # not older than two rounds
+        weights = {r["round"]: r["weights"] for r in (await hosts[0].ask("rounds", run_id=run_id))["rounds"]}
+        assert weights[late][slow.peer] >= 1000
+
+
+async def test_a_second_trainer_is_refused_and_disturbs_nothing(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=4)
+        await host.wait("round=1")
+        second = FakeTrainer("second")
+        second.serve(world.nursery, host.config.socket)
+        await host.until(lambda run: bool(second.refused))
+        assert second.refused[0]["code"] == "trainer_attached"
+        await host.wait("round=3")
+        await second.end()
+        # What was averaged is the first trainer's work: the parameters are where it pulls them.
+        await host.wait("finished")
+        theta = world.service(host).state.theta
+        assert theta is not None
+        assert float(theta[:60_000].abs().max()) > 0.2  # not the empty memory of the second
+
+
+async def test_a_late_joiner_gets_a_newer_state_when_the_updates_are_gone(autojump_clock: Clock) -> None:
+    """It fell asleep with an old state on its disk; what lies between was pruned everywhere."""
+    async with shell() as world:
+        _run_id, hosts = await swarm(world, "abc", rounds=19)
+        sleeper = hosts[2]
+        await sleeper.wait("round=5")
+        await sleeper.kill()
+        await hosts[0].wait("round=17")
+        await sleeper.start()
+        await sleeper.wait("synced")
+        await finish_alike(hosts, 19)
+        # It does not offer to others what it never had.
+        held = world.service(sleeper).store.updates_from(19)
+        assert held > 12
+
+
+async def test_a_joiner_without_any_state_waits_for_a_donor(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=11)
+        await hosts[0].wait("round=6")
+        for host in hosts:
+            for path in (host.state / "runs" / run_id / "snapshots").iterdir():
+                path.unlink()  # behind the daemons' backs: nothing can be served until they write the next one
+        late = await world.host("late", hosts[0])
+        await late.ask("join", run_id=run_id, peers=[hosts[0].address])
+        assert (await late.status())["state"] in ("joining", "catching-up")
+        assert (await late.status())["state_digest"] is None
+        await late.wait("synced")
+        await finish_alike([*hosts, late], 11)
+
+
+async def test_a_host_whose_run_was_deleted_joins_anew(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=9)
+        lost = hosts[2]
+        await lost.wait("round=2")
+        await lost.kill()
+        shutil.rmtree(lost.state / "runs")
+        await lost.start()
+        assert (await lost.ask("runs"))["runs"] == []
+        await lost.ask("join", run_id=run_id, peers=[])  # it still knows its peers
+        await finish_alike(hosts, 9)

@@ -1,0 +1,189 @@
+"""The folder of a run: what is refused at opening, what retention keeps, what stays bounded."""
+
+from pathlib import Path
+
+import pytest
+
+from intellectd.daemon.identity import Identity
+from intellectd.daemon.runs.opening import open_run
+from intellectd.daemon.store.frame_file import CorruptFile
+from intellectd.daemon.store.run_store import VOTES_KEPT_MAX, RunStore
+from intellectd.daemon.store.snapshot import State
+from intellectd.kernels.digest import state_digest, update_root
+from intellectd.protocol.ids import NO_HASH
+from tests.daemon.ram import ram_path
+from tests.daemon.shell_made import ROUNDS, copy_run
+from tests.daemon.shell_world import digest_of
+
+__all__ = ["ram_path"]
+OURS = Identity.generate()  # whose log it is does not matter to the checks
+
+
+@pytest.fixture
+def folder(ram_path: Path) -> Path:
+    """The folder of the run, to be damaged."""
+    copy_run(ram_path / "state")
+    (found,) = (ram_path / "state" / "runs").iterdir()
+    return found
+
+
+def test_a_run_opens_as_it_was(folder: Path) -> None:
+    opened = open_run(folder, OURS)
+    assert [entry.record.round for entry in opened.entries] == list(range(ROUNDS + 1))
+    assert opened.applied == 8 and opened.vote is not None
+    assert {entry.record.update_root for entry in opened.entries[9:]} <= set(opened.held_updates)
+    opened.store.close()
+
+
+@pytest.mark.parametrize("name", ["manifest", "log/records", "log/votes", "snapshots/00000008.safetensors"])
+def test_a_damaged_file_is_named_and_nothing_is_touched(folder: Path, name: str) -> None:
+    path = folder / name
+    whole = path.read_bytes()
+    for at in [0, 1, *range(7, len(whole), max(1, len(whole) // 40)), len(whole) - 1]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        before = digest_of(folder)
+        with pytest.raises(CorruptFile) as raised:
+            open_run(folder, OURS)
+        assert Path(name).name in raised.value.message, at
+        assert raised.value.hint
+        assert digest_of(folder) == before, at
+
+
+@pytest.mark.parametrize("name", ["manifest", "log/records", "log/votes"])
+def test_what_is_missing_is_not_made_up(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    before = digest_of(folder)
+    with pytest.raises(CorruptFile, match="is missing"):
+        open_run(folder, OURS)
+    assert digest_of(folder) == before
+
+
+def test_a_log_that_lost_records_this_host_has_voted_after_is_refused(folder: Path) -> None:
+    """Cut at a record's end it looks whole; but its votes know better, and it would vote again on what is gone."""
+    store = RunStore(folder)
+    offsets = store._log._offsets
+    store.close()
+    path = folder / "log" / "records"
+    path.write_bytes(path.read_bytes()[: offsets[-2]])
+    with pytest.raises(CorruptFile, match="ends with record 8, but this host has voted on record 10"):
+        RunStore(folder)
+
+
+def test_another_runs_manifest_is_refused(folder: Path) -> None:
+    folder = folder.rename(folder.with_name("rn1" + "a" * 36))
+    with pytest.raises(CorruptFile, match="it is the manifest of another run"):
+        open_run(folder, OURS)
+
+
+def test_a_state_that_the_log_disproves_is_refused(folder: Path) -> None:
+    store = RunStore(folder)
+    good = open_run(folder, OURS)
+    assert good.state.theta is not None and good.state.momentum is not None
+    good.store.close()
+    other = State(good.state.theta + 1, good.state.momentum)
+    store.write_snapshot(other, 8, state_digest(other.theta, other.momentum), 0)
+    store.close()
+    with pytest.raises(CorruptFile, match="not the state that the log proves"):
+        open_run(folder, OURS)
+
+
+def test_an_older_snapshot_serves_when_the_newest_is_gone(folder: Path) -> None:
+    (folder / "snapshots" / "00000008.safetensors").unlink()
+    opened = open_run(folder, OURS)
+    assert opened.applied == 4
+    # And all that leads from there to the head is still here.
+    roots = [entry.record.update_root for entry in opened.entries[5:]]
+    assert all(root in opened.held_updates for root in roots)
+    assert opened.store.updates_from(ROUNDS) == 5
+    opened.store.close()
+
+
+def test_what_a_crash_left_half_written_is_removed(folder: Path) -> None:
+    for name in ("updates/.aa.tmp", "snapshots/.00000012.safetensors.tmp", "log/.records.1234.tmp", ".manifest.9.tmp"):
+        (folder / name).write_bytes(b"half")
+    RunStore(folder).close()
+    assert [path for path in folder.rglob(".*")] == []
+
+
+def test_retention_keeps_what_a_provable_catch_up_needs(folder: Path) -> None:
+    store = RunStore(folder)
+    assert store.snapshots() == [4, 8]
+    store.prune()
+    assert store.snapshots() == [4, 8]
+    roots = {store.entry(round_).record.update_root for round_ in range(5, ROUNDS + 1)}
+    assert set(store.updates.held()) == roots
+    assert store.updates_from(ROUNDS) == 5
+    assert store.updates_from(4) == 5 and store.updates_from(-2) == 1
+    store.updates.path_of(store.entry(7).record.update_root).unlink()
+    assert store.updates_from(ROUNDS) == 8  # it does not promise what lies behind a gap
+    store.close()
+
+
+def test_a_snapshot_beyond_the_log_counts_for_nothing_and_pushes_none_out(folder: Path) -> None:
+    store = RunStore(folder)
+    state = open_run(folder, OURS).state
+    assert state.theta is not None and state.momentum is not None
+    for round_ in (12, 16):
+        store.write_snapshot(State(state.theta, state.momentum), round_, state.digest(), 0)
+    store.prune()
+    assert store.snapshots() == [4, 8, 12, 16]
+    assert store.updates_from(ROUNDS) == 5
+    store.close()
+    opened = open_run(folder, OURS)
+    assert opened.applied == 8
+    opened.store.close()
+
+
+def test_an_update_that_the_log_does_not_name_yet_is_kept_and_then_not(folder: Path) -> None:
+    """Its round may be decided any moment, and a vote may rest on it. One that lost its round goes."""
+    store = RunStore(folder)
+    memory = store.updates.new(b"transfer", 4096)
+    memory[:4] = b"next"
+    root = update_root(memory)
+    store.updates.keep(b"transfer", memory, root, store.length)
+    store.prune()
+    assert root in store.updates.held()
+    last = store.entry(ROUNDS)
+    assert last.record.update_root != NO_HASH
+    store._log.append(b"\x80")  # any further record, which does not name it
+    store.updates.prune([last.record.update_root], store.length)
+    assert store.updates.held() == (last.record.update_root,)
+    store.close()
+
+
+def test_an_update_of_unknown_round_from_before_a_restart_waits_for_one_record(folder: Path) -> None:
+    unknown = bytes(range(32))
+    (folder / "updates" / f"{unknown.hex()}.bin").write_bytes(b"accepted, perhaps")
+    store = RunStore(folder)
+    store.prune()
+    assert unknown in store.updates.held()
+    store.updates.prune([], store.length + 1)
+    assert store.updates.held() == ()
+    store.close()
+
+
+def test_votes_stay_few_and_the_last_one_counts(folder: Path) -> None:
+    store = RunStore(folder)
+    vote = store.vote()
+    assert vote is not None
+    for _ in range(VOTES_KEPT_MAX + 40):
+        store.write_vote(vote)
+    assert len(store._votes) <= VOTES_KEPT_MAX
+    store.close()
+    store = RunStore(folder)
+    assert store.vote() == vote
+    store.close()
+
+
+def test_an_incarnation_is_never_smaller_than_the_one_before(folder: Path) -> None:
+    store = RunStore(folder)
+    first = store.next_incarnation(1_800_000_000_000)
+    assert store.next_incarnation(1_000) == first + 1  # a clock without a battery
+    (folder / "incarnation").write_text("nonsense")
+    assert store.next_incarnation(5) == 5
+    store.close()
+
+
+def test_everything_of_a_run_is_its_owners_alone(folder: Path) -> None:
+    for path in [folder, *folder.rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path

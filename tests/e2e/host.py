@@ -1,0 +1,173 @@
+"""One host of a test: a real `intellectd run` with a state directory of its own, spoken to through the CLI.
+
+Owns the processes, and that none outlives its test. Refuses to know what a test is about.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from intellectd.daemon.cli.client import ask
+from intellectd.daemon.parent_death import end_with_parent
+
+INTELLECTD = (sys.executable, "-m", "intellectd.daemon.cli.main")
+TINY_TRAINER = Path(__file__).with_name("tiny_trainer.py")
+# Limits for a machine much slower than two busy cores: they make a hang a failure, nothing waits for them to pass.
+START_S_MAX = 120.0
+STEP_S_MAX = 120.0
+STOP_S_MAX = 20.0
+LOOK_S = 0.2
+NEVER = f"round={10**9 - 1}"
+LOG_CHARS_SHOWN = 6000
+
+HOST_TOML = """\
+state_dir = "{state}"
+socket = "{socket}"
+trainer = {trainer}
+trainer_threads = 1
+
+[network]
+listen = ["/ip4/127.0.0.1/tcp/0"]
+bulk_listen = "127.0.0.1:0"
+
+[metrics]
+listen = ""
+"""
+
+Answer = dict[str, Any]
+
+
+def tiny_trainer(gate: Path) -> tuple[str, ...]:
+    return (sys.executable, str(TINY_TRAINER), str(gate))
+
+
+def run_toml(start_peers: int, *more: str) -> str:
+    """A run of the tiny trainer, with timers for one busy machine: a death shows within seconds."""
+    lines = ['name = "e2e"', 'model = { kind = "external" }', "inner = { steps = 4 }"]
+    lines += [f"swarm = {{ start_peers = {start_peers} }}"]
+    lines += ["timers = { beacon_s = 0.5, suspect_s = 3, expel_s = 10, grace_max_s = 5, attempt_s = 3, stall_s = 3 }"]
+    return "\n".join([*lines, *more, ""])
+
+
+def start_process(argv: tuple[str, ...], log: Path, environ: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+    """In a session of its own, output to a file; it dies with pytest, however pytest dies."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            argv,
+            env={**os.environ, **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 (one system call)
+        )
+
+
+class Host:
+    def __init__(self, name: str, folder: Path, sockets: Path, trainer: str | tuple[str, ...]) -> None:
+        """Starts the daemon; `wait_ready` before the first question."""
+        self.name, self.state = name, folder / name
+        self.state.mkdir()
+        self.socket = sockets / name  # a socket's path has at most 107 bytes, pytest's folders are longer
+        self.log = folder / f"{name}.log"
+        self.config = folder / f"{name}.toml"
+        text = HOST_TOML.format(state=self.state, socket=self.socket, trainer=json.dumps(trainer))
+        self.config.write_text(text)
+        self._notify = sockets / f"{name}.notify"
+        self.peer = self.address = ""
+        self.start()
+
+    def start(self, *options: str) -> None:
+        """Also after `kill`: the same state directory, nothing else is known of the swarm."""
+        self._notify.unlink(missing_ok=True)
+        self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._ready.bind(str(self._notify))
+        argv = (*INTELLECTD, "run", "--config", str(self.config), *options)
+        self.process = start_process(argv, self.log, {"NOTIFY_SOCKET": str(self._notify)})
+
+    def wait_ready(self) -> None:
+        """As systemd would: the daemon says READY=1."""
+        with self._ready:
+            self._ready.settimeout(START_S_MAX)
+            said = self._ready.recv(1024)
+        assert said.startswith(b"READY=1"), self.told(f"it said {said!r}")
+        status = self.status()
+        self.peer, self.address = status["peer"], status["addresses"][0]
+
+    def kill(self) -> None:
+        """SIGKILL to the daemon alone."""
+        self.process.kill()
+        self.process.wait()
+
+    def ended(self) -> int:
+        """Its exit code, once it has been told to stop; force where it does not."""
+        try:
+            return self.process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            return self.process.wait()
+
+    # ---- what an operator types
+
+    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [*INTELLECTD, "--socket", str(self.socket), "--json", *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=STEP_S_MAX + 10, check=False)
+
+    def tell(self, *words: str) -> Answer:
+        done = self.cli(*words)
+        assert done.returncode == 0, self.told(f"`{' '.join(words)}` exited with {done.returncode}: {done.stderr}")
+        answer: Answer = json.loads(done.stdout)
+        assert answer["schema"] == 1
+        return answer
+
+    def status(self) -> Answer:
+        done = self.cli("status")
+        assert done.returncode in (0, 4), self.told(f"status exited with {done.returncode}: {done.stderr}")
+        answer: Answer = json.loads(done.stdout)
+        return answer
+
+    def run_status(self) -> Answer:
+        (run,) = self.status()["runs"]
+        status: Answer = run
+        return status
+
+    def wait(self, run_id: str, goal: str) -> None:
+        self.tell("wait", run_id, "--for", goal, "--timeout", str(STEP_S_MAX))
+
+    # ---- what the tests look at
+
+    def rounds(self, run_id: str) -> dict[int, Answer]:
+        return {row["round"]: row for row in ask(self.socket, "rounds", run_id=run_id)["rounds"]}
+
+    def wait_quietly(self, run_id: str, goal: str) -> None:
+        """As `wait`, without the command line between."""
+        answer = ask(self.socket, "wait", STEP_S_MAX + 10, run_id=run_id, **{"for": goal}, timeout_s=STEP_S_MAX)
+        assert answer["reached"], self.told(f"not {goal}: {answer['run']}")
+
+    def wait_until(self, run_id: str, what: Callable[[Answer], bool]) -> Answer:
+        """Until the run's status is so; the daemon itself makes the pause between two looks."""
+        deadline = time.monotonic() + STEP_S_MAX
+        while time.monotonic() < deadline:
+            answer = ask(self.socket, "wait", run_id=run_id, **{"for": NEVER}, timeout_s=LOOK_S)
+            status: Answer = answer["run"]
+            if what(status):
+                return status
+        raise AssertionError(self.told(f"it never came to that: {status}"))
+
+    def wait_attached(self, run_id: str) -> None:
+        self.wait_until(run_id, lambda run: run["trainer"] != "absent")
+
+    def trainer_pid(self) -> int:
+        """Of the trainer that attached last."""
+        return int(re.findall(r"a trainer is attached\b.*?pid=(\d+)", self.log.read_text())[-1])
+
+    def told(self, what: str) -> str:
+        return f"{self.name}: {what}\n{self.log.read_text(errors='replace')[-LOG_CHARS_SHOWN:]}"

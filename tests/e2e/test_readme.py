@@ -1,0 +1,49 @@
+"""What the README shows works as shown: its run.toml, its commands, its code. Runs nothing."""
+
+import ast
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+from intellectd.daemon.cli.parser import build_parser
+from intellectd.protocol.manifest import config_from_toml
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for named, text in fenced if named == language]
+
+
+def test_the_run_toml_is_valid() -> None:
+    (text,) = blocks("toml")
+    config = config_from_toml(tomllib.loads(text))
+    assert config.until.rounds and config.swarm.start_peers > 1
+
+
+def test_the_code_is_python_of_the_public_api() -> None:
+    import intellectd
+
+    (text,) = blocks("python")
+    names = [node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)]
+    methods = [name for name in names if name in ("assignment", "finished", "log", "step")]
+    assert methods and all(hasattr(intellectd.DiLoCo, name) for name in methods)
+
+
+def test_every_command_is_one_that_the_parser_takes() -> None:
+    lines = [line.partition("#")[0] for block in blocks("") for line in block.splitlines()]
+    commands = [line.strip() for line in lines if line.startswith("intellectd ")]
+    assert len(commands) > 6
+    for command in commands:
+        for one in spelled_out(command):
+            assert build_parser().parse_args(shlex.split(one)[1:]).verb, one
+
+
+def spelled_out(command: str) -> list[str]:
+    """Optional parts given, placeholders filled, `a | b` as two."""
+    filled = re.sub(r"\[(.*?)\]", r"\1", command)
+    filled = re.sub(r"<.*?>", "x", filled)
+    first, *others = [part.strip() for part in filled.split(" | ")]
+    return [first, *(f"intellectd {other}" for other in others)]

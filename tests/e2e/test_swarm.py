@@ -1,0 +1,49 @@
+"""A swarm of real daemons over real libp2p and TLS: found, joined, robbed of its founder, joined late."""
+
+from collections.abc import Sequence
+
+from tests.e2e.host import Host
+from tests.e2e.swarm import Swarm
+
+
+def agree(hosts: Sequence[Host]) -> None:
+    """Everybody stands at the same round with the same bits."""
+    runs = [host.run_status() for host in hosts]
+    assert len({run["round"] for run in runs}) == 1
+    assert len({run["state_digest"] for run in runs}) == 1
+    assert runs[0]["state_digest"]
+
+
+def test_the_run_outlives_its_founder_and_a_latecomer_catches_up(swarm: Swarm) -> None:
+    founder, second, third = first = [swarm.host() for _ in range(3)]
+    swarm.begin(first)
+    swarm.advance(first, 4)
+    agree(first)
+    rounds = second.rounds(swarm.run_id)
+    assert [sorted(rounds[r]["roster"]) for r in range(1, 5)] == 4 * [sorted(host.peer for host in first)]
+
+    late = swarm.host()  # boots while the others go on; of the run it knows nothing
+    swarm.gate.open(5)
+    founder.kill()  # in the midst of a round
+    survivors = [second, third]
+    at = swarm.advance(survivors, 4)
+    agree(survivors)
+    assert sorted(second.rounds(swarm.run_id)[at]["roster"]) == sorted(host.peer for host in survivors)
+
+    late.wait_ready()
+    swarm.join(late, through=third)
+    late.wait(swarm.run_id, "synced")
+    everybody = [second, third, late]
+    swarm.until_contributed(late, seen_by=everybody)
+    last = swarm.advance(everybody, 2)
+    agree(everybody)
+    final = late.run_status()
+    assert late.peer in final["roster"] and founder.peer not in final["roster"]
+    losses = [row["loss"] for row in second.rounds(swarm.run_id).values() if row["loss"] is not None]
+    assert losses[-1] < losses[0]
+
+    assert swarm.stop(everybody) == [0, 0, 0]
+    for host in everybody:
+        log = swarm.log_of(host)
+        assert [entry.record.round for entry in log] == list(range(last + 1))
+        assert all(entry.blob.contributions for entry in log[1:])

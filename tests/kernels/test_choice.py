@@ -1,0 +1,151 @@
+"""Which implementation is used and why; what `ops` refuses before any kernel sees it."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from intellectd.kernels import ops
+from intellectd.kernels.codec import FP32, GROUP, INT8
+from tests.kernels.vectors import IMPLEMENTATIONS, bits, encoded, fingerprint, room, tame
+
+
+def test_wishes() -> None:
+    assert ops.choose({"INTELLECTD_KERNELS": "torch"}).name == "torch"
+    assert ops.choose({"INTELLECTD_KERNELS": "torch"}).reason == "INTELLECTD_KERNELS=torch asks for it"
+    with pytest.raises(ops.KernelChoiceError, match='use "native" or "torch"'):
+        ops.choose({"INTELLECTD_KERNELS": "fast"})
+
+
+def test_the_best_there_is_by_default() -> None:
+    best = ops.choose({})
+    assert (best.name == "native") == (best.reason == "")
+    if "native" in IMPLEMENTATIONS:
+        assert best.name == "native"
+
+
+def test_a_library_that_does_not_load_means_torch_with_a_reason(tmp_path: Path) -> None:
+    broken = tmp_path / "_native.so"
+    broken.write_bytes(b"not a library")
+    choice = ops.choose({}, lambda: str(broken))
+    assert choice.name == "torch"
+    assert "did not load" in choice.reason
+    assert "reinstall" in choice.reason
+    with pytest.raises(ops.KernelChoiceError, match="INTELLECTD_KERNELS=native, but the C kernels did not load"):
+        ops.choose({"INTELLECTD_KERNELS": "native"}, lambda: str(broken))
+
+
+def test_a_library_of_another_kind_means_torch() -> None:
+    """The interpreter's own libc has no such functions: what a renamed or foreign file would look like."""
+    assert ops.choose({}, lambda: "libc.so.6").name == "torch"
+
+
+def python(code: str, **environment: str) -> list[str]:
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **environment},
+        cwd=Path(__file__).parents[2],
+    )
+    return finished.stdout.split("\n")
+
+
+def test_the_environment_decides_for_a_process() -> None:
+    name, reason, digest, _ = python(
+        "from intellectd.kernels import ops; from intellectd.kernels.codec import INT8;"
+        "from tests.kernels.vectors import tame, room, fingerprint;"
+        "out = room(INT8, 512); ops.encode(INT8, tame(1, 512), out);"
+        "print(ops.implementation(), ops.reason(), fingerprint(out), sep='\\n')",
+        INTELLECTD_KERNELS="torch",
+    )
+    out = room(INT8, 512)
+    ops.encode(INT8, tame(1, 512), out)
+    assert (name, reason, digest) == ("torch", "INTELLECTD_KERNELS=torch asks for it", fingerprint(out))
+
+
+def test_planners_need_no_torch() -> None:
+    imports = ", ".join(f"intellectd.kernels.{name}" for name in ("layout", "codec", "digest"))
+    assert python(f"import sys, {imports}; print('torch' in sys.modules)")[0] == "False"
+
+
+def test_delta_stats() -> None:
+    anchor, local, out = torch.full((512,), 3.0), torch.full((512,), 1.0), room(INT8, 512)
+    assert ops.encode_delta(INT8, anchor, local, out) == ops.DeltaStats(math.sqrt(512 * 4.0), None)
+    local[300] = math.inf
+    stats = ops.encode_delta(INT8, anchor, local, out)
+    assert math.isnan(stats.norm)
+    assert stats.first_nonfinite == 300
+    assert not ops.finite(INT8, out)
+
+
+def test_an_update_that_is_not_finite_is_not_applied() -> None:
+    update = room(FP32, 256)
+    assert ops.encode(FP32, torch.full((256,), math.nan), update) == 0
+    theta, momentum = tame(1, 256), tame(2, 256)
+    with pytest.raises(ops.NotFinite, match="not applied"):
+        ops.outer_step(FP32, update, theta, momentum, 0.7, 0.9)
+    assert (bits(theta), bits(momentum)) == (bits(tame(1, 256)), bits(tame(2, 256)))
+
+
+@pytest.mark.parametrize(
+    ("x", "out", "complaint"),
+    [
+        (torch.zeros(256), torch.zeros(259, dtype=torch.uint8), "out has 259 bytes, int8 of 256 elements is 260"),
+        (torch.zeros(255), torch.zeros(260, dtype=torch.uint8), "multiple of 256 elements, not 255"),
+        (torch.zeros(256, dtype=torch.float64), torch.zeros(260, dtype=torch.uint8), "x is torch.float64 on cpu"),
+        (torch.zeros(512)[::2], torch.zeros(260, dtype=torch.uint8), "a contiguous torch.float32"),
+        (torch.zeros(256), torch.zeros(260, dtype=torch.int8), "out is torch.int8 on cpu"),
+        (torch.zeros(256, device="meta"), torch.zeros(260, dtype=torch.uint8), "x is torch.float32 on meta"),
+        (
+            torch.frombuffer(bytearray(1025), dtype=torch.uint8)[1:].numpy().view("<f4"),
+            torch.zeros(260, dtype=torch.uint8),
+            "x is not aligned to 4 bytes",
+        ),
+    ],
+)
+def test_tensors_the_kernels_cannot_take(x: torch.Tensor, out: torch.Tensor, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        ops.encode(INT8, torch.as_tensor(x), out)
+
+
+def test_vectors_of_different_lengths() -> None:
+    with pytest.raises(ValueError, match="local has 512 elements where 256"):
+        ops.encode_delta(INT8, torch.zeros(256), torch.zeros(512), room(INT8, 256))
+
+
+def test_out_shifted_over_its_source_is_refused() -> None:
+    space = torch.zeros(INT8.encoded_bytes(2 * GROUP), dtype=torch.uint8)
+    own, out = space[: INT8.group_bytes], space[4 : INT8.group_bytes + 4]
+    with pytest.raises(ValueError, match="overlaps its source 4 bytes off"):
+        ops.ring_hop(INT8, None, own, 1.0, None, out)
+    assert ops.ring_hop(INT8, None, own, 1.0, None, space[INT8.group_bytes :])
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, 1e39])
+def test_weights_that_fp32_cannot_hold(weight: float) -> None:
+    own = encoded(INT8, tame(1, 256))
+    with pytest.raises(ValueError, match="not a finite fp32"):
+        ops.ring_hop(INT8, None, own, weight, None, room(INT8, 256))
+    with pytest.raises(ValueError, match="not a finite fp32"):
+        ops.ring_hop(INT8, None, own, 1.0, weight, room(INT8, 256))
+
+
+@pytest.mark.parametrize("divisor", [0.0, -1.0, 1e-50])
+def test_divisors_are_above_zero(divisor: float) -> None:
+    with pytest.raises(ValueError, match="not above 0 in fp32"):
+        ops.ring_hop(INT8, None, encoded(INT8, tame(1, 256)), 1.0, divisor, room(INT8, 256))
+
+
+@pytest.mark.filterwarnings("error")
+def test_bytes_from_anywhere_without_a_copy() -> None:
+    source = bytearray(b"abc")
+    view = ops.as_bytes(memoryview(source)[1:])
+    source[1] = 0x7A
+    assert view.tolist() == [0x7A, 0x63]
+    assert ops.as_bytes(b"").numel() == 0

@@ -1,0 +1,85 @@
+"""A host of the simulated world: what survives a crash, what does not, its clock, and its trainer.
+
+Owns no behaviour of the protocol. Work is a list of data streams: what the arena holds beyond the anchor.
+"""
+
+from dataclasses import dataclass, field
+
+from intellectd.protocol import effects as ef
+from intellectd.protocol.ids import hash_of
+from intellectd.protocol.node import Node
+from intellectd.protocol.records import Entry
+
+Stream = tuple[int, int]
+
+
+@dataclass
+class Disk:
+    """What survives a crash of the daemon."""
+
+    entries: list[Entry] = field(default_factory=list)
+    vote: ef.PersistVote | None = None
+    snapshots: dict[int, bytes] = field(default_factory=dict)
+    updates: dict[bytes, bool] = field(default_factory=dict)
+
+    def prune(self) -> int:
+        """Two snapshots and the updates since the older one; what was voted for and is not decided stays too."""
+        for old in sorted(self.snapshots)[:-2]:
+            del self.snapshots[old]
+        first = max(0, min(self.snapshots, default=-1)) + 1
+        voted = self.vote.accepted.record.update_root if self.vote and self.vote.accepted else b""
+        decided = {e.record.update_root: e.record.round for e in self.entries}
+        for root in [r for r in self.updates if decided.get(r, first) < first and r != voted]:
+            del self.updates[root]
+        return first
+
+
+@dataclass
+class Delta:
+    """A frozen delta: the data really in it, and whether its base was the anchor that it claims."""
+
+    content: tuple[Stream, ...]
+    sound: bool
+
+
+@dataclass
+class Trainer:
+    """A process of its own, with parameters of its own: it may outlive the daemon."""
+
+    life: int = 0  # events of an earlier one are dropped
+    round: int | None = None
+    holds: list[Stream] = field(default_factory=list)  # carried-over work inside its parameters
+    job: list[Stream] = field(default_factory=list)
+    done_at: float = 0.0
+    working: bool = False
+
+
+@dataclass
+class Host:
+    name: str
+    disk: Disk = field(default_factory=Disk)
+    node: Node | None = None
+    life: int = 0  # events for an earlier life are dropped
+    state: tuple[int, bytes] | None = None
+    frozen_until: float = 0.0
+    speed: float = 1.0
+    clock_offset_s: float = 0.0
+    clock_rate: float = 1.0
+    joined: list[str] = field(default_factory=list)
+    trainer: Trainer = field(default_factory=Trainer)
+    attached: bool = False
+    work: list[Stream] = field(default_factory=list)  # in the arena, beyond the anchor
+    sound: bool = True  # the arena's anchor is the state's, or the one kept aside
+    deltas: dict[bytes, Delta] = field(default_factory=dict)
+    leaving: bool = False  # by its operator's word, which outlives a crash
+    left: bool = False
+    rots: bool = False  # the next update is applied wrongly: a bit flips
+    rotten: bool = False  # the state is not what the log says
+
+    def clock(self, now: float) -> float:
+        return now * self.clock_rate + self.clock_offset_s
+
+    def freeze(self) -> bytes:
+        root = hash_of("delta", self.name.encode(), len(self.deltas).to_bytes(8, "big"))
+        self.deltas[root] = Delta(tuple(sorted(self.work)), self.sound)
+        return root

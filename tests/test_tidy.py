@@ -1,0 +1,291 @@
+"""The house rules that a machine can hold: the law of imports (who may know whom), sizes, and banned words.
+
+Reads the sources as text and syntax; imports nothing of the project. A failure names file, line and rule.
+"""
+
+import ast
+import functools
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("kernels", "protocol", "daemon")
+LINES_MAX = 400
+FUNCTION_LINES_MAX = 70
+
+# What each part of the project may never import, at any depth of its own code.
+FORBIDDEN = {
+    "kernels": "trio libp2p multiaddr msgpack socket time transformers intellectd.protocol intellectd.daemon",
+    "protocol": "trio libp2p multiaddr torch numpy socket threading time datetime secrets subprocess intellectd.daemon",
+    "daemon/sdk": "trio libp2p multiaddr",
+    "daemon/trainer": "trio libp2p multiaddr",
+    "daemon/cli": "torch trio libp2p multiaddr transformers cryptography",
+    "daemon/p2p": "torch transformers",
+    "daemon/bulk": "libp2p multiaddr transformers",
+}
+# Of the kernels, protocol may know what needs no torch.
+KERNELS_WITHOUT_TORCH = ("agreement", "codec", "digest", "interface", "layout")
+# What must not be loaded by importing a module, counting everything that its imports import. `.*`: and those below.
+LIGHT = {
+    "intellectd": "trio libp2p torch",
+    "intellectd.daemon.cli.*": "trio libp2p torch transformers cryptography numpy",
+    "intellectd.daemon.frames": "trio libp2p torch",
+    "intellectd.daemon.sdk.*": "trio libp2p",
+    "intellectd.daemon.trainer.*": "trio libp2p",
+    "intellectd.protocol.*": "trio libp2p torch",
+}
+LIBP2P_LIVES_IN = "daemon/p2p"
+NAMES_THAT_SAY_NOTHING = ("utils", "util", "common", "helpers", "manager", "misc")
+
+
+@dataclass(frozen=True)
+class Source:
+    path: Path
+    text: str
+    tree: ast.Module
+
+    @property
+    def name(self) -> str:
+        return self.path.relative_to(ROOT).as_posix()
+
+    @property
+    def module(self) -> str:
+        """The dotted name under which it is imported."""
+        parts = self.path.relative_to(ROOT).with_suffix("").parts
+        if parts[:2] == ("daemon", "_pkgroot"):
+            return "intellectd"
+        dotted = ".".join(("intellectd", *parts) if parts[0] in FOLDERS else parts)
+        return dotted.removesuffix(".__init__")
+
+    def at(self, node: ast.AST) -> str:
+        return f"{self.name}:{getattr(node, 'lineno', 1)}"
+
+
+@functools.cache
+def sources(*folders: str) -> tuple[Source, ...]:
+    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    texts = [(path, path.read_text(encoding="utf-8")) for path in paths]
+    return tuple(Source(path, text, ast.parse(text)) for path, text in texts)
+
+
+def everything() -> tuple[Source, ...]:
+    return sources(*FOLDERS) + sources("tests")
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Module names of an import statement: `a.b` of `import a.b`; `a.b` and `a.b.c` of `from a.b import c`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = "." * node.level + (node.module or "")
+        return [base, *[f"{base}.{alias.name}" for alias in node.names]]
+    return []
+
+
+def imports(source: Source) -> Iterator[tuple[ast.AST, str]]:
+    for node in ast.walk(source.tree):
+        for name in imported(node):
+            yield node, name
+
+
+def imports_at_load(body: list[ast.stmt]) -> Iterator[str]:
+    """Only what runs when the module is imported: not inside functions, not for type checkers."""
+    for node in body:
+        yield from imported(node)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imports_at_load(node.orelse)
+        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
+            for block in ("body", "orelse", "finalbody", "handlers"):
+                inner = getattr(node, block, [])
+                yield from imports_at_load([s for part in inner for s in getattr(part, "body", [part])])
+
+
+def is_or_is_in(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+@pytest.mark.parametrize("part", sorted(FORBIDDEN))
+def test_no_part_imports_what_it_must_not_know(part: str) -> None:
+    offences = [
+        f"{source.at(node)} imports {name}"
+        for source in sources(part)
+        for node, name in imports(source)
+        for banned in FORBIDDEN[part].split()
+        if is_or_is_in(name, banned)
+    ]
+    assert offences == []
+
+
+def test_the_protocol_knows_only_the_torch_free_kernels() -> None:
+    offences = [
+        f"{source.at(node)} imports {name}"
+        for source in sources("protocol")
+        for node, name in imports(source)
+        if name.startswith("intellectd.kernels.") and name.split(".")[2] not in KERNELS_WITHOUT_TORCH
+    ]
+    assert offences == []
+
+
+def test_libp2p_stays_behind_its_adapter() -> None:
+    offences = [
+        f"{source.at(node)} imports {name}"
+        for source in sources("daemon")
+        for node, name in imports(source)
+        if not source.name.startswith(LIBP2P_LIVES_IN) and is_or_is_in(name, "libp2p")
+    ]
+    assert offences == []
+
+
+@functools.cache
+def load_graph() -> dict[str, list[str]]:
+    graph = {source.module: sorted({*imports_at_load(source.tree.body)}) for source in sources(*FOLDERS)}
+    for module, names in graph.items():
+        parents = [module.rpartition(".")[0]] if "." in module else []
+        graph[module] = names + [parent for parent in parents if parent in graph]
+    return graph
+
+
+def loaded_by(module: str) -> dict[str, list[str]]:
+    """Everything that importing `module` loads, each with the chain of imports that leads there."""
+    graph = load_graph()
+    chains = {module: [module]}
+    queue = [module]
+    while queue:
+        current = queue.pop()
+        for name in graph.get(current, []):
+            if name not in chains:
+                chains[name] = [*chains[current], name]
+                queue.append(name)
+    return chains
+
+
+@pytest.mark.parametrize("light", sorted(LIGHT))
+def test_light_modules_load_nothing_heavy(light: str) -> None:
+    root = light.removesuffix(".*")
+    modules = [module for module in load_graph() if module == root or (root != light and is_or_is_in(module, root))]
+    assert modules
+    offences = [
+        " → ".join(chain)
+        for module in modules
+        for name, chain in loaded_by(module).items()
+        for banned in LIGHT[light].split()
+        if is_or_is_in(name, banned)
+    ]
+    assert offences == []
+
+
+def test_imports_are_absolute_and_never_bare() -> None:
+    offences = [
+        f"{source.at(node)} imports {name}"
+        for source in everything()
+        for node, name in imports(source)
+        if name.startswith(".") or name.split(".")[0] in FOLDERS
+    ]
+    assert offences == []
+
+
+def test_nobody_uses_asyncio_pickle_or_mocks() -> None:
+    offences = [
+        f"{source.at(node)} imports {name}"
+        for source in everything()
+        for node, name in imports(source)
+        for banned in ("asyncio", "pickle", "cPickle", "dill", "marshal", "shelve", "unittest.mock")
+        if is_or_is_in(name, banned)
+    ]
+    assert offences == []
+
+
+def calls(source: Source) -> Iterator[tuple[ast.Call, str]]:
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            yield node, ast.unparse(node.func)
+
+
+def test_nobody_executes_text_or_unpickles() -> None:
+    offences = [
+        f"{source.at(call)} calls {name}"
+        for source in everything()
+        for call, name in calls(source)
+        if name in ("eval", "exec", "compile", "__import__", "os.system", "torch.load")
+        or any(keyword.arg == "shell" for keyword in call.keywords)
+    ]
+    assert offences == []
+
+
+def test_no_test_sleeps_in_real_time() -> None:
+    offences = [
+        f"{source.at(call)} calls {name}"
+        for source in sources("tests")
+        for call, name in calls(source)
+        if name == "time.sleep"
+    ]
+    assert offences == []
+
+
+def is_a_set(node: ast.expr) -> bool:
+    made = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("set", "frozenset")
+    return made or isinstance(node, ast.Set | ast.SetComp)
+
+
+def test_sets_are_never_iterated_unsorted() -> None:
+    # Their order differs from process to process: peers that iterate one disagree.
+    offences = [
+        source.at(node.iter)
+        for source in sources(*FOLDERS)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.For | ast.AsyncFor | ast.comprehension) and is_a_set(node.iter)
+    ]
+    assert offences == []
+
+
+def test_files_and_functions_stay_small() -> None:
+    offences = [f"{s.name} has {s.text.count(chr(10))} lines" for s in everything() if s.text.count("\n") > LINES_MAX]
+    for source in everything():
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > FUNCTION_LINES_MAX:
+                    offences.append(f"{source.at(node)} {node.name} has {lines} lines")
+    assert offences == []
+
+
+def test_every_file_says_what_it_owns() -> None:
+    offences = [
+        source.name
+        for source in everything()
+        if source.text.strip() and not (ast.get_docstring(source.tree) or "").strip()
+    ]
+    assert offences == []
+
+
+def test_no_file_is_named_after_nothing() -> None:
+    assert [source.name for source in everything() if source.path.stem in NAMES_THAT_SAY_NOTHING] == []
+
+
+def test_every_folder_with_python_is_packaged() -> None:
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {source.path.parent for source in sources(*FOLDERS)} - {ROOT / "daemon/_pkgroot"}
+    packages = {"intellectd"} | {"intellectd." + ".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert sorted(tool["packages"]) == sorted(packages)
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Every text file a clone has, but for this one, which names what it bans."""
+    kinds = {".py", ".md", ".toml", ".txt", ".json", ".yml", ".service", ".conf", ".c", ".h", ""}
+    tops = (*FOLDERS, "tests", "deploy", ".ci")
+    paths = [path for top in tops for path in (ROOT / top).rglob("*")] + [ROOT / "README.md", ROOT / "pyproject.toml"]
+    for path in sorted(paths):
+        if path.is_file() and path.suffix in kinds and path != Path(__file__) and "__pycache__" not in path.parts:
+            yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+
+
+def test_the_repository_speaks_of_itself_alone() -> None:
+    # A clone must make sense anywhere: no path of a builder's machine, nothing outside the repository.
+    elsewhere = re.compile(r"\.\./shared|/work/|/opt/venv|/tmp/contract|notes/[a-z]+\.md|DESIGN\.md")
+    offences = [f"{name}: {found[0]}" for name, text in texts() for found in elsewhere.finditer(text)]
+    assert offences == []
