@@ -121,6 +121,10 @@ class Host:
         argv = [*INTELLECTD, "--socket", str(self.socket), "--json", *words]
         return subprocess.run(argv, capture_output=True, text=True, timeout=STEP_S_MAX + 10, check=False)
 
+    def starting(self, *words: str) -> subprocess.Popen[bytes]:
+        """A command that goes on while the test does something else."""
+        return start_process((*INTELLECTD, "--socket", str(self.socket), *words), self.log)
+
     def tell(self, *words: str) -> Answer:
         done = self.cli(*words)
         assert done.returncode == 0, self.told(f"`{' '.join(words)}` exited with {done.returncode}: {done.stderr}")
