@@ -98,6 +98,9 @@ class MemoryNetwork(RpcNetwork):
     def connected(self) -> list[str]:
         return [peer for peer, ends in self._ends.items() if ends]
 
+    def directory_peers(self) -> int:
+        return len(self._contacts)
+
     async def announce(self, key: str) -> None:
         self._announced.add(key)
         await trio.lowlevel.checkpoint()

@@ -5,7 +5,8 @@ Refuses to know what the bytes mean. No type of libp2p leaks through here.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 # One frame holds a record of 1,000 members (about 120 bytes each) with room to spare; libp2p streams stay
 # healthy up to about 1 MB, and anything larger belongs to the bulk plane.
@@ -15,6 +16,15 @@ WIRE_VERSION = 1
 PostHandler = Callable[[str, bytes], None]
 CallHandler = Callable[[str, bytes], Awaitable[bytes]]
 DisconnectHandler = Callable[[str], None]
+TrafficHandler = Callable[[Literal["in", "out"], int], None]
+
+
+@dataclass(frozen=True)
+class Contact:
+    """What the connection to a peer tells of it, besides its messages."""
+
+    software: str = ""  # as the peer names its own; "" before the first connection
+    round_trip_s: float | None = None  # of the last ping; None without a connection, or when it went unanswered
 
 
 class NetworkError(Exception):
@@ -77,7 +87,17 @@ class Network(Protocol):
 
     def on_disconnect(self, handler: DisconnectHandler) -> None: ...
 
+    def on_traffic(self, handler: TrafficHandler) -> None:
+        """Told of the bytes of calls and posts, both ways; not of the DHT's, nor of what encryption adds."""
+        ...
+
     def connected(self) -> list[str]: ...
+
+    def contact(self, peer: str) -> Contact: ...
+
+    def directory_peers(self) -> int:
+        """How many peers this host's part of the DHT knows."""
+        ...
 
     async def evict(self, peer: str) -> None:
         """Drop the connection and the routing entry of a peer that is silent or misbehaves."""

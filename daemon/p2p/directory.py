@@ -84,6 +84,10 @@ class Directory:
         for peer in lookup.answered:
             await self.met(str(peer))
 
+    def size(self) -> int:
+        count: int = self._dht.routing_table.size()
+        return count
+
     def forget(self, peer: str) -> None:
         self._dht.routing_table.remove_peer(ID.from_string(peer))
 

@@ -75,6 +75,9 @@ class Libp2pNetwork(RpcNetwork):
     def connected(self) -> list[str]:
         return self._connections.peers()
 
+    def directory_peers(self) -> int:
+        return self._directory.size()
+
     async def announce(self, key: str) -> None:
         await self._directory.announce(key)
 

@@ -17,6 +17,10 @@ STREAM_CHUNK_BYTES = 64 * 1024 - 12
 # A caller waits its turn beyond this, the server refuses beyond it. A peer asks for a few things at a time
 # (a record, a vote, a list of donors), so 32 is idle capacity, and 32 answers of 512 KiB are 16 MB.
 CALLS_IN_FLIGHT_MAX = 32
+# A round trip each half minute is a dozen bytes a second to each of a thousand peers, and what a person looks at is
+# never older. The first waits until what the stream was opened for is on its way, not to measure a queue.
+PING_SECONDS = 30.0
+PING_FIRST_SECONDS = 1.0
 # Longer than any deadline the app gives a call (30 s), so that it only ends handlers nobody waits for.
 HANDLER_SECONDS_MAX = 120.0
 

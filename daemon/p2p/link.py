@@ -7,12 +7,13 @@ stream (`daemon.p2p.serve`), so two hosts that dial each other at once never com
 
 import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
 from intellectd.daemon.net import (
     CallTimeout,
+    Contact,
     NetworkError,
     PeerUnreachable,
     RemoteFailure,
@@ -23,6 +24,8 @@ from intellectd.daemon.p2p.limits import (
     BACKOFF_SECONDS_MAX,
     BACKOFF_SECONDS_MIN,
     CALLS_IN_FLIGHT_MAX,
+    PING_FIRST_SECONDS,
+    PING_SECONDS,
     PREAMBLE_BYTES_MAX,
     PREAMBLE_SECONDS_MAX,
 )
@@ -55,6 +58,7 @@ class _Waiter:
 class Link:
     def __init__(self, peer: str, transport: Transport, nursery: trio.Nursery, preamble: wire.Preamble) -> None:
         self.peer = peer
+        self.contact = Contact()
         self._transport = transport
         self._nursery = nursery
         self._preamble = preamble
@@ -79,6 +83,7 @@ class Link:
     async def call(self, method: str, body: bytes, timeout_s: float) -> bytes:
         with trio.move_on_after(timeout_s):
             async with self._turns:
+                self.hurry()
                 return await self._exchange(method, body)
         raise self._too_late(timeout_s)
 
@@ -145,8 +150,7 @@ class Link:
         call_id, self._next_id = self._next_id, self._next_id + 1
         waiter = self._answers[call_id] = _Waiter()
         try:
-            if self._enqueue(call_id, wire.encode(wire.Frame(wire.CALL, call_id, method, body))):
-                self.hurry()
+            self._enqueue(call_id, wire.encode(wire.Frame(wire.CALL, call_id, method, body)))
             await waiter.done.wait()
         finally:
             if self._answers.pop(call_id, None) is not None:
@@ -212,6 +216,7 @@ class Link:
         finally:
             self._open = False
             self._over.set()
+            self.contact = replace(self.contact, round_trip_s=None)
             if stream is not None:
                 await _reset(stream)
 
@@ -242,6 +247,7 @@ class Link:
             # Open for TCP only, like a frozen host's: the next attempt should not run into it again.
             self._transport.hang_up(self.peer, f"silent for {PREAMBLE_SECONDS_MAX:g} s on a new stream")
             raise PeerUnreachable(f"{self.peer} took the connection but did not say its version in time")
+        self.contact = Contact(theirs.software)
         if theirs.wire != self._preamble.wire:
             raise self._mismatch(theirs)
         return reader
@@ -253,11 +259,12 @@ class Link:
         return error
 
     async def _converse(self, stream: ByteStream, reader: FrameReader) -> None:
-        """Until the stream ends. A nursery of two would wrap each ending in a group, so they report instead."""
+        """Until the stream ends. A nursery would wrap each ending in a group, so they report instead."""
         endings: list[Exception] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read, reader, nursery.cancel_scope, endings)
             nursery.start_soon(self._write, stream, nursery.cancel_scope, endings)
+            nursery.start_soon(self._ping)
         if endings:
             raise endings[0]
 
@@ -280,6 +287,26 @@ class Link:
         except (StreamEnded, WriteStuck) as error:
             endings.append(error)
             scope.cancel()
+
+    async def _ping(self) -> None:
+        """While the stream lives: for people to look at, nothing rests on it."""
+        wait_s = PING_FIRST_SECONDS
+        while True:
+            await trio.sleep(wait_s)
+            wait_s = PING_FIRST_SECONDS if self._outbox else PING_SECONDS
+            if not self._outbox:  # else what waits would be measured too
+                self.contact = replace(self.contact, round_trip_s=await self._round_trip_s())
+
+    async def _round_trip_s(self) -> float | None:
+        asked_at = trio.current_time()
+        with trio.move_on_after(PING_SECONDS) as scope:
+            try:
+                await self._exchange(wire.PING, b"")
+            except RemoteFailure:
+                pass  # an answer all the same, if of software that knows no ping
+            except NetworkError:
+                return None  # the stream is about to end
+        return None if scope.cancelled_caught else trio.current_time() - asked_at
 
 
 def mismatch_text(ours: wire.Preamble, theirs: wire.Preamble, peer: str) -> str:

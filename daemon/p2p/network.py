@@ -9,7 +9,15 @@ from abc import ABC, abstractmethod
 
 import trio
 
-from intellectd.daemon.net import BadAddress, CallHandler, DisconnectHandler, PeerUnreachable, PostHandler
+from intellectd.daemon.net import (
+    BadAddress,
+    CallHandler,
+    Contact,
+    DisconnectHandler,
+    PeerUnreachable,
+    PostHandler,
+    TrafficHandler,
+)
 from intellectd.daemon.p2p.addresses import Address, parse_dialable
 from intellectd.daemon.p2p.book import AddressBook
 from intellectd.daemon.p2p.bootstrap import Bootstrapper
@@ -39,6 +47,9 @@ class RpcNetwork(ABC):
 
     @abstractmethod
     def connected(self) -> list[str]: ...
+
+    @abstractmethod
+    def directory_peers(self) -> int: ...
 
     @abstractmethod
     async def _reach(self, target: Address) -> None:
@@ -92,6 +103,12 @@ class RpcNetwork(ABC):
 
     def on_disconnect(self, handler: DisconnectHandler) -> None:
         self._on_disconnect.append(handler)
+
+    def on_traffic(self, handler: TrafficHandler) -> None:
+        self._rpc.on_traffic(handler)
+
+    def contact(self, peer: str) -> Contact:
+        return self._rpc.contact(peer)
 
     async def evict(self, peer: str) -> None:
         if is_peer_id(peer):

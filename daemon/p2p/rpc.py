@@ -5,15 +5,24 @@ libp2p: the in-memory twin runs this very code over streams of its own.
 """
 
 import logging
+from typing import Literal
 
 import trio
 
-from intellectd.daemon.net import MESSAGE_BYTES_MAX, CallHandler, PeerUnreachable, PostHandler
+from intellectd.daemon.net import (
+    MESSAGE_BYTES_MAX,
+    CallHandler,
+    Contact,
+    PeerUnreachable,
+    PostHandler,
+    TrafficHandler,
+)
 from intellectd.daemon.p2p.limits import METHOD_CHARS_MAX, PEERS_KNOWN_MAX, WRITE_SECONDS_MAX
 from intellectd.daemon.p2p.link import Link
 from intellectd.daemon.p2p.serve import Handlers, Serving
 from intellectd.daemon.p2p.streams import ByteStream, Transport
-from intellectd.daemon.p2p.wire import Preamble
+from intellectd.daemon.p2p.traffic import CountedStream, CountedTransport
+from intellectd.daemon.p2p.wire import PING, Preamble
 from intellectd.daemon.peer_id import PEER_ID_CHARS_MAX, public_key_of_peer_id
 
 log = logging.getLogger("intellectd.p2p")
@@ -21,7 +30,8 @@ log = logging.getLogger("intellectd.p2p")
 
 class Rpc:
     def __init__(self, transport: Transport, nursery: trio.Nursery, preamble: Preamble | None = None) -> None:
-        self._transport = transport
+        self._on_traffic: list[TrafficHandler] = []
+        self._transport = CountedTransport(transport, self._count)
         self._nursery = nursery
         self._preamble = preamble or Preamble()
         self._handlers = Handlers()
@@ -35,9 +45,16 @@ class Rpc:
     def on_call(self, method: str, handler: CallHandler) -> None:
         if not 0 < len(method) <= METHOD_CHARS_MAX:
             raise ValueError(f"a method's name has 1 to {METHOD_CHARS_MAX} characters, not {method!r}")
-        if method in self._handlers.calls:
+        if method in self._handlers.calls or method == PING:
             raise ValueError(f"the method {method!r} already has a handler")
         self._handlers.calls[method] = handler
+
+    def on_traffic(self, handler: TrafficHandler) -> None:
+        self._on_traffic.append(handler)
+
+    def contact(self, peer: str) -> Contact:
+        link = self._links.get(peer)
+        return link.contact if link is not None else Contact()
 
     def post(self, peer: str, body: bytes) -> bool:
         _check_size(body)
@@ -62,7 +79,8 @@ class Rpc:
         with trio.CancelScope() as scope:
             self._served[peer] = scope
             try:
-                await Serving(peer, stream, self._transport, self._handlers).run(self._preamble)
+                counted = CountedStream(stream, self._count)
+                await Serving(peer, counted, self._transport, self._handlers).run(self._preamble)
             finally:
                 if self._served.get(peer) is scope:
                     del self._served[peer]
@@ -82,6 +100,10 @@ class Rpc:
         self._closed = True
         for link in self._links.values():
             link.close()
+
+    def _count(self, direction: Literal["in", "out"], size: int) -> None:
+        for handler in self._on_traffic:
+            handler(direction, size)
 
     def _link(self, peer: str) -> Link:
         if self._closed:

@@ -93,6 +93,8 @@ class Serving:
             self._deliver(frame.body)
         elif frame.kind != wire.CALL:
             raise wire.BadFrame("an answer came on the stream of the peer's own calls")
+        elif frame.method == wire.PING:
+            await self._answer(wire.encode(wire.Frame(wire.ANSWER, frame.id, "", b"")))
         elif self._calls_running >= CALLS_IN_FLIGHT_MAX:
             busy = f"busy: {self._calls_running} calls of yours are in progress"
             await self._answer(wire.encode_error(frame.id, busy))

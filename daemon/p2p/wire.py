@@ -6,6 +6,7 @@ what the messages mean. A frame is 4 bytes of big-endian length and msgpack [kin
 
 import struct
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import msgpack
 
@@ -18,8 +19,9 @@ from intellectd.daemon.p2p.limits import (
     SOFTWARE_CHARS_MAX,
 )
 
-SOFTWARE = "intellectd/0.1.0"
+SOFTWARE = f"intellectd/{version('intellectd')}"
 CALL, ANSWER, ERROR, POST = 0, 1, 2, 3
+PING = "ping"  # the method that the transport answers by itself
 FRAME_BYTES_MAX = MESSAGE_BYTES_MAX + FRAME_OVERHEAD_BYTES_MAX
 LENGTH_BYTES = 4
 _LENGTH = struct.Struct(">I")

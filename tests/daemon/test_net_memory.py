@@ -1,11 +1,14 @@
 """What only the in-memory network can do: links cut and slowed, hosts killed and frozen, in jumping time."""
 
+from collections import Counter
+
 import pytest
 import trio
 import trio.testing
 
-from intellectd.daemon.net import CallTimeout, PeerUnreachable
+from intellectd.daemon.net import CallTimeout, Contact, PeerUnreachable
 from intellectd.daemon.p2p import limits
+from intellectd.daemon.p2p.wire import Preamble
 from tests.daemon.net_world import connect, echo, world_of
 
 KEY = "/intellectd/0123456789abcdef01234567"
@@ -115,3 +118,39 @@ async def test_a_frozen_host_is_connected_and_answers_nobody(autojump_clock: tri
                 await host.call(hosts[2].peer_id, "echo", b"", 1)
             await host.evict(hosts[2].peer_id)
             assert host.connected() == []
+
+
+async def test_a_contact_tells_its_version_and_how_long_a_round_trip_takes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """SPEC W7."""
+    async with world_of("memory") as world:
+        here, there = await world.open(), await world.open(preamble=Preamble(software="intellectd/9.9.9"))
+        assert here.contact(there.peer_id) == Contact()
+        world.hub.delay(here.peer_id, there.peer_id, 0.15)
+        await connect(here, there)
+        assert here.contact(there.peer_id) == Contact("intellectd/9.9.9", None)
+        await trio.sleep(2)
+        assert here.contact(there.peer_id).round_trip_s == pytest.approx(0.3)
+        world.hub.delay(here.peer_id, there.peer_id, 0.5)
+        await trio.sleep(limits.PING_SECONDS + 2)
+        assert here.contact(there.peer_id).round_trip_s == pytest.approx(1.0)
+        world.hub.cut(here.peer_id, there.peer_id)
+        await trio.sleep(2 * limits.PING_SECONDS + 2)
+        assert here.contact(there.peer_id) == Contact("intellectd/9.9.9", None)
+
+
+async def test_calls_and_posts_are_counted_both_ways(autojump_clock: trio.testing.MockClock) -> None:
+    async with world_of("memory") as world:
+        here, there = await world.open(), await world.open()
+        counted: Counter[tuple[str, str]] = Counter()
+        here.on_traffic(lambda direction, size: counted.update({("here", direction): size}))
+        there.on_traffic(lambda direction, size: counted.update({("there", direction): size}))
+        there.on_call("echo", echo)
+        await connect(here, there)
+        counted.clear()
+        await here.call(there.peer_id, "echo", b"x" * 1000, 5)
+        here.post(there.peer_id, b"y" * 5000)
+        await trio.sleep(0.1)
+        assert 1000 < counted["here", "in"] == counted["there", "out"] < 1100
+        assert 6000 < counted["here", "out"] == counted["there", "in"] < 6100
