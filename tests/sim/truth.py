@@ -30,15 +30,37 @@ class Ballots:
     chosen: tuple[Ballot, bytes] | None = None  # the first ballot that a quorum accepted
 
 
+@dataclass
+class Ledger:
+    """What one line of records has used up. Lines that part have one each."""
+
+    used: dict[Stream, int] = field(default_factory=dict)
+    deltas: dict[bytes, int] = field(default_factory=dict)
+    made: dict[Stream, None] = field(default_factory=dict)
+    tip: bytes = b""  # the record it stands after
+
+
+@dataclass
+class Link:
+    """A point of history: what a record led to."""
+
+    round: int
+    state: bytes
+    voters: list[str]
+    generation: bytes | None
+    parent: bytes | None
+    entry: Entry | None
+    ledger: Ledger
+
+
 class Truth:
     def __init__(self, founder: str, theta0: bytes) -> None:
-        self.entries: dict[int, Entry] = {}  # the one history
-        self.chain: dict[int, bytes] = {-1: theta0}
-        self._voters: dict[int, list[str]] = {0: [founder]}  # of the decision of each round
+        self.entries: dict[int, Entry] = {}  # the history of the record with the most tokens
+        self.theta0 = theta0
+        self._first = Link(-1, theta0, [founder], None, None, None, Ledger())
+        self._links: dict[bytes, Link] = {}
+        self._decided_at: dict[tuple[bytes, int], bytes] = {}  # one record a generation and round
         self._decisions: dict[At, Ballots] = {}
-        self._used: dict[Stream, int] = {}
-        self._deltas: dict[bytes, int] = {}
-        self._made: dict[Stream, None] = {}
         self._forgetful: dict[str, None] = {}  # voters whose disk was lost, until they lose the seat
         self.largest = 0  # table of any machine
 
@@ -99,41 +121,91 @@ class Truth:
             known.chosen = (ballot, record)
 
     def _ballots(self, at: At) -> Ballots:
-        return self._decisions.setdefault(at, Ballots(self._voters.get(at.round, [])))
+        return self._decisions.setdefault(at, Ballots(self._link(at.parent).voters))
+
+    def _link(self, parent: bytes) -> Link:
+        """The point that follows this record; whatever record 0 follows is the beginning."""
+        return self._links.get(parent, self._first)
 
     # ---- what is written
 
     def appended(self, host: Host, entry: Entry, hosts: dict[str, Host]) -> None:
-        record = entry.record
-        last = host.disk.entries[-1].record.round if host.disk.entries else -1
-        if record.round != last + 1:
-            raise Violation(f"{host.name} appends round {record.round} after {last}")
-        known = self.entries.get(record.round)
-        if known is None:
-            self._decided(entry, hosts)
-        elif record_hash(known.record) != record_hash(record):
-            raise Violation(f"two records for round {record.round}")
+        record, log = entry.record, host.disk.entries
+        if log and (record.parent != record_hash(log[-1].record) or record.round != log[-1].record.round + 1):
+            raise Violation(f"{host.name} appends round {record.round} after {log[-1].record.round}, on another record")
+        if not log and record.round != 0:
+            raise Violation(f"{host.name} begins its log with round {record.round}")
+        self.known(entry, hosts)
 
-    def _decided(self, entry: Entry, hosts: dict[str, Host]) -> None:
+    def known(self, entry: Entry, hosts: dict[str, Host]) -> None:
+        """A record is on somebody's disk."""
         record = entry.record
-        voters = self._voters[record.round]
-        if not enough(voters, [vote.voter for vote in entry.certificate.votes]):
-            raise Violation(f"round {record.round} is decided without a quorum of {voters}")
-        before = self.chain[record.round - 1]
-        if record.state_digest != before:
+        name = record_hash(record)
+        if self._decided_at.setdefault((record.generation, record.round), name) != name:
+            raise Violation(f"two records for round {record.round} of one generation")
+        if name not in self._links:
+            self._decided(entry, name, hosts)
+
+    def _decided(self, entry: Entry, name: bytes, hosts: dict[str, Host]) -> None:
+        record, before = entry.record, self._link(entry.record.parent)
+        if record.round != before.round + 1:
+            raise Violation(f"round {record.round} follows round {before.round}")
+        self._may_be(entry, before)
+        if record.state_digest != before.state:
             raise Violation(f"record {record.round} proves another state")
         root = record.update_root
-        self.entries[record.round] = entry
-        self.chain[record.round] = before if root == NO_HASH else hash_of("state", before, root)
-        self._voters[record.round + 1] = list(record.next_voters)
-        self._forgetful = {name: None for name in self._forgetful if name in record.next_voters}
-        self._count(entry, hosts)
+        state = before.state if root == NO_HASH else hash_of("state", before.state, root)
+        ledger = before.ledger if before.ledger.tip in (b"", record.parent) else self._replayed(record.parent)
+        ledger.tip = name
+        voters = list(record.next_voters)
+        self._links[name] = Link(record.round, state, voters, record.generation, record.parent, entry, ledger)
+        self._forgetful = {name: None for name in self._forgetful if name in voters}
+        self._count(entry, ledger, hosts)
+        self._remember(name, entry)
 
-    def _count(self, entry: Entry, hosts: dict[str, Host]) -> None:
+    def _may_be(self, entry: Entry, before: Link) -> None:
+        """By whose word this record stands."""
+        if not enough(before.voters, [vote.voter for vote in entry.certificate.votes]):
+            raise Violation(f"round {entry.record.round} is decided without a quorum of {before.voters}")
+
+    def _replayed(self, name: bytes) -> Ledger:
+        """The ledger as it stood after an older record: somebody goes on from there."""
+        line: list[Entry] = []
+        tip: bytes | None = name
+        while tip is not None and (link := self._links.get(tip)) is not None and link.entry is not None:
+            line.append(link.entry)
+            tip = link.parent
+        ledger = Ledger(tip=name)
+        for entry in reversed(line):
+            for c in entry.blob.contributions:
+                ledger.deltas[c.delta_root] = entry.record.round
+                ledger.used.update({(s.round, s.slot): entry.record.round for s in c.streams})
+            ledger.made.update(dict.fromkeys(_handed(entry)))
+        return ledger
+
+    def _remember(self, name: bytes, entry: Entry) -> None:
+        """`entries` is the line with the most tokens; of equals, the first that came so far."""
+        newest = self.entries.get(max(self.entries, default=-1))
+        if newest is not None and entry.record.tokens_total < newest.record.tokens_total:
+            return
+        if newest is None or entry.record.parent == record_hash(newest.record):
+            self.entries[entry.record.round] = entry
+        elif entry.record.tokens_total > newest.record.tokens_total:
+            self.entries = {e.record.round: e for e in self._line(name)}
+
+    def _line(self, name: bytes) -> list[Entry]:
+        line: list[Entry] = []
+        link = self._links.get(name)
+        while link is not None and link.entry is not None:
+            line.insert(0, link.entry)
+            link = self._links.get(link.parent or b"")
+        return line
+
+    def _count(self, entry: Entry, ledger: Ledger, hosts: dict[str, Host]) -> None:
         """Each delta once, each stream once, nothing lost; and what is claimed is what is inside."""
         for c in entry.blob.contributions:
             delta = hosts[c.peer].deltas.get(c.delta_root)
-            if self._deltas.setdefault(c.delta_root, entry.record.round) != entry.record.round:
+            if ledger.deltas.setdefault(c.delta_root, entry.record.round) != entry.record.round:
                 raise Violation(f"a delta of {c.peer} counted twice")
             claimed = tuple(sorted((s.round, s.slot) for s in c.streams))
             if delta is None or not delta.sound:
@@ -141,21 +213,26 @@ class Truth:
             if claimed != delta.content or c.tokens != TOKENS_PER_STREAM * len(claimed):
                 raise Violation(f"{c.peer} claims {claimed} and {c.tokens} tokens, its delta holds {delta.content}")
             for stream in claimed:
-                if self._used.setdefault(stream, entry.record.round) != entry.record.round:
+                if ledger.used.setdefault(stream, entry.record.round) != entry.record.round:
                     raise Violation(f"stream {stream} counted twice")
-        blob = entry.blob
-        waiting = [*(s for a in blob.assignments for s in a.streams), *(p.stream for p in blob.pending)]
-        here = [(s.round, s.slot) for s in [*waiting, *blob.unconsumed]]
-        if len(dict.fromkeys(here)) != len(here) or any(stream in self._used for stream in here):
+        here = _handed(entry)
+        if len(dict.fromkeys(here)) != len(here) or any(stream in ledger.used for stream in here):
             raise Violation(f"round {entry.record.round} hands a stream out twice")
-        self._made.update(dict.fromkeys(here))
-        lost = [s for s in self._made if s not in self._used and s not in dict.fromkeys(here)]
+        ledger.made.update(dict.fromkeys(here))
+        lost = [s for s in ledger.made if s not in ledger.used and s not in dict.fromkeys(here)]
         if lost:
             raise Violation(f"round {entry.record.round} loses the streams {lost}")
 
     def applied(self, host: Host, round_: int, digest: bytes) -> None:
-        if self.chain.get(round_) != digest:
+        if self.after(host, round_) != digest:
             raise Violation(f"{host.name} stands elsewhere after round {round_}")
+
+    def after(self, host: Host, round_: int) -> bytes | None:
+        """The state after this round of the host's own log."""
+        if round_ < 0:
+            return self.theta0
+        log = host.disk.entries
+        return self._links[record_hash(log[round_].record)].state if round_ < len(log) else None
 
     # ---- what is kept in memory
 
@@ -177,6 +254,13 @@ def _tables(value: object, path: str, depth: int) -> list[tuple[str, int]]:
             if name not in ("context", "_context", "head", "_head", "manifest", "config"):
                 found += _tables(inner, f"{path}.{name}", depth + 1)
     return found
+
+
+def _handed(entry: Entry) -> list[Stream]:
+    """The streams that wait somewhere after this record."""
+    blob = entry.blob
+    waiting = [*(s for a in blob.assignments for s in a.streams), *(p.stream for p in blob.pending)]
+    return [(s.round, s.slot) for s in [*waiting, *blob.unconsumed]]
 
 
 def enough(voters: list[str], present: list[str]) -> bool:
