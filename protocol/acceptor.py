@@ -23,6 +23,8 @@ class Acceptor:
     def __init__(self, context: Context, head: Head, vote: PersistVote | None) -> None:
         self._context, self._head = context, head
         self.abstains = False  # the journal of this host's votes is lost: it gives its seat up (A13)
+        # It has voted further along this very line: what it said between is no longer in the journal (G9).
+        self.behind = vote is not None and vote.at.generation == head.generation and vote.at.round > head.at.round
         if vote is not None and vote.at != head.at:
             vote = None  # a vote on another decision says nothing about this one
         self.promised: Ballot | None = vote.promised if vote else None
@@ -31,7 +33,7 @@ class Acceptor:
 
     @property
     def votes(self) -> bool:
-        return self._context.peer in self._head.voters and not self.abstains
+        return self._context.peer in self._head.voters and not self.abstains and not self.behind
 
     def promise(
         self, prepare: Prepare, state_digest: bytes, completed: list[Member], silent: list[str], busy: str | None

@@ -39,6 +39,7 @@ class Catchup:
         self.awaited_transfer = NO_HASH  # our own transfer may still bring the bytes of the newest record
         self._asking: str | None = None  # an AskEntries under way
         self._fetching: bytes | int | None = None  # an update's root or a snapshot's round, under way
+        self._void = False  # the state that is being fetched is one of a line that was left
         self._donors = Donors(context.rng)
         self._ask_retry, self._fetch_retry = Retry(), Retry()
         self._misses = 0  # of updates, since one arrived
@@ -65,11 +66,18 @@ class Catchup:
         self.applied, self.applying = round_, None
         return True
 
-    def on_snapshot(self, round_: int) -> None:
+    def on_snapshot(self, round_: int) -> bool:
+        """False when it was asked for before another line of history was taken: it is of no use."""
         self._fetched()
+        if self._void:
+            self._void = False
+            self.drop_state()
+            return False
         self.applied, self.applying = round_, None
+        return True
 
     def on_snapshot_missed(self, round_: int, donor: str, now: float) -> None:
+        self._void = False
         self._missed(donor, round_, now)
 
     def on_update_held(self, root: bytes) -> None:
@@ -97,6 +105,15 @@ class Catchup:
     def drop_state(self) -> None:
         """Our state is not the agreed one: begin again from a snapshot."""
         self.applied, self.applying = NO_STATE, None
+
+    def cut(self, round_: int) -> bool:
+        """The log is left after this round. False when the state went further and is of no use now."""
+        self.window.cut(round_)
+        self._asking, self._void = None, isinstance(self._fetching, int)
+        good = max(self.applied, self.applied if self.applying is None else self.applying) <= round_
+        if not good:
+            self.drop_state()
+        return good
 
     # ---- what is due
 

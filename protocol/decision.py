@@ -45,7 +45,10 @@ class Decision:
         return root == NO_HASH or root in self.held
 
     def alive_voters(self, now: float) -> list[str]:
-        return [voter for voter in self.head.voters if self.members.alive(voter, now)]
+        """On this line of history: who follows another does not answer here."""
+        alive = self.members.alive_beacons(now)
+        mine, me = self.head.generation, self.context.peer
+        return [v for v in self.head.voters if v == me or ((b := alive.get(v)) and b.generation == mine)]
 
     def may_start(self, now: float) -> tuple[bool, str]:
         """May an attempt begin now, and why (not)? Without a quorum in sight it would only burn ballots."""

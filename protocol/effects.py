@@ -77,6 +77,15 @@ class AppendEntry:
 
 
 @dataclass(frozen=True)
+class Rebase:
+    """Durable before anything that follows: the log is left after `round`, and these entries follow instead. What is
+    left is kept aside, with the states after `round`. Then: SnapshotsHeld."""
+
+    round: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
 class StartTransfer:
     """Later: TransferMoved, then TransferEnded or TransferBroke."""
 
@@ -185,6 +194,7 @@ Effect = (
     | AskMembers
     | PersistVote
     | AppendEntry
+    | Rebase
     | StartTransfer
     | AbortTransfer
     | FetchUpdate

@@ -28,7 +28,7 @@ from intellectd.protocol.ids import (
     encode,
     hash_of,
 )
-from intellectd.protocol.manifest import Manifest, RunConfig, config_of, elements_of, manifest_hash
+from intellectd.protocol.manifest import Manifest, RunConfig, config_of, elements_of, manifest_hash, owners_of
 
 VERSION = 1
 Streams = Annotated[list[Stream], Meta(max_length=limits.STREAMS_MAX)]
@@ -159,11 +159,25 @@ class Head:
             self.voters, self.tokens_total = list(manifest.first_voters), 0
             self.codec: str = self.config.outer.codec
             self.blob = Blob([], [], [], [])
+            self.branches = self.recoveries = 0
         else:
             record = entry.record
             self.round, self.hash, self.generation = record.round, record_hash(record), record.generation
             self.voters, self.tokens_total, self.codec = record.next_voters, record.tokens_total, record.next_codec
             self.blob = entry.blob
+            parted = before is not None and before.generation != record.generation
+            self.branches = (before.branches if before else 0) + parted
+            self.recoveries = (before.recoveries if before else 0) + (parted and self.recovers(entry))
+
+    def recovers(self, entry: Entry) -> bool:
+        """Does this branch stand by the owners' word, not by that of its initiator? (G5)"""
+        owners, _ = owners_of(self.manifest, self.config)
+        return any(vote.voter in owners for vote in entry.certificate.votes)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Of two lines of history the one with more recoveries stands, then the one with more tokens (G6)."""
+        return self.recoveries, self.tokens_total
 
     @cached_property
     def at(self) -> At:

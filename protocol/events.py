@@ -33,6 +33,7 @@ class PeerLearned:
 class EntriesReceived:
     peer: str
     entries: tuple[Entry, ...]
+    generation: bytes = b""  # of the line that was asked for; empty: our own
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class CallFailed:
     peer: str
     call: str
     reason: str
+    generation: bytes = b""  # as above
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Owns the beacon's sequence and what the shell reported for it. Refuses to know w
 
 from intellectd.protocol.entries import Head
 from intellectd.protocol.events import SnapshotsHeld, TransferMoved
-from intellectd.protocol.messages import Beacon, Ready, Transfer
+from intellectd.protocol.messages import Beacon, Lineage, Ready, Transfer
 
 PROGRESS_S = 0.5  # a transfer's progress is news, but not for each chunk
 
@@ -28,15 +28,15 @@ class Herald:
     def on_transfer_over(self) -> None:
         self._transfer = None
 
-    def is_news(self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool) -> bool:
+    def is_news(self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool, quorum: bool) -> bool:
         """Would the beacon say something else than when this was last asked?"""
-        key = (head.round, applied, state, ready, leaving, self._snapshots, self._updates_from)
+        key = (head.hash, applied, state, ready, leaving, quorum, self._snapshots, self._updates_from)
         if key == self._said:
             return False
         self._said = key
         return True
 
-    def beacon(self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool) -> Beacon:
+    def beacon(self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool, quorum: bool) -> Beacon:
         self._sequence += 1
         return Beacon(
             incarnation=self._incarnation,
@@ -54,4 +54,5 @@ class Herald:
             transfer=self._transfer,
             snapshots=list(self._snapshots),
             updates_from=self._updates_from,
+            lineage=Lineage(head.recoveries, head.branches, head.tokens_total, quorum),
         )

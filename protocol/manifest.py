@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from intellectd.kernels.layout import Layout, LayoutError, TensorSpec
 from intellectd.protocol.ids import Count, Float32Hex, Hash, PeerId, Signature, Wire, encode, hash_of
-from intellectd.protocol.limits import ROUND_MAX, VOTERS_MAX
+from intellectd.protocol.limits import OWNERS_MAX, ROUND_MAX, VOTERS_MAX
 
 VERSION = 1
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024  # 20,000 tensors of a 100B model at about 100 bytes a name
@@ -85,7 +85,7 @@ class Outer(Section, frozen=True, forbid_unknown_fields=True):
 class Swarm(Section, frozen=True, forbid_unknown_fields=True):
     start_peers: Annotated[int, Meta(ge=1, le=1024)] = 1
     min_peers: Annotated[int, Meta(ge=1, le=1024)] = 1
-    on_quorum_loss: Literal["wait", "fork"] = "wait"
+    on_quorum_loss: Literal["wait", "fork"] = "wait"  # what survivors do who are no quorum (SPEC G3)
     admission: Literal["id"] = "id"
 
 
@@ -100,7 +100,15 @@ class Timers(Section, frozen=True, forbid_unknown_fields=True):
     grace_max_s: Seconds = 120.0
     attempt_s: Seconds = 10.0  # no progress of an attempt for this long: the next leader tries
     stall_s: Seconds = 10.0  # no chunk of a transfer for this long: it is aborted
+    fork_s: Seconds = 120.0  # without a quorum for this long: survivors open a branch, if the run forks
     transfer_s: Seconds = 3600.0  # a whole transfer; INTELLECT-1's slowest took 469 s
+
+
+class Recovery(Section, frozen=True, forbid_unknown_fields=True):
+    """Whose word ends a lost quorum. Without keys: the owner's alone."""
+
+    keys: Annotated[tuple[PeerId, ...], Meta(max_length=OWNERS_MAX)] = ()
+    needed: Annotated[int, Meta(ge=1, le=OWNERS_MAX)] = 1
 
 
 class Until(Section, frozen=True, forbid_unknown_fields=True):
@@ -118,6 +126,7 @@ class RunConfig(Section, frozen=True, forbid_unknown_fields=True):
     outer: Outer = Outer()
     swarm: Swarm = Swarm()
     timers: Timers = Timers()
+    recovery: Recovery = Recovery()
     until: Until = Until()
 
 
@@ -158,6 +167,11 @@ def config_of(manifest: Manifest) -> RunConfig:
         return msgspec.json.decode(manifest.config, type=RunConfig)
     except msgspec.MsgspecError as error:
         raise BadManifest(f"the manifest's configuration is not valid: {error}") from None
+
+
+def owners_of(manifest: Manifest, config: RunConfig) -> tuple[tuple[str, ...], int]:
+    """Whose signatures make a recovery, and how many of them (SPEC G5)."""
+    return config.recovery.keys or (manifest.owner,), config.recovery.needed if config.recovery.keys else 1
 
 
 def canonical(config: RunConfig) -> str:
@@ -203,14 +217,19 @@ def config_from_toml(data: dict[str, Any]) -> RunConfig:
         config = msgspec.convert(data, RunConfig)
     except msgspec.ValidationError as error:
         raise BadManifest(f"{_readable(str(error))}; correct it in run.toml") from None
-    if config.swarm.on_quorum_loss == "fork":
-        raise BadManifest("swarm.on_quorum_loss = 'fork' is not built yet; use 'wait'")
     if config.swarm.min_peers > config.swarm.start_peers:
         raise BadManifest("swarm.min_peers is larger than swarm.start_peers: the first round could never commit")
     if not config.timers.suspect_s < config.timers.expel_s:
         raise BadManifest("timers.expel_s must be longer than timers.suspect_s")
     if config.timers.beacon_s * 2 > config.timers.suspect_s:
         raise BadManifest("timers.suspect_s must be at least twice timers.beacon_s: one lost beacon is no silence")
+    if config.timers.fork_s <= config.timers.suspect_s:
+        raise BadManifest("timers.fork_s must be longer than timers.suspect_s: who is late is not lost")
+    keys = config.recovery.keys
+    if len(dict.fromkeys(keys)) != len(keys):
+        raise BadManifest("recovery.keys lists a key twice")
+    if config.recovery.needed > max(1, len(keys)):
+        raise BadManifest("recovery.needed is larger than the number of recovery.keys: nobody could recover the run")
     sizes = [size for size, _ in config.outer.lr]
     if sizes != sorted(dict.fromkeys(sizes)) or sizes[0] != 1:
         raise BadManifest("outer.lr lists [roster size, rate] by rising size and starts with size 1")

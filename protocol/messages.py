@@ -58,6 +58,15 @@ class Transfer(Wire, frozen=True, array_like=True):
     total_bytes: Count
 
 
+class Lineage(Wire, frozen=True, array_like=True):
+    """How the sender's line of history compares with another: what is claimed here is proven by its records (G6)."""
+
+    recoveries: Annotated[int, Meta(ge=0, le=limits.BRANCHES_MAX)]
+    branches: Annotated[int, Meta(ge=0, le=limits.BRANCHES_MAX)]
+    tokens: Count
+    quorum: bool  # a quorum of its voters is alive to the sender
+
+
 class Beacon(Message, frozen=True, array_like=True):
     """I am here, this is where I stand. The newest (incarnation, sequence) of a peer counts (SPEC B1)."""
 
@@ -78,6 +87,7 @@ class Beacon(Message, frozen=True, array_like=True):
     transfer: Transfer | None
     snapshots: Annotated[list[Round], Meta(max_length=8)]  # rounds whose state I can serve whole
     updates_from: Round  # the oldest round whose encoded update I still hold
+    lineage: Lineage
 
 
 class Prepare(Message, frozen=True, array_like=True):

@@ -5,7 +5,8 @@ The map of the protocol:
     event ──▶ Node ──▶ Membership   who is here, alive, where
                   ├──▶ Round        the decision that comes next (votes, the attempt led here, the transfer)
                   ├──▶ Catchup      records, snapshot and updates that are missing; what to apply
-                  └──▶ Progress     the trainer, its delta, and work that was left out
+                  ├──▶ Progress     the trainer, its delta, and work that was left out
+                  └──▶ Branching    a lost quorum, and better lines of history
 
 Owns the order of effects: what must be durable comes first. Refuses to know sockets, clocks and tensors. After
 every event the parts are asked, in a fixed order, what has become due; `deadline` says when to send a Tick.
@@ -16,6 +17,7 @@ from typing import assert_never
 
 from intellectd.protocol import events as ev
 from intellectd.protocol import limits
+from intellectd.protocol.branching import Branching, Switch
 from intellectd.protocol.catchup import Catchup
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import (
@@ -28,6 +30,7 @@ from intellectd.protocol.effects import (
     Out,
     PeerFault,
     PersistVote,
+    Rebase,
     Send,
     To,
 )
@@ -66,10 +69,12 @@ class Node:
         applied: int = -2,
         applied_digest: bytes | None = None,
         vote: PersistVote | None = None,
+        other_votes: tuple[PersistVote, ...] = (),
         held_updates: tuple[bytes, ...] = (),
     ) -> None:
         """`entries` is the verified log from genesis; `applied` the round whose state is loaded (-2: none); `vote` the
-        newest in the journal, whatever decision it is about (None: there is no journal)."""
+        newest in the journal, whatever decision it is about (None: there is no journal), `other_votes` the newest on
+        each other line of history."""
         self.context = Context(peer, run, manifest, config_of(manifest), crypto, rng)
         self.membership = Membership(self.context, now)
         self.catchup = Catchup(self.context, self.membership, applied)
@@ -79,11 +84,12 @@ class Node:
         self.genesis_generation = self.head.generation
         for root in held_updates:
             self.catchup.on_update_held(root)
+        self.branching = Branching(self.context, self.membership, self.head, now)
         for entry in entries or []:
-            self.catchup.on_decided(entry)
-            self.head = self.head.next(entry)
+            self._grow(entry)
         self.seat = Seat(peer, self.head, applied, vote)
-        self.round = self._new_round(now, vote)
+        self._votes = {v.at.generation: v for v in (*other_votes, vote) if v is not None}
+        self.round = self._new_round(now)
         self.halted: str | None = None
         self.leaving = False
         self._contradicted = 0  # states computed here, in a row, that the log contradicts
@@ -129,12 +135,16 @@ class Node:
             case ev.PeerLearned():
                 return self.membership.learn(event.peer, event.addresses, now)
             case ev.EntriesReceived():
-                return self._on_entries(event.peer, event.entries, now)
+                if event.generation in (b"", self.head.generation):
+                    return self._on_entries(event.peer, event.entries, now)
+                return self._on_rival(event, now)
             case ev.MembersReceived():
                 return [o for data in event.beacons for o in self._on_envelope(event.peer, data, now, introduced=True)]
             case ev.CallFailed():
-                if event.call == "entries":
+                if event.call == "entries" and event.generation in (b"", self.head.generation):
                     self.catchup.on_entries(False, now)
+                elif event.call == "entries":
+                    self.branching.on_failed(now)
                 return [Note("call_failed", f"{event.call} from {event.peer}: {event.reason}", "debug")]
             case ev.TrainerAttached():
                 self.progress.on_attached(event.training_round)
@@ -166,8 +176,9 @@ class Node:
             case ev.Applied():
                 return self._on_applied(event, now)
             case ev.SnapshotInstalled():
-                self.catchup.on_snapshot(event.round)
                 self.progress.on_jump()
+                if not self.catchup.on_snapshot(event.round):
+                    return []
                 note = Note("snapshot", f"the state after round {max(event.round, 0)} is here")
                 return [note, *self._stands(event.digest, now)]
             case ev.SnapshotMissed():
@@ -234,13 +245,15 @@ class Node:
         useful = False
         for entry in entries:
             record = entry.record
-            if At(record.generation, record.round, record.parent) != self.head.at:
+            if record.parent != self.head.hash or (not pushed and record.generation != self.head.generation):
                 continue
             try:
                 check_entry(self.head, entry, self.context.crypto)
             except BadRecord as error:
                 out.append(PeerFault(sender, f"record {record.round}: {error}"))
                 useful = False
+                break
+            if record.generation != self.head.generation and not self.branching.follows(self.head, entry, now):
                 break
             useful = True
             out += self._decide(entry, now)
@@ -251,7 +264,7 @@ class Node:
     def _decide(self, entry: Entry, now: float) -> list[Out]:
         """A record is certain: it goes to the log, and the next round begins."""
         record, old = entry.record, self.round
-        out: list[Out] = [*self.seat.on_record(self.head, record, self.catchup.applied), AppendEntry(entry)]
+        out: list[Out] = [*self._seat(self.head, entry), AppendEntry(entry)]
         running = old.reducing
         if running is not None and running != record.transfer:
             out.append(AbortTransfer(running))
@@ -259,9 +272,8 @@ class Node:
             running = None
         self.catchup.awaited_transfer = running or NO_HASH
         wrong = old.state_digest is not None and old.state_digest != record.state_digest
-        self.catchup.on_decided(entry)
-        self.head = self.head.next(entry)
-        self.round = self._new_round(now, None)
+        self._grow(entry)
+        self.round = self._new_round(now)
         names = [c.peer for c in entry.blob.contributions]
         text = f"round {record.round} decided: {len(names)} contributed, {record.tokens_total} tokens in all"
         out.append(Note("round_decided", text, fields={"round": record.round, "roster": names}))
@@ -270,9 +282,63 @@ class Node:
         self.membership.soon(now)
         return out
 
-    def _new_round(self, now: float, vote: PersistVote | None) -> Round:
+    def _grow(self, entry: Entry) -> None:
+        self.catchup.on_decided(entry)
+        self.head = self.head.next(entry)
+        self.branching.trail.add(self.head)
+
+    def _seat(self, before: Head, entry: Entry) -> list[PersistVote]:
+        """What must be on disk before the record is; never instead of a later vote on the same line."""
+        voted = self._votes.get(before.generation)
+        marks = self.seat.on_record(before, entry.record, self.catchup.applied)
+        return [mark for mark in marks if voted is None or voted.at.round < mark.at.round]
+
+    def _new_round(self, now: float) -> Round:
         self.membership.seat(self.head.voters)
+        vote = self._votes.get(self.head.generation)
         return Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
+
+    # ---- other lines of history
+
+    def _on_rival(self, event: ev.EntriesReceived, now: float) -> list[Out]:
+        """Whatever of that line goes on from here as ours is taken first; the rest is judged (G7)."""
+        ours = tuple(e for e in event.entries if e.record.generation == self.head.generation)
+        out = self._on_entries(event.peer, ours, now, pushed=True)
+        said, switch = self.branching.on_entries(event.peer, event.generation, event.entries, self.head, now)
+        return [*out, *said, *(self._switch(switch, now) if switch else [])]
+
+    def _switch(self, switch: Switch, now: float) -> list[Out]:
+        """Leave our line at `base`. Nothing of it is counted in the other; it stays on the disk (G8)."""
+        if switch.base.hash == self.head.hash:
+            return [out for entry in switch.entries for out in self._decide(entry, now)]
+        left = self.head
+        out: list[Out] = [AbortTransfer(self.round.reducing)] if self.round.reducing else []
+        self.herald.on_transfer_over()
+        self.catchup.awaited_transfer = NO_HASH
+        self.catchup.cut(switch.base.round)
+        self.progress.on_jump()
+        self.branching.switched(switch.base)
+        self.head = switch.base
+        for entry in switch.entries:
+            out += self._seat(self.head, entry)
+            self._grow(entry)
+        text = f"rounds {switch.base.round + 1} to {left.round} of this host are left for a history with more in it"
+        out += [Rebase(switch.base.round, switch.entries), Note("switched", text, "warning")]
+        self.round = self._new_round(now)
+        self.membership.soon(now)
+        return out
+
+    def _open_branch(self, now: float) -> list[Out]:
+        """Our turn to go on without the quorum, if the run allows it (G3)."""
+        self.branching.look(self.head, self.round.parts.acceptor.votes, now)
+        able = self.round.parts.muster.able_peers(now)
+        entry = self.branching.opens(self.head, able, self.round.state_digest, now)
+        if entry is None:
+            return []
+        lost = len(self.head.voters)
+        note = Note("branched", f"no quorum of {lost} voters: {len(able)} peers go on by themselves", "warning")
+        told = sorted(self.membership.peers)
+        return [note, *self._decide(entry, now), *(To(peer, Commit(entry)) for peer in told)]
 
     def _drop_state(self, why: str) -> list[Out]:
         self.catchup.drop_state()
@@ -328,6 +394,7 @@ class Node:
                 effects.append(item)
                 if isinstance(item, PersistVote):
                     self.seat.voted()
+                    self._votes[item.at.generation] = item
                 elif isinstance(item, Halt):
                     self.halted = item.reason
         return effects
@@ -348,6 +415,10 @@ class Node:
         if self.state == "finished":
             out += self.progress.finish(f"the run reached round {self.catchup.applied}", self.catchup.applied)
         round_.tell(self.progress.ready, self._able(), self._leaves, self.seat.lost)
+        out += self._open_branch(now) or self.branching.evaluate(self.head, now)
+        if self.round is not round_:
+            return out
+        round_.paused = self.branching.pauses(self.head, now)
         out += round_.evaluate(now)
         if round_.take_divergence():
             return [*out, *self._drop_state(ASTRAY)]
@@ -370,7 +441,8 @@ class Node:
         return ApplyUpdate(record.round, root, record.codec, record.lr, record.momentum, local)
 
     def _beacon(self, now: float) -> list[Out]:
-        content = (self.head, self.catchup.applied, self.state, self.progress.ready, self._leaves)
+        quorum = self.branching.quorum
+        content = (self.head, self.catchup.applied, self.state, self.progress.ready, self._leaves, quorum)
         if self.herald.is_news(*content):
             self.membership.soon(now)
         if not self.membership.beacon_due(now):

@@ -4,6 +4,7 @@ Owns the judgement of a proposal, its results and its certificate; `entries.py` 
 on from here. Refuses to know how a record came about and what the update's bytes are.
 """
 
+from intellectd.protocol.branch import check_branch
 from intellectd.protocol.entries import (
     VERSION,
     Assignment,
@@ -98,7 +99,11 @@ def check_results(head: Head, proposal: Proposal, crypto: Crypto) -> None:
 
 
 def check_entry(head: Head, entry: Entry, crypto: Crypto) -> None:
-    """The entry follows the head and a quorum of the head's voters signed it. Raises BadRecord."""
+    """The entry follows the head and a quorum of the head's voters signed it, or it opens a branch there by the
+    right word (G2-G5). Raises BadRecord."""
+    if entry.record.generation != head.generation:
+        check_branch(head, entry, crypto)
+        return
     check_proposal(head, entry.record, entry.blob)
     certificate = entry.certificate
     _unique([v.voter for v in certificate.votes], "a vote")

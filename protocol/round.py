@@ -39,6 +39,7 @@ class Round:
         self.leading, self.voting = Leading(self.parts), Voting(self.parts)
         self.finished = context.config.until.rounds is not None and head.round >= context.config.until.rounds
         self.reason = "starting"
+        self.paused = False  # a better line of history may be there (G8)
         self.decided: Entry | None = None
 
     # ---- what others see of it, and set
@@ -88,6 +89,8 @@ class Round:
             return out
         may, self.reason = parts.may_start(now)
         parts.attempts.startable(may, now)
+        if self.paused:
+            may, self.reason = False, "another history with more in it is being looked at"
         if out or not may or self.leading.attempt is not None or parts.diverged:
             return out
         alive = dict.fromkeys(parts.alive_voters(now))

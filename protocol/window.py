@@ -60,5 +60,10 @@ class Window:
             if round_ < updates_from:
                 self.held.pop(decided.record.update_root, None)
 
+    def cut(self, round_: int) -> None:
+        """What came after this round is no longer the log."""
+        self._rounds = {r: decided for r, decided in self._rounds.items() if r <= round_}
+        self._proven = {r: digest for r, digest in self._proven.items() if r <= round_}
+
     def __len__(self) -> int:
         return len(self._rounds)

@@ -36,7 +36,7 @@ def run_config(swarm: dict[str, int] | None = None, until: int | None = None, **
 
 def manifest_of(config: RunConfig, founder: str, nonce: int = 0) -> Manifest:
     tensors = [Tensor("w", [256])]
-    return Manifest(1, canonical(config), founder, nonce.to_bytes(32, "big"), [founder], tensors, THETA0)
+    return Manifest(1, canonical(config), "KEY", nonce.to_bytes(32, "big"), [founder], tensors, THETA0)
 
 
 def ready_of(head: Head, peer: str, state: bytes, tokens: int = 100, streams: list[Stream] | None = None) -> Ready:

@@ -128,6 +128,7 @@ class Host:
             "ready": None,
             "transfer": None,
             "snapshots": [],
+            "lineage": m.Lineage(head.recoveries, head.branches, head.tokens_total, True),
             "updates_from": 0,
             **fields,
         }

@@ -74,7 +74,7 @@ def first(**fields: Any) -> Callable[[list[Any]], list[Any]]:
 BAD: list[tuple[str, Change]] = [
     ("record version 2", record(version=2)),
     ("another run", record(run=hash_of("other"))),
-    ("does not follow the head", record(generation=hash_of("other"))),
+    ("nor one that opens a branch here", record(generation=hash_of("other"))),
     ("does not follow the head", record(round=5)),
     ("does not follow the head", record(parent=hash_of("other"))),
     ("blob hash", record(blob=hash_of("other"))),

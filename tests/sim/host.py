@@ -18,7 +18,8 @@ class Disk:
     """What survives a crash of the daemon."""
 
     entries: list[Entry] = field(default_factory=list)
-    vote: ef.PersistVote | None = None
+    vote: ef.PersistVote | None = None  # the newest
+    votes: dict[bytes, ef.PersistVote] = field(default_factory=dict)  # the newest of each generation
     snapshots: dict[int, bytes] = field(default_factory=dict)
     updates: dict[bytes, bool] = field(default_factory=dict)
 

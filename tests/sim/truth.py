@@ -3,6 +3,7 @@
 Owns the rules in a form of their own, simpler than the machines': a mutated machine must not fool them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from intellectd.protocol import effects as ef
@@ -54,7 +55,8 @@ class Link:
 
 
 class Truth:
-    def __init__(self, founder: str, theta0: bytes) -> None:
+    def __init__(self, founder: str, theta0: bytes, owner: str, forks: bool) -> None:
+        self._owner, self._forks = owner, forks
         self.entries: dict[int, Entry] = {}  # the history of the record with the most tokens
         self.theta0 = theta0
         self._first = Link(-1, theta0, [founder], None, None, None, Ledger())
@@ -163,8 +165,27 @@ class Truth:
         self._count(entry, ledger, hosts)
         self._remember(name, entry)
 
+    def rebased(self, host: Host, effect: ef.Rebase) -> None:
+        """Called before the disk has it: nobody leaves a line of history for one with less in it."""
+        left, taken = host.disk.entries[effect.round + 1 :], effect.entries
+        if left and taken and not self._recovered(left, taken):
+            if taken[-1].record.tokens_total < left[-1].record.tokens_total:
+                raise Violation(f"{host.name} leaves a line with {left[-1].record.tokens_total} tokens for a lesser one")
+
+    def _recovered(self, left: Sequence[Entry], taken: Sequence[Entry]) -> bool:
+        by_owner = lambda line: sum(any(v.voter == self._owner for v in e.certificate.votes) for e in line)  # noqa: E731
+        return bool(by_owner(taken) > by_owner(left))
+
     def _may_be(self, entry: Entry, before: Link) -> None:
         """By whose word this record stands."""
+        signers = [vote.voter for vote in entry.certificate.votes]
+        if before.generation is not None and entry.record.generation != before.generation:
+            named = [a.peer for a in entry.blob.assignments]
+            if signers != [self._owner] and not (self._forks and len(signers) == 1 and signers[0] in named):
+                raise Violation(f"round {entry.record.round} opens a branch by the word of {signers}")
+            if entry.blob.contributions or any(v not in named for v in entry.record.next_voters):
+                raise Violation(f"round {entry.record.round} opens a branch with more than a roster")
+            return
         if not enough(before.voters, [vote.voter for vote in entry.certificate.votes]):
             raise Violation(f"round {entry.record.round} is decided without a quorum of {before.voters}")
 

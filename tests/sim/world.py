@@ -23,6 +23,7 @@ from tests.sim.truth import Truth, Violation
 
 RUN = hash_of("sim-run")
 THETA0 = hash_of("sim-theta-0")
+OWNER = "KEY"
 SNAPSHOT_ROUNDS = 3
 DISCOVERY_S = 20.0
 
@@ -67,8 +68,8 @@ class World:
         host.clock_offset_s, host.clock_rate = self.rng.uniform(0, 1e5), self.rng.uniform(0.999, 1.001)
         if self._manifest is None:
             tensors = [Tensor("w", [256])]
-            self._manifest = Manifest(1, canonical(self.config), name, bytes(32), [name], tensors, THETA0)
-            self._truth = Truth(name, THETA0)
+            self._manifest = Manifest(1, canonical(self.config), OWNER, bytes(32), [name], tensors, THETA0)
+            self._truth = Truth(name, THETA0, OWNER, self.config.swarm.on_quorum_loss == "fork")
             host.disk.snapshots[-1] = THETA0
         self.start(host)
         return host
@@ -93,6 +94,7 @@ class World:
             applied=host.state[0] if host.state else -2,
             applied_digest=host.state[1] if host.state else None,
             vote=disk.vote,
+            other_votes=tuple(disk.votes.values()),
             held_updates=tuple(disk.updates),
         )
         for peer in [*host.joined, *(n for n in self.hosts if disk.entries and n != host.name)]:
@@ -203,15 +205,17 @@ class World:
             case ef.Send():
                 self._send(host, effect)
             case ef.AskEntries():
-                self._call(host, effect.peer, "entries", lambda p: self._entries(p, effect))
+                self._call(host, effect.peer, "entries", lambda p: self._entries(p, effect), effect.generation)
             case ef.AskMembers():
                 self._call(host, effect.peer, "members", self._members)
             case ef.PersistVote():
                 self.truth.persisted(host, effect)
-                host.disk.vote = effect
+                host.disk.vote = host.disk.votes[effect.at.generation] = effect
             case ef.AppendEntry():
                 self.truth.appended(host, effect.entry, self.hosts)
                 host.disk.entries.append(effect.entry)
+            case ef.Rebase():
+                self._rebase(host, effect)
             case ef.StartTransfer():
                 self.rings.start(host, effect)
             case ef.AbortTransfer():
@@ -258,17 +262,20 @@ class World:
     def delay(self) -> float:
         return self.weather.latency_s * self.rng.uniform(0.5, 1.5) * (10 if self.rng.random() < 0.01 else 1)
 
-    def _call(self, host: Host, peer: str, call: str, answer: Callable[[Host], ev.Event]) -> None:
+    def _call(
+        self, host: Host, peer: str, call: str, answer: Callable[[Host], ev.Event], generation: bytes = b""
+    ) -> None:
         target = self.hosts.get(peer)
         reachable = target is not None and target.node is not None and not self.blocked(host.name, peer)
         if not reachable or target is None or self.blocked(peer, host.name) or self.now < target.frozen_until:
-            self.tell(host, ev.CallFailed(peer, call, "unreachable"), 2.0)
+            self.tell(host, ev.CallFailed(peer, call, "unreachable", generation), 2.0)
         else:
             self.tell(host, answer(target), 2 * self.delay())
 
     def _entries(self, donor: Host, effect: ef.AskEntries) -> ev.Event:
         found = [e for e in donor.disk.entries if e.record.round >= effect.from_round]
-        return ev.EntriesReceived(donor.name, tuple(found[:64]))
+        known = donor.node is not None and donor.node.head.generation == effect.generation
+        return ev.EntriesReceived(donor.name, tuple(found[:64]) if known else (), effect.generation)
 
     def _members(self, donor: Host) -> ev.Event:
         return ev.MembersReceived(donor.name, tuple(donor.node.membership.envelopes()) if donor.node else ())
@@ -306,6 +313,19 @@ class World:
         missed = ev.SnapshotMissed(effect.round, effect.donor, "not there")
         self._fetch(host, effect.donor, lambda d: d.disk.snapshots.get(effect.round) == effect.digest, install, missed)
 
+    def _rebase(self, host: Host, effect: ef.Rebase) -> None:
+        """The log goes on from an older record; states after that one are of no use any more."""
+        disk = host.disk
+        self.truth.rebased(host, effect)
+        disk.entries = disk.entries[: effect.round + 1]
+        disk.snapshots = {r: digest for r, digest in disk.snapshots.items() if r <= effect.round}
+        if host.state is not None and host.state[0] > effect.round:
+            host.state = None
+        for entry in effect.entries:
+            self.truth.appended(host, entry, self.hosts)
+            disk.entries.append(entry)
+        self.tell(host, self._held(host))
+
     def _apply(self, host: Host, effect: ef.ApplyUpdate) -> None:
         if host.state is None or host.state[0] != effect.round - 1:
             raise Violation(f"{host.name} applies round {effect.round} on {host.state}")
@@ -340,8 +360,8 @@ class World:
         return ev.SnapshotsHeld(tuple(sorted(max(r, 0) for r in host.disk.snapshots)), first)
 
 
-def sim_config(until: int | None = None, attempt_s: float = 4.0, **swarm: int) -> RunConfig:
+def sim_config(until: int | None = None, attempt_s: float = 4.0, **swarm: int | str) -> RunConfig:
     """A run with ten-second rounds and timers at a fifth of the defaults."""
-    timers = {"beacon_s": 1.0, "suspect_s": 4.0, "expel_s": 20.0, "stall_s": 3.0, "grace_max_s": 20.0}
+    timers = {"beacon_s": 1.0, "suspect_s": 4.0, "expel_s": 20.0, "stall_s": 3.0, "grace_max_s": 20.0, "fork_s": 30.0}
     data = {"name": "sim", "swarm": swarm, "timers": {**timers, "attempt_s": attempt_s}, "inner": {"steps": 10}}
     return config_from_toml({**data, "until": {"rounds": until} if until else {}})

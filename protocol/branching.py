@@ -1,0 +1,220 @@
+"""When a quorum is lost, and when a better line of history shows itself. SPEC G3, G6-G9.
+
+Owns the clock of a lost quorum and the rival line under examination. A claim in a beacon only makes this host ask;
+what it follows is proven by records. Refuses to know how a switch is carried out (node.py) and a branch's form
+(branch.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from intellectd.protocol import limits
+from intellectd.protocol.branch import fork
+from intellectd.protocol.context import Context
+from intellectd.protocol.donors import Retry
+from intellectd.protocol.effects import AskEntries, Note, Out, PeerFault
+from intellectd.protocol.entries import BadRecord, Entry, Head
+from intellectd.protocol.ids import hash_of
+from intellectd.protocol.membership import Membership
+from intellectd.protocol.messages import Beacon
+from intellectd.protocol.quorum import is_quorum
+from intellectd.protocol.records import check_entry
+from intellectd.protocol.trail import Trail
+
+
+@dataclass
+class Rival:
+    """Another line, as far as it has been fetched from one peer and found valid."""
+
+    generation: bytes
+    peer: str
+    base: Head  # where it may have parted from ours
+    head: Head
+    entries: list[Entry] = field(default_factory=list)
+    steps: int = 0  # of the trail that `base` lies back
+    asked: bool = False
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Our line is left at `base`, and these follow."""
+
+    base: Head
+    entries: tuple[Entry, ...]
+
+
+class Branching:
+    def __init__(self, context: Context, members: Membership, genesis: Head, now: float) -> None:
+        self._context, self._members = context, members
+        self.trail = Trail(genesis)
+        self.quorum = False  # of our line, alive to this host
+        self._lost_since: float | None = now
+        self._rival: Rival | None = None
+        self._retry = Retry()
+        self._distrust: dict[str, tuple[float, int]] = {}  # until when, how often
+
+    # ---- the quorum
+
+    def look(self, head: Head, votes: bool, now: float) -> None:
+        """Who of the voters is alive on our own line?"""
+        alive = self._members.alive_beacons(now)
+        here = [v for v in head.voters if (b := alive.get(v)) is not None and b.generation == head.generation]
+        self.quorum = is_quorum(head.voters, [*here, self._context.peer] if votes else here)
+        if self.quorum:
+            self._lost_since = None
+        elif self._lost_since is None:
+            self._lost_since = now
+
+    def lost_s(self, now: float) -> float:
+        """For how long no quorum of our line has been alive."""
+        return 0.0 if self._lost_since is None else now - self._lost_since
+
+    def opens(self, head: Head, able: Sequence[str], state_digest: bytes | None, now: float) -> Entry | None:
+        """The branch that it is this host's turn to open, if any (G3). `able` may work on the next round."""
+        config, me = self._context.config, self._context.peer
+        over = config.until.rounds is not None and head.round >= config.until.rounds
+        if config.swarm.on_quorum_loss != "fork" or head.round < 0 or over or self._lost_since is None:
+            return None
+        if state_digest is None or me not in able or self._claims(head, now) or head.branches >= limits.BRANCHES_MAX:
+            return None
+        alive = self._members.alive_beacons(now)
+        if any(b.generation == head.generation and b.head_round > head.round for b in alive.values()):
+            return None
+        cut_off = [p for p in able if p == me or not alive[p].lineage.quorum]
+        order = sorted(cut_off, key=lambda p: hash_of("leader", head.hash, p.encode()))
+        waits = config.timers.fork_s + order.index(me) * config.timers.attempt_s
+        if len(order) < max(1, config.swarm.min_peers) or self.lost_s(now) < waits:
+            return None
+        return fork(head, sorted(order), state_digest, me, self._context.crypto)
+
+    # ---- other lines
+
+    def pauses(self, head: Head, now: float) -> bool:
+        """Somebody claims a line with more in it: ours is not made longer until that is settled (G8)."""
+        return any(_rank(beacon) > head.rank for beacon in self._claims(head, now).values())
+
+    def follows(self, head: Head, entry: Entry, now: float) -> bool:
+        """A valid branch at our very head: is it ours now?"""
+        return self._beats(head.next(entry), head, False, now)
+
+    def evaluate(self, head: Head, now: float) -> list[Out]:
+        """Examine the best line that is claimed."""
+        rival = self._rival
+        if rival is not None and rival.generation == head.generation:
+            rival = self._rival = None  # it has become ours in another way
+        if rival is not None and (rival.asked or now < self._retry.at):
+            return []
+        if rival is None:
+            claims = self._claims(head, now)
+            if not claims or now < self._retry.at:
+                return []
+            peer = max(sorted(claims), key=lambda p: _rank(claims[p]))
+            base = self.trail.back(0)
+            rival = self._rival = Rival(claims[peer].generation, peer, base, base)
+        rival.asked = True
+        return [AskEntries(rival.peer, rival.generation, rival.head.round + 1)]
+
+    def on_failed(self, now: float) -> None:
+        """The peer did not answer: it may have died."""
+        if self._rival is not None:
+            self._doubt(self._rival.peer, now)
+
+    def on_entries(
+        self, peer: str, generation: bytes, entries: Sequence[Entry], head: Head, now: float
+    ) -> tuple[list[Out], Switch | None]:
+        """What the peer has of its line. `head` may have moved: what went on from there as ours was taken before."""
+        rival = self._rival
+        if rival is None or (peer, generation) != (rival.peer, rival.generation):
+            return [], None
+        rival.asked = False
+        if not rival.entries and any(e.record.parent == head.hash for e in entries):
+            rival.base = rival.head = head  # it goes on from the very point where we stand
+        fresh = [e for e in entries if e.record.round > rival.head.round]
+        if not fresh or fresh[0].record.parent != rival.head.hash:
+            return self._nothing_follows(rival, bool(entries), head, now)
+        try:
+            for entry in fresh:
+                check_entry(rival.head, entry, self._context.crypto)
+                rival.entries.append(entry)
+                rival.head = rival.head.next(entry)
+        except BadRecord as error:
+            self._doubt(peer, now)
+            return [PeerFault(peer, f"record {entry.record.round} of another line: {error}")], None
+        if self._beats(rival.head, head, self._has_quorum(rival.generation, now), now):
+            self._rival = None
+            return [], Switch(rival.base, tuple(rival.entries))
+        if len(rival.entries) > limits.RIVAL_ENTRIES_MAX:
+            self._doubt(peer, now)
+        return [], None
+
+    def switched(self, base: Head) -> None:
+        self.trail.cut(base)
+        self._rival, self._lost_since, self.quorum = None, None, False
+
+    # ---- inside
+
+    def _claims(self, head: Head, now: float) -> dict[str, Beacon]:
+        """The beacons of living peers whose line we should follow, if they speak true."""
+        lost = self.lost_s(now) >= self._context.config.timers.suspect_s
+        return {
+            peer: beacon
+            for peer, beacon in self._members.alive_beacons(now).items()
+            if beacon.generation != head.generation
+            and self._distrust.get(peer, (now, 0))[0] <= now
+            and _beats(
+                (_rank(beacon), beacon.lineage.branches, beacon.generation),
+                self._has_quorum(beacon.generation, now),
+                head,
+                self.quorum,
+                lost,
+            )
+        }
+
+    def _beats(self, theirs: Head, head: Head, their_quorum: bool, now: float) -> bool:
+        lost = self.lost_s(now) >= self._context.config.timers.suspect_s
+        line = (theirs.rank, theirs.branches, theirs.generation)
+        return _beats(line, their_quorum, head, self.quorum, lost)
+
+    def _has_quorum(self, generation: bytes, now: float) -> bool:
+        alive = self._members.alive_beacons(now).values()
+        return any(b.generation == generation and b.lineage.quorum for b in alive)
+
+    def _nothing_follows(self, rival: Rival, answered: bool, head: Head, now: float) -> tuple[list[Out], Switch | None]:
+        """The peer's line goes on from an older point than we thought; or there is no more of it."""
+        seeking = not rival.entries and rival.base.round >= 0
+        if seeking:
+            rival.steps = max(1, 2 * rival.steps)
+            rival.base = rival.head = self.trail.back(rival.steps)
+            return [], None
+        self._doubt(rival.peer, now)
+        more = "another history" if answered else "nothing"
+        return [Note("rival_lost", f"{rival.peer} claims a better history and shows {more}", "warning")], None
+
+    def _doubt(self, peer: str, now: float) -> None:
+        self._rival = None
+        self._retry.failed(now)
+        if len(self._distrust) >= limits.PEERS_MAX:
+            self._distrust.clear()
+        often = min(self._distrust.get(peer, (0.0, 0))[1], limits.EXCLUSION_DOUBLINGS_MAX)
+        self._distrust[peer] = (now + limits.DISTRUST_MIN_S * 2**often, often + 1)
+
+
+Line = tuple[tuple[int, int], int, bytes]  # rank, branches, generation
+
+
+def _rank(beacon: Beacon) -> tuple[int, int]:
+    return beacon.lineage.recoveries, beacon.lineage.tokens
+
+
+def _beats(line: Line, their_quorum: bool, head: Head, our_quorum: bool, lost: bool) -> bool:
+    """Is that line to be followed instead of ours? The order of G6; every host comes to the same answer."""
+    rank, branches, generation = line
+    if rank != head.rank:
+        return rank > head.rank
+    if generation == head.generation:
+        return False
+    if their_quorum != our_quorum:
+        return their_quorum and lost
+    if their_quorum:  # both go on: the one that changed less
+        return (branches, generation) < (head.branches, head.generation)
+    return lost and (-branches, generation) < (-head.branches, head.generation)

@@ -1,0 +1,140 @@
+"""Lost quorums: waiting, forking, the owner's word; and one history again when the lines meet. SPEC G*."""
+
+from random import Random
+
+import pytest
+
+from tests.sim.faults import Faults
+from tests.sim.world import World, sim_config
+
+
+def forking(seed: int, names: str, **swarm: int) -> World:
+    world = World(seed, sim_config(on_quorum_loss="fork", start_peers=len(names), **swarm))
+    for n, letter in enumerate(names):
+        world.add("P" + letter, ["PA"] if n else [])
+    return world
+
+
+def heads(world: World, names: str | None = None) -> list[bytes]:
+    hosts = [world.hosts["P" + n] for n in names] if names else list(world.hosts.values())
+    return [h.node.head.hash for h in hosts if h.node]
+
+
+def rounds(world: World, names: str | None = None) -> list[int]:
+    hosts = [world.hosts["P" + n] for n in names] if names else list(world.hosts.values())
+    return [h.state[0] if h.state else -2 for h in hosts if h.node]
+
+
+def tokens(world: World, name: str) -> int:
+    node = world.hosts[name].node
+    assert node is not None
+    return node.head.tokens_total
+
+
+def generations(world: World) -> int:
+    return len({h.node.head.generation: None for h in world.hosts.values() if h.node})
+
+
+def split(world: World, one: str, other: str) -> None:
+    side = {**{"P" + n: 1 for n in one}, **{"P" + n: 2 for n in other}}
+    world.blocked = lambda a, b: side.get(a) != side.get(b)
+
+
+def heal(world: World) -> None:
+    world.blocked = lambda a, b: False
+
+
+def test_survivors_without_a_quorum_go_on_by_themselves() -> None:
+    """SPEC G3: three of five are gone for good."""
+    world = forking(1, "ABCDE")
+    assert world.run(120, lambda: min(rounds(world)) >= 3)
+    for name in ("PA", "PC", "PE"):
+        world.kill(world.hosts[name])
+    at = max(rounds(world))
+    assert world.run(120, lambda: min(rounds(world)) >= at + 4)
+    assert generations(world) == 1 and sorted(world.newest_voters()) == ["PB", "PD"]
+
+
+def test_a_minority_forks_and_comes_home_to_the_majority() -> None:
+    """SPEC G6-G8: the line with more tokens stands; what the other did is left, and both go on together."""
+    world = forking(2, "ABCDE")
+    assert world.run(120, lambda: min(rounds(world)) >= 3)
+    split(world, "ABC", "DE")
+    assert world.run(200, lambda: generations(world) == 2 and min(rounds(world)) >= 9)
+    heal(world)
+    assert world.run(60, lambda: generations(world) == 1)
+    assert sorted(world.newest_voters())[:3] == ["PA", "PB", "PC"]
+    best = max(rounds(world))
+    assert world.run(100, lambda: min(rounds(world)) >= best + 3)
+
+
+def test_three_pieces_none_of_them_a_quorum_become_one() -> None:
+    world = forking(3, "ABCDEF")
+    assert world.run(120, lambda: min(rounds(world)) >= 3)
+    side = {"PA": 1, "PB": 1, "PC": 2, "PD": 2, "PE": 3, "PF": 3}
+    world.blocked = lambda a, b: side[a] != side[b]
+    assert world.run(200, lambda: generations(world) == 3 and min(rounds(world)) >= 7)
+    heal(world)
+    assert world.run(60, lambda: len(dict.fromkeys(heads(world))) == 1 or generations(world) == 1)
+    best = max(rounds(world))
+    assert world.run(100, lambda: min(rounds(world)) >= best + 3)
+
+
+def test_a_run_that_waits_does_not_fork() -> None:
+    world = World(4, sim_config(start_peers=4))
+    for n, letter in enumerate("ABCD"):
+        world.add("P" + letter, ["PA"] if n else [])
+    assert world.run(120, lambda: min(rounds(world)) >= 2)
+    split(world, "AB", "CD")  # the senior's half goes on (Q1)
+    world.run(10)
+    stood = rounds(world, "CD")
+    world.run(200)
+    assert rounds(world, "CD") == stood and generations(world) == 1
+
+
+def test_who_was_down_while_the_others_branched_follows_them() -> None:
+    world = forking(5, "ABCD")
+    assert world.run(120, lambda: min(rounds(world)) >= 3)
+    for name in ("PA", "PB"):
+        world.kill(world.hosts[name])
+    at = max(rounds(world))
+    assert world.run(200, lambda: min(rounds(world)) >= at + 4)
+    for name in ("PA", "PB"):
+        world.start(world.hosts[name])
+    assert world.run(60, lambda: generations(world) == 1)
+    best = max(rounds(world))
+    assert world.run(100, lambda: min(rounds(world)) >= best + 3)
+
+
+def test_a_joiner_learns_a_history_with_branches_in_it() -> None:
+    world = forking(6, "ABCD")
+    assert world.run(120, lambda: min(rounds(world)) >= 3)
+    for name in ("PA", "PB"):
+        world.kill(world.hosts[name])
+    at = max(rounds(world))
+    assert world.run(200, lambda: min(rounds(world)) >= at + 4)
+    world.add("PZ", ["PC"])
+    best = max(rounds(world))
+    assert world.run(100, lambda: min(rounds(world)) >= best + 2)
+
+
+def storm_of_forks(seed: int, seconds: float = 200.0) -> World:
+    rng = Random(seed * 7919 + 1)
+    count = rng.choice([2, 3, 4, 5, 7])
+    world = World(seed, sim_config(on_quorum_loss="fork", start_peers=rng.choice([1, count])))
+    for n in range(count):
+        world.add("P" + "ABCDEFG"[n], ["PA"] if n else [])
+    Faults(world, rng, seconds).schedule()
+    world.run(seconds)
+    best = max(rounds(world))
+    # One history, longer than any part had, with everybody on it.
+    healed = world.run(200, lambda: generations(world) == 1 and min(rounds(world)) > 0)
+    assert healed, f"{generations(world)} lines after the calm, rounds {rounds(world)}, were at {best}"
+    best = max(rounds(world))
+    assert world.run(300, lambda: min(rounds(world)) >= best + 3), f"stuck at {rounds(world)}, were at {best}"
+    return world
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_short_storm_of_forks(seed: int) -> None:
+    storm_of_forks(seed)
