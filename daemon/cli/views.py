@@ -92,20 +92,30 @@ def runs_lines(answer: Mapping[str, Any]) -> list[str]:
 
 
 def peers_lines(answer: Mapping[str, Any]) -> list[str]:
-    headers = ("PEER", "STATE", "ROLE", "ROUND", "PING", "VERSION", "ADDRESS")
+    headers = ("PEER", "STATE", "ROLE", "DOING", "ROUND", "HEARD", "PING", "VERSION", "ADDRESS")
+    peers = answer.get("peers") or []
     rows = [
         (
-            str(peer.get("peer", "-")),
-            str(peer.get("state", "-")),
-            str(peer.get("role", "-")),
-            "-" if peer.get("head_round") is None else str(peer["head_round"]),
+            _or_dash(peer, "peer"),
+            _or_dash(peer, "state"),
+            _or_dash(peer, "role"),
+            _or_dash(peer, "doing"),
+            _or_dash(peer, "head_round"),
+            f"{in_time(peer['heard_s'])} ago" if peer.get("heard_s") is not None else "-",
             in_time(peer["round_trip_s"]) if peer.get("round_trip_s") is not None else "-",
-            str(peer.get("version", "-")),
+            _or_dash(peer, "version"),
             _first_address(peer),
         )
-        for peer in answer.get("peers") or []
+        for peer in peers
     ]
+    runs = [_or_dash(peer, "run") for peer in peers]
+    if len(dict.fromkeys(runs)) > 1:  # a peer stands in the table once for each run
+        return table(("RUN", *headers), [(run, *row) for run, row in zip(runs, rows, strict=True)])
     return table(headers, rows)
+
+
+def _or_dash(facts: Mapping[str, Any], key: str) -> str:
+    return "-" if facts.get(key) is None else str(facts[key])
 
 
 def _first_address(peer: Mapping[str, Any]) -> str:

@@ -13,8 +13,9 @@ import trio
 
 from intellectd.daemon.control import ControlError, Handler
 from intellectd.daemon.logs import get_log
+from intellectd.daemon.runs.peers import peer_rows
 from intellectd.daemon.runs.registry import Registry, parse_run_id
-from intellectd.daemon.runs.service import RunService, peer_state
+from intellectd.daemon.runs.service import RunService
 from intellectd.kernels import ops
 from intellectd.protocol.manifest import BadManifest, config_from_toml
 
@@ -59,13 +60,7 @@ class Operations:
         return {"runs": [run_status(service) for service in self._registry.runs.values()]}
 
     async def _peers(self, request: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, dict[str, Any]] = {}
-        for service in self._registry.runs.values():
-            for peer, view in sorted(service.node.membership.peers.items()):
-                row = found.setdefault(peer, {"peer": peer, "addresses": list(view.addresses), "runs": []})
-                row["runs"].append(service.config.name)
-                row |= _peer_row(service, peer)
-        return {"peers": list(found.values())}
+        return {"peers": peer_rows(self._registry.runs.values())}
 
     async def _rounds(self, request: dict[str, Any]) -> dict[str, Any]:
         service = self._registry.get(_text(request, "run_id", ""))
@@ -203,19 +198,6 @@ def warnings(service: RunService, now: float) -> list[str]:
     if service.trainer is not None and service.trainer.last_failure and not service.seat.link.attached:
         found.append(f"the trainer keeps dying: {service.trainer.last_failure}; see the daemon's log")
     return found
-
-
-def _peer_row(service: RunService, peer: str) -> dict[str, Any]:
-    node = service.node
-    beacon = node.membership.beacon(peer)
-    role = "voter" if peer in node.head.voters else ("member" if node.head.assignment(peer) else "joiner")
-    return {
-        "state": peer_state(node, peer, trio.current_time()),
-        "head_round": max(0, beacon.head_round) if beacon else None,
-        "role": role,
-        "doing": beacon.state if beacon else None,
-        "heard_s": round(node.membership.heard_s(peer, trio.current_time()), 1),
-    }
 
 
 def condition(text: str) -> Any:

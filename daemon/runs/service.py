@@ -6,6 +6,7 @@ takes no more votes is every run's trouble, and after a fault of ours the state 
 memory. Refuses to decide what happens in a run: that is the node's word.
 """
 
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -82,11 +83,13 @@ class RunService:
         """Until `stop`."""
         host, name = self.host, self.config.name
         host.metrics.run_info(name, self.model_kind, host.identity.peer_id)
+        host.metrics.before_reading(self.run_id, self._tell_metrics)
         try:
             with self._scope:
                 await self._work()
                 await trio.sleep_forever()  # halted, until a person has read why
         finally:
+            host.metrics.end_run(self.run_id)
             self.store.close()
             self.ended.set()
             self._tell_waiters()
@@ -213,17 +216,18 @@ class RunService:
 
     def _on_trainer(self, event: trainer_events.TrainerEvent) -> None:
         name, journal = self.config.name, self.journal
+        if self.ended.is_set():
+            return  # the words of a trainer that is being sent away: nobody is to hear of this run any more
         match event:
             case trainer_events.TrainerAttached():
-                self.host.metrics.trainer_attached(name, True)
                 log.info("a trainer is attached", run=name, pid=event.pid)
             case trainer_events.TrainerDetached():
-                self.host.metrics.trainer_attached(name, False)
+                journal.phase("idle")
             case trainer_events.TrainerReady():
-                journal.trained(event.tokens, event.steps, event.loss, event.seconds)
+                journal.trained(event)
                 self.post(ev.TrainerReady(event.round, event.tokens, event.steps))
             case trainer_events.TrainerLog():
-                journal.training_log(event.loss, event.tokens_per_s)
+                journal.training_log(event)
             case trainer_events.TrainerEvaluated():
                 if event.loss is not None:
                     journal.evaluated(event.state_round, event.loss)
@@ -234,12 +238,14 @@ class RunService:
         node = self.node
         behind = node.catchup.applied < node.head.round - 1 or not node.catchup.has_state
         self.journal.catching_up(behind, node.catchup.applied)
-        now = trio.current_time()
-        states = {"alive": 0, "suspect": 0, "silent": 0}
-        for peer in node.membership.peers:
-            states[peer_state(node, peer, now)] += 1
-        self.host.metrics.peers(self.config.name, states)  # type: ignore[arg-type]
         self._tell_waiters()
+
+    def _tell_metrics(self) -> None:
+        metrics, name, node = self.host.metrics, self.config.name, self.node
+        metrics.outer_step(name, max(0, node.catchup.applied), max(0, node.head.round))
+        metrics.peers(name, Counter(member_states(node, trio.current_time()).values()))
+        metrics.trainer_attached(name, self.seat.link.attached)
+        metrics.halted(name, bool(node.halted))
 
     def _tell_waiters(self) -> None:
         changed, self.changed = self.changed, trio.Event()
@@ -265,8 +271,20 @@ def _node(host: Host, service: RunService, opened: Opened) -> Node:
     )
 
 
-def peer_state(node: Node, peer: str, now: float) -> str:
-    if node.membership.alive(peer, now):
+def member_states(node: Node, now: float) -> dict[str, str]:
+    """How the other members are heard. Who only left its address here is none, and neither is who has left."""
+    seats = dict.fromkeys([*node.head.voters, *(a.peer for a in node.head.blob.assignments)])
+    known = {peer: None for peer, view in node.membership.peers.items() if view.beacon is not None}
+    states = {peer: _member_state(node, peer, now) for peer in sorted({**known, **seats}) if peer != node.context.peer}
+    return {peer: state for peer, state in states.items() if state != "left" or peer in node.head.voters}
+
+
+def _member_state(node: Node, peer: str, now: float) -> str:
+    beacon = node.membership.beacon(peer)
+    alive = node.membership.alive(peer, now)
+    if beacon is not None and beacon.leaving:
+        return "leaving" if alive else "left"
+    if alive:
         return "alive"
     return "silent" if node.membership.silent(peer, now) else "suspect"
 
@@ -277,4 +295,4 @@ async def open_service(host: Host, path: Path) -> RunService:
     return RunService(host, opened)
 
 
-__all__ = ["RunService", "layout_of", "open_service", "peer_state"]
+__all__ = ["RunService", "layout_of", "member_states", "open_service"]

@@ -120,8 +120,11 @@ async def test_runs_and_peers_are_aligned_tables(cli: Cli, answers: Answers) -> 
         "state": "alive",
         "head_round": 5,
         "role": "voter",
+        "doing": "training",
+        "heard_s": 2.5,
         "round_trip_s": 0.0123,
         "version": "0.1.0",
+        "run": "mini",
         "runs": ["mini"],
     }
     answers.give("runs", {"runs": [run_status()]})
@@ -131,7 +134,11 @@ async def test_runs_and_peers_are_aligned_tables(cli: Cli, answers: Answers) -> 
     _, out, _ = await cli("peers")
     header, first, second = out.splitlines()
     assert first.index("alive") == second.index("suspect") == header.index("STATE")
-    assert first.split() == [PEER, "alive", "voter", "5", "12", "ms", "0.1.0", "/ip4/127.0.0.1/tcp/4001"]
+    assert first.split()[:6] == [PEER, "alive", "voter", "training", "5", "2.5"]
+    assert first.split()[6:] == ["s", "ago", "12", "ms", "0.1.0", "/ip4/127.0.0.1/tcp/4001"]
+    answers.give("peers", {"peers": [peer, {**peer, "run": "other"}]})
+    _, out, _ = await cli("peers")
+    assert [line.split()[0] for line in out.splitlines()] == ["RUN", "mini", "other"]
 
 
 @pytest.mark.parametrize("verb", ["status", "runs", "peers", "metrics"])

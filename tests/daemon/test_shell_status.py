@@ -1,6 +1,8 @@
 """What an operator sees: the words of `status`, the peers, and the metrics that dashboards rest on."""
 
 import re
+from importlib.metadata import version
+from pathlib import Path
 
 import trio
 import trio.testing
@@ -9,6 +11,7 @@ from intellectd.daemon.runs.journal import WARNING_S
 from tests.daemon.shell_world import Host, shell
 from tests.daemon.test_shell_swarm import finish_alike, swarm
 
+DEPLOY = Path(__file__).parents[2] / "deploy"
 Clock = trio.testing.MockClock
 
 
@@ -16,6 +19,11 @@ async def samples(host: Host) -> dict[str, float]:
     """`name{labels}` to value."""
     text = (await host.ask("metrics"))["text"]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"}
+
+
+def dashboard_metrics() -> list[str]:
+    text = "".join(path.read_text() for path in (DEPLOY / "grafana/dashboards").glob("*.json"))
+    return re.findall(r"\bintellectd_[a-z_]+", text)
 
 
 async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: Clock) -> None:
@@ -73,8 +81,20 @@ async def test_the_metrics_of_a_catch_up(autojump_clock: Clock) -> None:
         assert seen['intellectd_dht_requests_total{op="provide",outcome="ok"}'] > 0
         assert seen['intellectd_peers{run="shell",state="alive"}'] == 2
         assert seen[f'intellectd_run_info{{model="external",peer_id="{late.peer}",run="shell"}}'] == 1
+        assert seen['intellectd_peers{run="shell",state="suspect"}'] == 0
+        assert seen["intellectd_dht_routing_table_peers"] == 2
+        assert seen['intellectd_network_bytes_total{direction="in",protocol="control"}'] > 0
+        assert seen['intellectd_ring_failures_total{reason="silent",run="shell"}'] == 0
+        exported = [sample.partition("{")[0] for one in (seen, *told) for sample in one]
+        assert [name for name in dashboard_metrics() if name not in exported] == []
         first = told[0]
+        assert first['intellectd_catchup_progress_ratio{run="shell"}'] == 1.0  # it had nothing to catch up with
         assert first['intellectd_tokens_total{run="shell"}'] == 12_000
+        await hosts[0].ask("leave", run_id=run_id)
+        left = await samples(hosts[0])
+        assert not [name for name in left if name.startswith(("intellectd_peers", "intellectd_run_info"))]
+        (late_row,) = [row for row in (await late.ask("peers"))["peers"] if row["peer"] == hosts[1].peer]
+        assert (late_row["version"], late_row["round_trip_s"]) == (version("intellectd"), 0.0)
         assert first['intellectd_checkpoint_outer_step{run="shell"}'] == 12
         assert first['intellectd_outer_steps_total{outcome="committed",run="shell"}'] == 12
         assert first['intellectd_allreduce_bytes_total{run="shell",stage="wire"}'] > 0
