@@ -28,6 +28,7 @@ from intellectd.daemon.net import AddressInUse, BadAddress, Network
 from intellectd.daemon.notify import Notifier
 from intellectd.daemon.p2p.host import open_network
 from intellectd.daemon.runs.compute import RunsWork, in_thread
+from intellectd.daemon.runs.headline import headline
 from intellectd.daemon.runs.host import Host
 from intellectd.daemon.runs.known_peers import load_peers
 from intellectd.daemon.runs.operations import Operations
@@ -123,7 +124,9 @@ async def run_daemon(
         host = Host(config, identity, network, engine, metrics, nursery, world.runner)
         registry = Registry(host)
         operations = Operations(registry, started_at, stop)
-        await registry.open_all()  # before anybody can ask for a run that is still being read
+        notifier.status("reading the runs on disk")
+        with notifier.more_time(nursery):  # a log is verified and a state read whole
+            await registry.open_all()  # before anybody can ask for a run that is still being read
         control = ControlServer(config.socket, operations.handlers(), registry.attach)
         await nursery.start(control.serve)
         if config.metrics.listen:
@@ -133,11 +136,13 @@ async def run_daemon(
         registry.start_all()
         nursery.start_soon(notifier.watchdog, lambda: _health(registry)[0])
         _announce(config, host, notifier)
+        nursery.start_soon(notifier.report, lambda: headline(registry.runs.values()))
         task_status.started(registry)
         await stop.wait()
         notifier.stopping()
         log.info("stopping")
-        await registry.stop_all()
+        with notifier.more_time(nursery):  # a snapshot that is being written is finished
+            await registry.stop_all()
         nursery.cancel_scope.cancel()
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 import trio
 import trio.testing
 
+from intellectd.daemon.runs.headline import headline
 from intellectd.daemon.runs.journal import WARNING_S
+from intellectd.protocol.events import PeerLearned
+from tests.daemon.net_world import NOBODY
 from tests.daemon.shell_world import Host, shell
 from tests.daemon.test_shell_swarm import finish_alike, swarm
 
@@ -39,17 +42,24 @@ async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: 
         two = await world.host("b", one)
         await two.ask("join", run_id=run_id, peers=[one.address])
         words: dict[str, bool] = {}
+        lines: dict[str, bool] = {}
         while (status := await two.status())["state"] != "finished":
             words[status["state"]] = True
+            lines[headline(two.services.values())] = True
             await trio.sleep(0.1)
         assert set(words) <= {"joining", "waiting", "training", "reducing", "catching-up"}
         assert "training" in words and "reducing" in words
+        assert {"shell: round 3, 0 of 2 ready", "shell: round 3, 2 of 2 ready"} <= lines.keys()
         await finish_alike([one, two], 6)
+        assert headline(two.services.values()) == "shell: finished with round 6"
         assert (await one.status())["warnings"] == []
         await trio.sleep(10)  # for the beacons that say so
         (peer,) = (await one.ask("peers"))["peers"]
         assert (peer["peer"], peer["state"], peer["role"], peer["head_round"]) == (two.peer, "alive", "voter", 6)
-        assert peer["runs"] == ["shell"] and peer["addresses"]
+        assert peer["runs"] == ["shell"] and peer["addresses"] and peer["doing"] == "finished"
+        world.service(one).post(PeerLearned(NOBODY, ("/ip4/127.0.0.1/tcp/9",)))  # a member of some other run
+        await trio.sleep(1)
+        assert [row["peer"] for row in (await one.ask("peers"))["peers"]] == [two.peer]
 
 
 async def test_warnings_end_when_their_time_is_over(autojump_clock: Clock) -> None:
@@ -93,6 +103,9 @@ async def test_the_metrics_of_a_catch_up(autojump_clock: Clock) -> None:
         await hosts[0].ask("leave", run_id=run_id)
         left = await samples(hosts[0])
         assert not [name for name in left if name.startswith(("intellectd_peers", "intellectd_run_info"))]
+        await trio.sleep(60)  # its seat is the last record's, so it stays on the list
+        states = {row["peer"]: row["state"] for row in (await late.ask("peers"))["peers"]}
+        assert states == {hosts[0].peer: "left", hosts[1].peer: "alive"}
         (late_row,) = [row for row in (await late.ask("peers"))["peers"] if row["peer"] == hosts[1].peer]
         assert (late_row["version"], late_row["round_trip_s"]) == (version("intellectd"), 0.0)
         assert first['intellectd_checkpoint_outer_step{run="shell"}'] == 12
