@@ -12,7 +12,7 @@ every event the parts are asked, in a fixed order, what has become due; `deadlin
 """
 
 from random import Random
-from typing import assert_never
+from typing import Literal, assert_never
 
 from intellectd.protocol import events as ev
 from intellectd.protocol import limits
@@ -32,7 +32,7 @@ from intellectd.protocol.effects import (
     To,
 )
 from intellectd.protocol.herald import PROGRESS_S, Herald
-from intellectd.protocol.ids import NO_HASH, At
+from intellectd.protocol.ids import NO_HASH, At, state_name
 from intellectd.protocol.inbox import receive
 from intellectd.protocol.manifest import Manifest, config_of
 from intellectd.protocol.membership import Membership
@@ -140,7 +140,8 @@ class Node:
                 self.progress.on_attached(event.training_round)
             case ev.TrainerDetached():
                 self.progress.on_detached()
-                return [Note("trainer_gone", f"the trainer is gone: {event.reason}", "warning")]
+                level: Literal["info", "warning"] = "info" if self.progress.dismissed else "warning"
+                return [Note("trainer_gone", f"the trainer is gone: {event.reason}", level)]
             case ev.TrainerReady():
                 return self.progress.on_trainer_ready(event, self.head)
             case ev.DeltaFrozen():
@@ -168,7 +169,7 @@ class Node:
             case ev.SnapshotInstalled():
                 self.catchup.on_snapshot(event.round)
                 self.progress.on_jump()
-                note = Note("snapshot", f"the state after round {max(event.round, 0)} is here")
+                note = Note("snapshot", f"{state_name(event.round)} is here")
                 return [note, *self._stands(event.digest, now)]
             case ev.SnapshotMissed():
                 self.catchup.on_snapshot_missed(event.round, event.donor, now)
@@ -266,7 +267,7 @@ class Node:
         text = f"round {record.round} decided: {len(names)} contributed, {record.tokens_total} tokens in all"
         out.append(Note("round_decided", text, fields={"round": record.round, "roster": names}))
         if wrong:
-            out += self._drop_state(f"this host's state after round {record.round - 1} differs from the agreed one")
+            out += self._drop_state(f"{state_name(record.round - 1)} differs here from the agreed one")
         self.membership.soon(now)
         return out
 
@@ -298,7 +299,7 @@ class Node:
         self.membership.soon(now)
         proven = self.catchup.window.proven(self.catchup.applied)
         if proven is not None and proven != digest:
-            return self._drop_state(f"the state after round {self.catchup.applied} is not the agreed one")
+            return self._drop_state(f"{state_name(self.catchup.applied)} is not the agreed one")
         return self.round.on_applied(digest, now) if self.catchup.applied == self.head.round else []
 
     # ---- what has become due
