@@ -12,15 +12,13 @@ from typing import Any
 
 import trio
 
-from intellectd.daemon.atomic import make_dir
 from intellectd.daemon.bulk.engine import Engine
-from intellectd.daemon.bulk.errors import BulkAddressInUse
+from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkBadAddress
 from intellectd.daemon.bulk.interface import BulkEngine
 from intellectd.daemon.config import Config
 from intellectd.daemon.control import ControlServer
 from intellectd.daemon.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, OperatorError
 from intellectd.daemon.identity import Identity
-from intellectd.daemon.lock import StateLock
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.metrics import Metrics
 from intellectd.daemon.metrics_http import MetricsServer
@@ -60,21 +58,20 @@ class World:
 THE_WORLD = World(open_network, Engine, in_thread)
 
 
-def main(config: Config) -> int:
+def main(config: Config, identity: Identity) -> int:
     """Run until SIGTERM, SIGINT or `shutdown`. Raises OperatorError with the exit code."""
-    make_dir(config.state_dir)
-    with StateLock(config.state_dir):
-        identity = Identity.load_or_create(config.identity_path)
-        try:
-            trio.run(_until_signal, config, identity)
-        except* OperatorError as group:
-            raise _first(group) from None
-        except* AddressInUse as group:
-            raise PortInUse(str(_first(group))) from None
-        except* BulkAddressInUse as group:
-            raise PortInUse(str(_first(group)), "stop the other program, or set another network.bulk_listen") from None
-        except* BadAddress as group:
-            raise BadListenAddress(str(_first(group)), "see [network] in the configuration") from None
+    try:
+        trio.run(_until_signal, config, identity)
+    except* OperatorError as group:
+        raise _first(group) from None
+    except* AddressInUse as group:
+        raise PortInUse(str(_first(group))) from None
+    except* BulkAddressInUse as group:
+        raise PortInUse(str(_first(group)), "stop the other program, or set another network.bulk_listen") from None
+    except* (BadAddress, BulkBadAddress) as group:
+        raise BadListenAddress(
+            str(_first(group)), "correct [network] in the configuration: a daemon listens on addresses of its own host"
+        ) from None
     return 0
 
 

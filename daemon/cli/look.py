@@ -40,7 +40,7 @@ def metrics(arguments: Any) -> int:
     if arguments.json:
         write_json(answer)
     else:
-        sys.stdout.write(str(answer.get("text", "")))
+        write(str(answer.get("text", "")), end="")
     return EXIT_OK
 
 

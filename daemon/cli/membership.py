@@ -1,16 +1,18 @@
 """The verbs that change which runs this host is in: init, join, leave; and wait."""
 
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
 
-from intellectd.daemon.cli.client import ask, socket_of
+from intellectd.daemon.cli.client import Refused, ask, ask_and_look, socket_of
 from intellectd.daemon.cli.output import ProgressLine, complain, printable, write, write_error, write_json
 from intellectd.daemon.cli.views import state_of
-from intellectd.daemon.errors import EXIT_DEGRADED, EXIT_OK, EXIT_TIMEOUT, EXIT_USAGE, OperatorError
+from intellectd.daemon.errors import EXIT_CONFIG, EXIT_DEGRADED, EXIT_OK, EXIT_TIMEOUT, EXIT_USAGE, OperatorError
 
 RUN_TOML_BYTES_MAX = 256 * 1024  # leaves most of a frame; a run.toml has some 2 kB
+LOOK_S_MAX = 2.0  # for `status` while `init` waits: a daemon that is busy is asked again
 INIT_S_MAX = 1800.0  # the trainer imports torch and builds the first parameters, on any hardware
 JOIN_S_MAX = 60.0  # the daemon dials the peers given and answers; the rest goes on by itself
 SLICE_S = 2.0  # a long wait is many short ones, so that progress shows and a daemon's restart is noticed
@@ -25,10 +27,21 @@ class BadArgument(OperatorError):
     exit_code = EXIT_USAGE
 
 
+class BadRunFile(OperatorError):
+    """The file that describes the run cannot be used."""
+
+    exit_code = EXIT_CONFIG
+
+
 def init(arguments: Any) -> int:
     text = _read_run_toml(Path(arguments.file))
-    write_error("building the first parameters and the run's key: this may take a minute")
-    answer = ask(socket_of(arguments), "init", INIT_S_MAX, toml=text)
+    path = socket_of(arguments)
+    try:
+        answer = ask_and_look(path, "init", INIT_S_MAX, _Founding(path).look, toml=text)
+    except Refused as error:
+        if error.code == "bad_config":  # the daemon was given the text alone
+            raise Refused(error.code, f"{arguments.file}: {error.message}", error.hint) from None
+        raise
     if arguments.json:
         write_json(answer)
         return EXIT_OK
@@ -39,17 +52,46 @@ def init(arguments: Any) -> int:
     return EXIT_OK
 
 
+class _Founding:
+    """What the daemon waits for, told when it changes: a silent `init` looks as if it hung."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._told = path, ""
+
+    def look(self) -> None:
+        try:
+            founding = ask(self._path, "status", LOOK_S_MAX).get("founding")
+        except OperatorError:
+            return
+        text = self._words(founding) if isinstance(founding, dict) else ""
+        if text and text != self._told:
+            self._told = text
+            write_error(printable(text))
+
+    def _words(self, founding: dict[str, Any]) -> str:
+        if founding.get("last_failure"):
+            return f"the trainer failed and is started once more: {founding['last_failure']}"
+        if founding.get("delivered"):
+            return "the first parameters are there; writing the run"
+        if founding.get("attached"):
+            return "a program is attached; waiting for its parameters"
+        if founding.get("trainer") == "external":
+            program = f"INTELLECTD_SOCKET={shlex.quote(str(self._path))} python your_program.py"
+            return f"start your program now: {program}"
+        return "the trainer builds the first parameters: this may take a minute"
+
+
 def _read_run_toml(path: Path) -> str:
     try:
         with path.open("rb") as file:
             body = file.read(RUN_TOML_BYTES_MAX + 1)
         if len(body) > RUN_TOML_BYTES_MAX:
-            raise BadArgument(f"{path} has more than {RUN_TOML_BYTES_MAX} bytes", "is it a run.toml?")
+            raise BadRunFile(f"{path} has more than {RUN_TOML_BYTES_MAX} bytes", "is it a run.toml?")
         return body.decode("utf-8")
     except OSError as error:
-        raise OperatorError(f"cannot read {path}: {error.strerror}", "name the file that describes the run") from error
+        raise BadRunFile(f"cannot read {path}: {error.strerror}", "name the file that describes the run") from error
     except UnicodeDecodeError as error:
-        raise BadArgument(f"{path} is not UTF-8 text: {error}", "is it a run.toml?") from error
+        raise BadRunFile(f"{path} is not UTF-8 text: {error}", "is it a run.toml?") from error
 
 
 def join(arguments: Any) -> int:

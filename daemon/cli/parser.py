@@ -7,10 +7,10 @@ completion scripts can be made by walking this tree.
 import argparse
 import difflib
 import re
-import sys
 from typing import Any, NoReturn
 
-from intellectd.daemon.errors import EXIT_USAGE
+from intellectd.daemon.cli.output import write
+from intellectd.daemon.errors import EXIT_OK, EXIT_USAGE, OperatorError
 
 PACKAGE = "intellectd.daemon.cli"
 EPILOG = """\
@@ -23,12 +23,27 @@ environment:
 """
 
 
+class BadUsage(OperatorError):
+    """The command line is none that this program knows."""
+
+    exit_code = EXIT_USAGE
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with this project's manner of saying what was wrong and what comes next."""
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"intellectd: {message}\n  {_suggestion(message) or f'see `{self.prog} --help`'}\n")
-        sys.exit(EXIT_USAGE)
+        raise BadUsage(message, _suggestion(message) or f"see `{self.prog} --help`")
+
+
+class Version(argparse.Action):
+    """As `intellectd version`: it is what everybody tries first. Looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        from importlib.metadata import version
+
+        write(f"intellectd {version('intellectd')}")
+        parser.exit(EXIT_OK)
 
 
 def _suggestion(message: str) -> str:
@@ -47,6 +62,7 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[_common(is_root=True)],
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="the version of this program")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=Parser)
     _host_verbs(verbs)
     _run_verbs(verbs)

@@ -53,6 +53,7 @@ class Operations:
             "state_dir": str(host.config.state_dir),
             "uptime_s": round(trio.current_time() - self._started_at, 3),
             "kernels": {"implementation": ops.implementation(), "reason": ops.reason()},
+            "founding": self._registry.founding.plain() if self._registry.founding else None,
             "runs": [run_status(service) for service in self._registry.runs.values()],
         }
 
@@ -94,13 +95,13 @@ class Operations:
     async def _init(self, request: dict[str, Any]) -> dict[str, Any]:
         text = _text(request, "toml")
         if len(text) > TOML_BYTES_MAX:
-            raise ControlError("bad_config", f"run.toml has {len(text)} bytes, at most {TOML_BYTES_MAX}", "shorten it")
+            raise ControlError("bad_config", f"it has {len(text)} bytes, at most {TOML_BYTES_MAX}", "shorten it")
         try:
             config = config_from_toml(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
-            raise ControlError("bad_config", f"run.toml is no TOML: {error}", "correct that line") from error
+            raise ControlError("bad_config", f"it is no TOML: {error}", "correct that line") from error
         except BadManifest as error:
-            raise ControlError("bad_config", str(error), "") from error
+            raise ControlError("bad_config", str(error), error.hint) from error
         founded = await self._registry.init(config)
         address = (self._host.network.addresses() or ["<multiaddr>"])[0]
         return {

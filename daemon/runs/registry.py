@@ -78,13 +78,17 @@ class Registry:
         self._room()
         if self.founding is not None:
             raise ControlError("busy", f"run {self.founding.name!r} is being created here", "wait for it")
-        self.founding = Founding(self.host, config)
+        founding = self.founding = Founding(self.host, config)
         try:
-            founded = await self.founding.found()
+            founded = await founding.found()
             with trio.CancelScope(shield=True):  # it is on disk, so it is opened, even if nobody waits any more
                 self._start(await open_service(self.host, founded.path))
+        except BaseException as error:
+            founding.tell_not_created(error)
+            raise
         finally:
             self.founding = None
+        founding.tell_created(founded.run_id)
         return founded
 
     async def join(self, run_id: str, addresses: list[str]) -> RunService:

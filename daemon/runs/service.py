@@ -135,10 +135,16 @@ class RunService:
         idle = self.node.halted or self.ended.is_set() or not self.driver.handled_at
         return 0.0 if idle else trio.current_time() - self.driver.handled_at
 
+    @property
+    def awaits_program(self) -> bool:
+        """No trainer is started here: the host says so, or the built-in one does not know the model."""
+        trainer = self.host.config.trainer
+        return trainer == "external" or (trainer == "builtin" and isinstance(self.config.model, ExternalModel))
+
     async def _run_trainer(self) -> None:
-        """Keep a trainer, unless the host says that one attaches by itself."""
+        """Keep a trainer, unless a person is to start it."""
         config = self.host.config
-        if config.trainer == "external":
+        if self.awaits_program:
             return
         command = trainer_command(
             config.trainer,

@@ -19,7 +19,7 @@ import intellectd
 from intellectd.daemon.sdk.outer import outer_from_manifest
 from intellectd.daemon.trainer.data import Text, load_text
 from intellectd.daemon.trainer.evaluate import held_out_sequences
-from intellectd.daemon.trainer.model import build_model
+from intellectd.daemon.trainer.model import build_model, llama_settings
 from intellectd.daemon.trainer.train import Evaluator, Recipe, make_optimizer, train
 
 RUN_ENV = "INTELLECTD_RUN"
@@ -102,6 +102,7 @@ def _solo(manifest: Mapping[str, Any], rounds: int | None, out: Path | None) -> 
 
 
 def _prepare(manifest: Mapping[str, Any]) -> tuple[torch.nn.Module, Text, Evaluator, Recipe]:
+    llama_settings(manifest["model"])  # a model of another kind has none of what a recipe needs: say that first
     try:
         recipe = Recipe.of(manifest)
     except (KeyError, TypeError, ValueError) as error:
