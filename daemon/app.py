@@ -31,9 +31,9 @@ from intellectd.daemon.runs.host import Host
 from intellectd.daemon.runs.known_peers import load_peers
 from intellectd.daemon.runs.operations import Operations
 from intellectd.daemon.runs.registry import Registry
+from intellectd.daemon.runs.service import RunService
+from intellectd.daemon.runs.status import ails, hangs
 from intellectd.kernels import ops
-
-ALIVE_S_MAX = 30.0  # a driver that has not gone round for this long hangs; it ticks every 5 s
 
 log = get_log("daemon")
 
@@ -127,11 +127,11 @@ async def run_daemon(
         control = ControlServer(config.socket, operations.handlers(), registry.attach)
         await nursery.start(control.serve)
         if config.metrics.listen:
-            health = lambda: _health(registry)  # noqa: E731 - two places ask the same thing
+            health = lambda: _judge(registry, ails)  # noqa: E731
             await nursery.start(MetricsServer(config.metrics.listen, metrics.text, health).serve)
         metrics.build_info(version("intellectd"), ops.implementation())
         registry.start_all()
-        nursery.start_soon(notifier.watchdog, lambda: _health(registry)[0])
+        nursery.start_soon(notifier.watchdog, lambda: _judge(registry, hangs)[0])
         _announce(config, host, notifier)
         nursery.start_soon(notifier.report, lambda: headline(registry.runs.values()))
         task_status.started(registry)
@@ -164,8 +164,7 @@ def _announce(config: Config, host: Host, notifier: Notifier) -> None:
         log.warning("slow kernels in use", reason=ops.reason())
 
 
-def _health(registry: Registry) -> tuple[bool, str]:
-    for service in registry.runs.values():
-        if service.stuck_s > ALIVE_S_MAX:
-            return False, f"run {service.config.name} has not moved for {service.stuck_s:.0f} s"
-    return True, "ok"
+def _judge(registry: Registry, complaint: Callable[[RunService], str]) -> tuple[bool, str]:
+    """/healthz asks what ails; the watchdog only what hangs: no restart brings missing voters back."""
+    found = [text for service in registry.runs.values() if (text := complaint(service))]
+    return not found, "; ".join(found) or "ok"

@@ -147,7 +147,7 @@ class Metrics:
     def _network(self) -> None:
         self._bytes = self._counter("network_bytes_total", "Bytes by direction and plane.", "direction", "protocol")
         self._peers = self._gauge("peers", "Other members of the run, by how they are heard.", "run", "state")
-        self._voters = self._gauge("voters", "Voters of the next outer step, by whether they are heard.", "run", "state")
+        self._voters = self._gauge("voters", "Voters of the next outer step: are they heard?", "run", "state")
         self._quorum = self._gauge("quorum", "1 unless too few voters are heard to decide an outer step.", "run")
         self._routing = self._gauge("dht_routing_table_peers", "Peers in the DHT routing table.")
         self._dht = self._counter("dht_requests_total", "Requests to the DHT, by outcome.", "op", "outcome")

@@ -136,9 +136,13 @@ def _run_verbs(verbs: Any) -> None:
     join.add_argument("--peer", metavar="MULTIADDR", action="append", default=[], help="a member to ask (repeatable)")
     join.add_argument("--wait", action="store_true", help="show progress until this host is synced")
     _timeout(join)
-    leave = _verb(verbs, "leave", "membership:leave", "leave a run; its files stay")
+    leave = _verb(
+        verbs, "leave", "waiting:leave", "leave a run, when the others can do without this host; its files stay"
+    )
     _known_run(leave)
-    wait = _verb(verbs, "wait", "membership:wait", "wait until a run has come so far")
+    leave.add_argument("--now", action="store_true", help="at once, though the others may count on this host's vote")
+    _timeout(leave, 60.0, "a minute; leaving goes on by itself")
+    wait = _verb(verbs, "wait", "waiting:wait", "wait until a run has come so far")
     _known_run(wait)
     wait.add_argument(
         "--for", dest="goal", metavar="GOAL", default="synced", help="joined, synced (default), round=N or finished"
@@ -154,8 +158,10 @@ def _known_run(verb: Any) -> None:
     verb.add_argument("run_id", metavar="RUN", help='its id or name (see `intellectd runs`), or "" for the only one')
 
 
-def _timeout(verb: Any) -> None:
-    verb.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=86_400.0, help="give up after (a day)")
+def _timeout(verb: Any, default_s: float = 86_400.0, words: str = "a day") -> None:
+    verb.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=default_s, help=f"stop waiting after ({words})"
+    )
 
 
 def _seconds(text: str) -> float:
@@ -185,7 +191,12 @@ def _other_verbs(verbs: Any) -> None:
     export = _verb(parts, "export", "export:export", "write the newest anchor as a model that other programs load")
     _known_run(export)
     export.add_argument("path", metavar="DIR", help="a new or empty folder")
-    export.add_argument("--format", choices=["hf"], default="hf", help="hf: Hugging Face, safetensors (default)")
+    export.add_argument(
+        "--format",
+        choices=["hf", "safetensors"],
+        default="hf",
+        help="hf (default): a model that transformers loads; safetensors: the bare tensors, of any model",
+    )
     demo = _verb(verbs, "demo", "host:demo", "a swarm on this machine: train, lose a host, gain one, judge")
     demo.add_argument("--peers", type=int, default=4, metavar="N", help="daemons at the start (4)")
     demo.add_argument("--rounds", type=int, default=None, metavar="N", help="outer steps")

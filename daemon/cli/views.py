@@ -13,7 +13,8 @@ RunStatus = Mapping[str, Any]
 
 
 def is_healthy(run: RunStatus) -> bool:
-    return run.get("state") in HEALTHY_STATES
+    has_quorum = (run.get("quorum") or {}).get("reached", True)
+    return run.get("state") in HEALTHY_STATES and bool(has_quorum)
 
 
 def status_lines(answer: Mapping[str, Any]) -> list[str]:
@@ -41,7 +42,7 @@ def run_lines(run: RunStatus) -> list[str]:
         ("state", state_of(run)),
         ("round", _rounds(run)),
         ("roster", f"{len(run.get('roster') or [])} in the last round, {run.get('peers', 0)} other peers known"),
-        ("loss", f"{number(run.get('loss'))} held-out, {number(run.get('train_loss'))} training"),
+        ("loss", f"{number(run.get('loss'))} held-out{_evaluated(run)}, {number(run.get('train_loss'))} training"),
         ("speed", _speed(run)),
         ("wire", in_bytes(run.get("wire_bytes") or 0)),
         ("digest", str(run.get("state_digest") or "-")[:16]),
@@ -58,7 +59,21 @@ def state_of(run: RunStatus) -> str:
         total = catchup.get("total_bytes") or 0
         share = 100 * (catchup.get("bytes") or 0) / total if total else 0.0
         return f"{state}: {share:.0f} % of {in_bytes(total)} at {in_bytes(catchup.get('rate') or 0)}/s"
-    return f"{state}: {run['reason']}" if run.get("reason") else state
+    behind = [text for text in (_inner_steps(run), run.get("reason")) if text]
+    return f"{state}: {'; '.join(behind)}" if behind else state
+
+
+def _inner_steps(run: RunStatus) -> str:
+    inner = run.get("inner")
+    if not inner or run.get("state") != "training":
+        return ""
+    return f"step {inner.get('step', 0)} of {inner.get('steps', '-')} of round {inner.get('round', '-')}"
+
+
+def _evaluated(run: RunStatus) -> str:
+    """Of which anchor the loss is, where it is not the newest one's."""
+    at = run.get("loss_round")
+    return "" if at is None or at == run.get("round") else f" (after round {at})"
 
 
 def _rounds(run: RunStatus) -> str:
@@ -88,7 +103,8 @@ def runs_lines(answer: Mapping[str, Any]) -> list[str]:
         )
         for run in answer.get("runs") or []
     ]
-    return table(headers, rows)
+    lines = [str(run["join_line"]) for run in answer.get("runs") or [] if run.get("join_line")]
+    return table(headers, rows) + (["", "to join from another host, which this admits:", *lines] if lines else [])
 
 
 def peers_lines(answer: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from intellectd.daemon.bulk.interface import TransferDone, TransferFailed
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.metrics import Metrics, RingFailure
 from intellectd.protocol.effects import Note
+from intellectd.protocol.ids import state_name
 from intellectd.protocol.records import Entry, record_hash
 
 ROUNDS_KEPT = 4096  # of history in memory, for `rounds`; the log on disk has them all
@@ -106,6 +107,11 @@ class Journal:
         now = trio.current_time()
         recent = [text for at, event, text in self._warned if now - at < WARNING_S and event not in over]
         return list(dict.fromkeys(recent))
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """(round, inner steps done in it), as the trainer last said."""
+        return self._counted[0], self._counted[2]
 
     # ---- from the performer
 
@@ -223,7 +229,8 @@ class Journal:
             self.catchup.ended_at = now
             plain = self.catchup.plain(now)
             self._metrics.caught_up(self.run_name, plain["seconds"])
-            log.info("caught up", run=self.run_name, round=round_, seconds=plain["seconds"], bytes=plain["bytes"])
+            got = {"seconds": plain["seconds"], "bytes": plain["bytes"]}
+            log.info("caught up", run=self.run_name, having=state_name(round_), **got)
         elif not behind and self.catchup is None:
             self._metrics.catching_up(self.run_name, 1, 1)  # it had nothing to catch up with
 

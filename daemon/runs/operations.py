@@ -14,8 +14,8 @@ import trio
 from intellectd.daemon.control import ControlError, Handler
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.runs.peers import peer_rows
-from intellectd.daemon.runs.registry import Registry, parse_run_id
-from intellectd.daemon.runs.service import RunService
+from intellectd.daemon.runs.registry import LEAVE_S_MAX, Registry, parse_run_id
+from intellectd.daemon.runs.status import run_status
 from intellectd.kernels import ops
 from intellectd.protocol.manifest import BadManifest, config_from_toml
 
@@ -58,7 +58,8 @@ class Operations:
         }
 
     async def _runs(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"runs": [run_status(service) for service in self._registry.runs.values()]}
+        services = self._registry.runs.values()
+        return {"runs": [{**run_status(s), "join_line": self._join_line(s.run_id)} for s in services]}
 
     async def _peers(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"peers": peer_rows(self._registry.runs.values())}
@@ -103,10 +104,9 @@ class Operations:
         except BadManifest as error:
             raise ControlError("bad_config", str(error), error.hint) from error
         founded = await self._registry.init(config)
-        address = (self._host.network.addresses() or ["<multiaddr>"])[0]
         return {
             "run_id": founded.run_id,
-            "join_line": f"intellectd join {founded.run_id} --peer {address}",
+            "join_line": self._join_line(founded.run_id),
             "owner_key_path": str(founded.owner_key_path),
             "warning": (
                 f"back up {founded.owner_key_path} somewhere safe: only it can recover the run if most voters are "
@@ -121,14 +121,17 @@ class Operations:
         return {"run_id": run_id, "state": run_status(service)["state"]}
 
     async def _leave(self, request: dict[str, Any]) -> dict[str, Any]:
-        service = self._registry.get(_text(request, "run_id"))
-        if not await self._registry.leave(service.run_id):
-            raise ControlError(
-                "timeout",
-                f"run {service.config.name!r} still counts on this host's vote; it is left when a round is without it",
-                "that goes on by itself, also after a restart: `intellectd runs` shows when it is over",
-            )
-        return {"run_id": service.run_id}
+        """May be asked again and again: it goes on by itself, and says how far it is."""
+        wait_s = min(max(0.0, _number(request, "timeout_s", LEAVE_S_MAX)), LEAVE_S_MAX)
+        parting = await self._registry.leave(_text(request, "run_id"), request.get("now") is True, wait_s)
+        gone = parting.over.is_set()
+        return {
+            "run_id": parting.run_id,
+            "left": gone,
+            "waits_for": "" if gone else parting.waits_for(),
+            "path": str(self._host.left_dir / parting.run_id) if gone else None,
+            "warnings": parting.warnings,
+        }
 
     async def _export(self, request: dict[str, Any]) -> dict[str, Any]:
         from intellectd.daemon.runs.exporting import export
@@ -136,69 +139,13 @@ class Operations:
         service = self._registry.get(_text(request, "run_id", ""))
         return await export(service, _text(request, "path"), _text(request, "format", "hf"))
 
+    def _join_line(self, run_id: str) -> str:
+        address = (self._host.network.addresses() or ["<multiaddr>"])[0]
+        return f"intellectd join {run_id} --peer {address}"
+
     async def _shutdown(self, request: dict[str, Any]) -> dict[str, Any]:
         self._stop.set()
         return {}
-
-
-def run_status(service: RunService) -> dict[str, Any]:
-    node, journal = service.node, service.journal
-    now = trio.current_time()
-    head = node.head
-    losses = journal.losses
-    applied = max(0, node.catchup.applied)
-    state = {"synced": "waiting", "ready": "training"}.get(node.state, node.state)
-    if node.round.reducing is not None and state == "training":
-        state = "reducing"
-    return {
-        "run_id": service.run_id,
-        "name": service.config.name,
-        "state": state,
-        "reason": node.halted or ("leaving; " if node.leaving else "") + node.round.reason,
-        "generation": head.generation.hex(),
-        "round": applied,
-        "head_round": max(0, head.round),
-        "until": service.config.until.rounds,
-        "roster": [c.peer for c in head.blob.contributions],
-        "voters": list(head.voters),
-        "eligible": [a.peer for a in head.blob.assignments],
-        "peers": sum(1 for p in node.membership.peers if node.membership.alive(p, now)),
-        "loss": losses[max(losses)] if losses else None,
-        "train_loss": journal.train_loss,
-        "tokens_total": head.tokens_total,
-        "tokens_per_s": journal.tokens_per_s,
-        "outer_step_s": round(journal.outer_step_s, 3),
-        "wire_bytes": journal.wire_bytes,
-        "state_digest": _digest(service),
-        "catchup": journal.catchup.plain(now) if journal.catchup else None,
-        "trainer": node.progress.state,
-        "warnings": warnings(service, now),
-    }
-
-
-def _digest(service: RunService) -> str | None:
-    """Of the state that this host has, if it has one."""
-    node = service.node
-    if not node.catchup.has_state:
-        return None
-    if node.round.state_digest is not None:
-        return node.round.state_digest.hex()
-    seen = service.journal.rounds.get(max(0, node.catchup.applied))
-    return seen.state_digest if seen is not None else None
-
-
-def warnings(service: RunService, now: float) -> list[str]:
-    node = service.node
-    has_trainer = service.seat.link.attached or node.state == "finished"
-    found = service.journal.warnings(over=("trainer_gone",) if has_trainer else ())
-    alone = [b for b in node.membership.alive_beacons(now).values() if b.applied >= -1]
-    if not alone and service.host.identity.peer_id in service.manifest.first_voters and node.head.round <= 0:
-        found.append("no second peer has synced yet: losing this host loses the run")
-    if ops.implementation() != "native":
-        found.append(f"slow kernels in use: {ops.reason()}")
-    if service.trainer is not None and service.trainer.last_failure and not service.seat.link.attached:
-        found.append(f"the trainer keeps dying: {service.trainer.last_failure}; see the daemon's log")
-    return found
 
 
 def condition(text: str) -> Any:

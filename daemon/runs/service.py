@@ -30,6 +30,7 @@ from intellectd.protocol import events as ev
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.manifest import ExternalModel, config_of, plain
 from intellectd.protocol.node import Node
+from intellectd.protocol.quorum import Reach
 
 FIND_S_MIN, FIND_S_MAX = 2.0, 60.0  # between two looks into the DHT: soon while alone, seldom afterwards
 DISCOVERY_KEY_CHARS = 48  # the DHT takes keys of at most 50 bytes (libp2p 0.8.1)
@@ -92,7 +93,7 @@ class RunService:
             host.metrics.end_run(self.run_id)
             self.store.close()
             self.ended.set()
-            self._tell_waiters()
+            self.tell_waiters()
 
     async def _work(self) -> None:
         """Until cancelled, or until a file turns out to be damaged."""
@@ -120,7 +121,7 @@ class RunService:
         reason = str(error).replace("\n", "; ")
         self.node.halted = reason
         self.journal.halted(reason)
-        self._tell_waiters()
+        self.tell_waiters()
 
     @property
     def model_kind(self) -> str:
@@ -244,7 +245,7 @@ class RunService:
         node = self.node
         behind = node.catchup.applied < node.head.round - 1 or not node.catchup.has_state
         self.journal.catching_up(behind, node.catchup.applied)
-        self._tell_waiters()
+        self.tell_waiters()
 
     def _tell_metrics(self) -> None:
         metrics, name, node = self.host.metrics, self.config.name, self.node
@@ -252,8 +253,16 @@ class RunService:
         metrics.peers(name, Counter(member_states(node, trio.current_time()).values()))
         metrics.trainer_attached(name, self.seat.link.attached)
         metrics.halted(name, bool(node.halted))
+        reach, voters = self.reach, node.head.voters
+        here = sum(1 for voter in voters if node.membership.alive(voter, trio.current_time()))
+        metrics.voters(name, reachable=here, seats=len(voters), quorum=reach is None or reach.quorum)
 
-    def _tell_waiters(self) -> None:
+    @property
+    def reach(self) -> Reach | None:
+        """Which voters this host hears now; None where that says nothing."""
+        return self.node.round.reach(trio.current_time())
+
+    def tell_waiters(self) -> None:
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 

@@ -71,6 +71,20 @@ async def test_status_says_by_exit_code_whether_every_run_goes_on(
     assert f"state     {state}: quorum is gone" in out
 
 
+async def test_status_of_a_run_without_its_quorum_answers_4(cli: Cli, answers: Answers) -> None:
+    quorum = {"reached": False, "here": 1, "of": 2, "missing": [PEER]}
+    answers.give("status", status_answer(run_status(state="catching-up", quorum=quorum)))
+    assert (await cli("status"))[0] == 4
+
+
+async def test_status_tells_the_inner_step_and_whose_loss_it_is(cli: Cli, answers: Answers) -> None:
+    inner = {"round": 6, "step": 30, "steps": 100}
+    answers.give("status", status_answer(run_status(inner=inner, reason="0 of 2 have done their steps", loss_round=4)))
+    out = (await cli("status"))[1]
+    assert "state     training: step 30 of 100 of round 6; 0 of 2 have done their steps\n" in out
+    assert "loss      2.346 held-out (after round 4), 2.500 training\n" in out
+
+
 async def test_status_of_a_host_in_no_run_says_what_to_do(cli: Cli, answers: Answers) -> None:
     answers.give("status", status_answer())
     code, _, err = await cli("status")
@@ -128,10 +142,11 @@ async def test_runs_and_peers_are_aligned_tables(cli: Cli, answers: Answers) -> 
         "run": "mini",
         "runs": ["mini"],
     }
-    answers.give("runs", {"runs": [run_status()]})
+    answers.give("runs", {"runs": [run_status(join_line=f"intellectd join {RUN_ID} --peer {ADDRESS}")]})
     answers.give("peers", {"peers": [peer, {**peer, "state": "suspect", "round_trip_s": None}]})
     _, runs_out, _ = await cli("runs")
     assert runs_out.splitlines()[1].split() == ["mini", "training", "5", "of", "14", "2", "2.346", "12.3k", RUN_ID]
+    assert runs_out.splitlines()[-1] == f"intellectd join {RUN_ID} --peer {ADDRESS}"
     _, out, _ = await cli("peers")
     header, first, second = out.splitlines()
     assert first.index("alive") == second.index("suspect") == header.index("STATE")
@@ -225,7 +240,7 @@ async def test_join_wait_shows_progress_until_synced(cli: Cli, answers: Answers)
         {"reached": True, "run": run_status()},
     )
     code, out, err = await cli("join", RUN_ID, "--wait")
-    assert (code, out) == (0, "")
+    assert (code, out) == (0, "joined and synced, and after every restart again: round 5  training\n")
     assert err.splitlines() == [
         "round 0  joining",
         "round 0  catching-up: 50 % of 100 B at 50 B/s",
@@ -240,7 +255,25 @@ async def test_wait_that_runs_out_of_time_answers_124(cli: Cli, answers: Answers
     assert code == 124
     assert json.loads(out)["reached"] is False
     assert "not round=9 after 0 s: waiting: 2 of 4 peers" in err
+    assert f"`intellectd wait {RUN_ID} --for round=9` waits again" in err
     assert answers.asked == [{"op": "wait", "run_id": RUN_ID, "for": "round=9", "timeout_s": 0.05}]
+
+
+@pytest.mark.parametrize(
+    ("goal", "run", "told"),
+    [
+        ("round=99", {"state": "finished"}, "the run ended with round 14, before round 99"),
+        ("round=15", {}, "the run ends with round 14, before round 15"),
+        ("finished", {"until": None}, "no last round"),
+    ],
+)
+async def test_what_never_comes_is_not_waited_for(
+    goal: str, run: dict[str, object], told: str, cli: Cli, answers: Answers
+) -> None:
+    answers.give("wait", {"reached": False, "run": run_status(**run)})
+    code, _, err = await cli("wait", RUN_ID, "--for", goal)
+    assert code == 1 and told in err
+    assert len(answers.asked) == 1
 
 
 async def test_waiting_for_a_run_that_halts_ends_at_once(cli: Cli, answers: Answers) -> None:
@@ -259,11 +292,26 @@ async def test_a_run_this_host_is_not_in_answers_4(verb: list[str], cli: Cli, an
     assert err == "intellectd: this host is not in that run\n  `intellectd runs` lists its runs\n"
 
 
-async def test_leave_says_what_stays(cli: Cli, answers: Answers) -> None:
-    answers.give("leave", {})
-    code, out, _ = await cli("leave", RUN_ID)
-    assert code == 0
-    assert "files stay" in out
+async def test_leave_says_what_it_waits_for_what_stays_and_whom_it_strands(cli: Cli, answers: Answers) -> None:
+    answers.give(
+        "leave",
+        {"run_id": RUN_ID, "left": False, "waits_for": "a round without this host's vote"},
+        {"run_id": RUN_ID, "left": True, "path": "/state/left/it", "warnings": ["the others will wait"]},
+    )
+    code, out, err = await cli("leave", "mini")
+    assert (code, out) == (0, "left the run; its files stay in /state/left/it, and joining again takes them up\n")
+    assert err.splitlines() == [
+        "leaving; it goes on by itself if you stop this command. It waits for a round without this host's vote",
+        "warning: the others will wait",
+    ]
+    assert [(request["run_id"], request["now"]) for request in answers.asked] == [("mini", False), (RUN_ID, False)]
+
+
+async def test_leaving_that_takes_longer_goes_on_by_itself(cli: Cli, answers: Answers) -> None:
+    answers.give("leave", {"run_id": RUN_ID, "left": False, "waits_for": "a round"})
+    code, out, err = await cli("leave", "", "--timeout", "0")
+    assert (code, out) == (124, "")
+    assert f"`intellectd leave {RUN_ID} --now` does not wait" in err
 
 
 @pytest.mark.parametrize("name", ["", "my-run"])
@@ -277,6 +325,7 @@ async def test_a_run_of_this_host_may_be_named_otherwise_than_by_its_id(
     assert (await cli("checkpoint", "export", name, str(tmp_path)))[0] == 0
     assert (await cli("leave", name))[0] == 0
     assert [request["run_id"] for request in answers.asked] == [name] * 3
+    assert [request.get("now") for request in answers.asked] == [None, None, False]
 
 
 async def test_export_sends_a_path_that_means_the_same_to_the_daemon(

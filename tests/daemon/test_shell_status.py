@@ -9,6 +9,7 @@ import trio.testing
 
 from intellectd.daemon.runs.headline import headline
 from intellectd.daemon.runs.journal import WARNING_S
+from intellectd.daemon.runs.status import ails, hangs
 from intellectd.protocol.events import PeerLearned
 from tests.daemon.net_world import NOBODY
 from tests.daemon.shell_world import Host, shell
@@ -60,6 +61,46 @@ async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: 
         world.service(one).post(PeerLearned(NOBODY, ("/ip4/127.0.0.1/tcp/9",)))  # a member of some other run
         await trio.sleep(1)
         assert [row["peer"] for row in (await one.ask("peers"))["peers"]] == [two.peer]
+
+
+async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(autojump_clock: Clock) -> None:
+    """SPEC A15, Q1: of two, the junior one alone waits for the senior one."""
+    async with shell() as world:
+        _, hosts = await swarm(world, "ab", rounds=12)
+        order = (await hosts[0].until(lambda run: len(run["voters"]) == 2))["voters"]
+        senior, junior = sorted(hosts, key=lambda host: order.index(host.peer))
+        await senior.kill()
+        status = await junior.until(lambda run: not run["quorum"]["reached"])
+        assert status["state"] == "waiting"
+        assert status["quorum"] == {"reached": False, "here": 1, "of": 2, "missing": [senior.peer]}
+        words = f"1 of 2 voters reachable: waiting for {senior.peer[:4]}…{senior.peer[-8:]}"
+        assert status["reason"] == words
+        assert any("start their daemons again" in warning for warning in status["warnings"])
+        service = world.service(junior)
+        assert (ails(service), hangs(service)) == (f"run shell waits: {words}", "")
+        assert (await samples(junior))['intellectd_quorum{run="shell"}'] == 0
+        await senior.start()
+        status = await junior.until(lambda run: run["quorum"]["reached"])
+        assert ails(service) == ""
+        await finish_alike(hosts, 12)
+        assert (await junior.status())["quorum"] is None
+        assert (await samples(junior))['intellectd_quorum{run="shell"}'] == 1
+
+
+async def test_a_joiner_without_a_trainer_is_told_to_start_one(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "a", rounds=9)
+        late = await world.host("late", hosts[0])
+        assert late.trainer is not None
+        await late.trainer.end()
+        await late.ask("join", run_id=run_id, peers=[hosts[0].address])
+        status = await late.wait("synced")
+        assert status["reason"].startswith("synced, no trainer is attached: start your program, as in `INTELLECTD_SOCK")
+        late.trainer.serve(world.nursery, late.config.socket)
+        await late.until(lambda run: run["inner"] == {"round": run["round"] + 1, "step": 0, "steps": 4})
+        status = await late.wait("finished")
+        await late.trainer.finished.wait()
+        assert status["warnings"] == []
 
 
 async def test_warnings_end_when_their_time_is_over(autojump_clock: Clock) -> None:
