@@ -17,7 +17,7 @@ from intellectd.daemon.runs.peers import peer_rows
 from intellectd.daemon.runs.registry import LEAVE_S_MAX, Registry, parse_run_id
 from intellectd.daemon.runs.status import run_status
 from intellectd.kernels import ops
-from intellectd.protocol.manifest import BadManifest, config_from_toml
+from intellectd.protocol.manifest import BadManifest, config_from_toml, plain
 
 TOML_BYTES_MAX = 64 * 1024
 WAIT_S_MAX = 86_400.0
@@ -59,7 +59,8 @@ class Operations:
 
     async def _runs(self, request: dict[str, Any]) -> dict[str, Any]:
         services = self._registry.runs.values()
-        return {"runs": [{**run_status(s), "join_line": self._join_line(s.run_id)} for s in services]}
+        rows = [{**run_status(s), "join_line": self._join_line(s.run_id), "config": plain(s.config)} for s in services]
+        return {"runs": rows}
 
     async def _peers(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"peers": peer_rows(self._registry.runs.values())}

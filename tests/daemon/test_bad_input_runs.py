@@ -133,7 +133,9 @@ async def test_a_trainer_whose_tensors_do_not_match(
         other.serve(world.nursery, host.config.socket)
         await host.until(lambda run: bool(other.refused))
         error = other.refused[0]
-        assert error["code"] == "tensor_mismatch" and what in error["message"] and "manifest" in error["hint"]
+        assert error["code"] == "tensor_mismatch" and what in error["message"]
+        assert "`intellectd runs --json` shows its `config`" in error["hint"]
+        assert (await host.ask("runs"))["runs"][0]["config"]["model"] == {"kind": "external"}
         await other.end()
         await host.wait("finished")
 
