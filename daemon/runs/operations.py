@@ -36,8 +36,9 @@ class Operations:
         self._host = registry.host
 
     def handlers(self) -> dict[str, Handler]:
-        names = ("status", "runs", "peers", "rounds", "init", "join", "leave", "wait", "metrics", "export", "shutdown")
-        return {name: getattr(self, f"_{name}") for name in names}
+        questions = ("status", "runs", "peers", "rounds", "metrics", "wait")
+        orders = ("init", "join", "leave", "export", "export_fetched", "shutdown")
+        return {name: getattr(self, f"_{name}") for name in (*questions, *orders)}
 
     # ---- questions
 
@@ -138,7 +139,13 @@ class Operations:
         from intellectd.daemon.runs.exporting import export
 
         service = self._registry.get(_text(request, "run_id", ""))
-        return await export(service, _text(request, "path"), _text(request, "format", "hf"))
+        return await export(service, _text(request, "path"), _text(request, "format", "hf"), request.get("seen"))
+
+    async def _export_fetched(self, request: dict[str, Any]) -> dict[str, Any]:
+        from intellectd.daemon.runs.exporting import drop_spool
+
+        await drop_spool(self._registry.get(_text(request, "run_id", "")))
+        return {}
 
     def _join_line(self, run_id: str) -> str:
         address = (self._host.network.addresses() or ["<multiaddr>"])[0]

@@ -332,11 +332,27 @@ async def test_export_sends_a_path_that_means_the_same_to_the_daemon(
     cli: Cli, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    answers.give("export", {"path": str(tmp_path / "out"), "files": ["config.json"], "round": 5})
-    code, out, _ = await cli("checkpoint", "export", RUN_ID, "out")
-    assert code == 0
+    answers.give("export", {"path": str(tmp_path / "out"), "files": ["config.json"], "round": 5, "notes": ["no x"]})
+    code, out, err = await cli("checkpoint", "export", RUN_ID, "out")
+    assert (code, err) == (0, "note: no x\n")
     assert "after round 5" in out and "config.json" in out
-    assert answers.asked == [{"op": "export", "run_id": RUN_ID, "path": str(tmp_path / "out"), "format": "hf"}]
+    seen = [str(tmp_path), tmp_path.stat().st_dev, tmp_path.stat().st_ino]
+    request = {"op": "export", "run_id": RUN_ID, "path": str(tmp_path / "out"), "format": "hf", "seen": seen}
+    assert answers.asked == [request]
+
+
+async def test_export_fetches_what_the_daemon_could_not_write_there(cli: Cli, answers: Answers, tmp_path: Path) -> None:
+    spool, target = tmp_path / "spool", tmp_path / "mine" / "out"
+    answers.give("export", {"path": str(spool), "files": ["model.safetensors"], "round": 5})
+    answers.give("export_fetched", {})
+    code, _, err = await cli("checkpoint", "export", RUN_ID, str(target))
+    assert code == 1 and f"copy it as root: `sudo cp -r {spool} {target}`" in err
+    spool.mkdir()
+    (spool / "model.safetensors").write_bytes(b"tensors")
+    code, out, _ = await cli("checkpoint", "export", RUN_ID, str(target))
+    assert code == 0 and f"is in {target}:" in out
+    assert (target / "model.safetensors").read_bytes() == b"tensors"
+    assert [request["op"] for request in answers.asked] == ["export", "export", "export_fetched"]
 
 
 async def test_an_answer_from_nonsense_is_an_error_not_a_traceback(cli: Cli, answers: Answers) -> None:

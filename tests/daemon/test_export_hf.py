@@ -11,7 +11,8 @@ import torch
 
 from intellectd.daemon.arena import arena_tensor, create_arena, map_arena
 from intellectd.daemon.attach_events import TrainerEvaluated, TrainerReady
-from intellectd.daemon.export_hf import ExportError, export_hf
+from intellectd.daemon.export_files import ExportError
+from intellectd.daemon.export_hf import export_hf
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.trainer.__main__ import main
 from intellectd.daemon.trainer.model import ModelError, build_model
