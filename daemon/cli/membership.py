@@ -1,12 +1,11 @@
 """The verbs that bring this host into a run: init and join; and how a run is named."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from intellectd.daemon.cli.client import Refused, ask, ask_and_look, socket_of
 from intellectd.daemon.cli.output import printable, write, write_error, write_json
-from intellectd.daemon.cli.views import state_of
+from intellectd.daemon.cli.views import state_of, waits_for
 from intellectd.daemon.errors import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, OperatorError
 
 RUN_TOML_BYTES_MAX = 256 * 1024  # leaves most of a frame; a run.toml has some 2 kB
@@ -57,22 +56,10 @@ class _Founding:
             founding = ask(self._path, "status", LOOK_S_MAX).get("founding")
         except OperatorError:
             return
-        text = self._words(founding) if isinstance(founding, dict) else ""
+        text = waits_for(founding, str(self._path.absolute())) if isinstance(founding, dict) else ""
         if text and text != self._told:
             self._told = text
             write_error(printable(text))
-
-    def _words(self, founding: dict[str, Any]) -> str:
-        if founding.get("last_failure"):
-            return f"the trainer failed and is started once more: {founding['last_failure']}"
-        if founding.get("delivered"):
-            return "the first parameters are there; writing the run"
-        if founding.get("attached"):
-            return "a program is attached; waiting for its parameters"
-        if founding.get("trainer") == "external":
-            program = f"INTELLECTD_SOCKET={shlex.quote(str(self._path))} python your_program.py"
-            return f"start your program now: {program}"
-        return "the trainer builds the first parameters: this may take a minute"
 
 
 def _read_run_toml(path: Path) -> str:

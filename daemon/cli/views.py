@@ -3,6 +3,7 @@
 Tolerates what an older or newer daemon leaves out. Refuses to know sockets and terminals.
 """
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,10 +31,27 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
         ("state", str(answer.get("state_dir", "-"))),
         ("kernels", f"{kernels.get('implementation', '-')}{why}"),
     ]
+    founding = answer.get("founding")
+    if founding:
+        awaited = waits_for(founding, str(answer.get("socket", "-")))
+        facts.append(("creating", f"{founding.get('name', '-')}: {awaited}"))
     lines = [f"{name:<10}{value}" for name, value in facts]
     for run in answer.get("runs") or []:
         lines += ["", *run_lines(run)]
     return lines
+
+
+def waits_for(founding: Mapping[str, Any], socket: str) -> str:
+    """Of an `init` that is not done."""
+    if founding.get("last_failure"):
+        return f"the trainer failed and is started once more: {founding['last_failure']}"
+    if founding.get("delivered"):
+        return "the first parameters are there; writing the run"
+    if founding.get("attached"):
+        return "a program is attached; waiting for its parameters"
+    if founding.get("trainer") == "external":
+        return f"start your program now: INTELLECTD_SOCKET={shlex.quote(socket)} python your_program.py"
+    return "the trainer builds the first parameters: this may take a minute"
 
 
 def run_lines(run: RunStatus) -> list[str]:

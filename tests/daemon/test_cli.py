@@ -91,6 +91,9 @@ async def test_status_of_a_host_in_no_run_says_what_to_do(cli: Cli, answers: Ans
     assert code == 4
     assert "in no run" in err
     assert "intellectd join" in err
+    answers.give("status", status_answer(founding={"name": "mini", "trainer": "builtin"}))
+    code, out, err = await cli("status")
+    assert (code, err) == (4, "") and "creating  mini: the trainer builds the first parameters" in out
 
 
 async def test_status_shows_how_far_a_catch_up_is_and_warnings(cli: Cli, answers: Answers) -> None:
