@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from intellectd.daemon.attach_events import TrainerLog, TrainerReady
 from intellectd.daemon.bulk.interface import TransferDone, TransferFailed
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.metrics import Metrics, RingFailure
+from intellectd.daemon.runs.history import History
 from intellectd.protocol.effects import Note
 from intellectd.protocol.ids import state_name
 from intellectd.protocol.records import Entry, record_hash
@@ -101,6 +103,18 @@ class Journal:
         self._round_wire_bytes = 0
         self._decided_at: float | None = None
         self._phase, self._phase_at = "idle", 0.0
+        self.on_news: Callable[[], None] = lambda: None  # the history has changed
+
+    @property
+    def history(self) -> History:
+        return History(self.losses, self.train_loss, self.tokens_per_s, self.outer_step_s)
+
+    def recall(self, past: History) -> None:
+        """What was known before the daemon was restarted; before `restore`."""
+        self.losses, self.train_loss = past.losses, past.train_loss
+        self.tokens_per_s, self.outer_step_s = past.tokens_per_s, past.outer_step_s
+        if past.losses:
+            self._metrics.heldout_loss(self.run_name, past.losses[max(past.losses)])
 
     def warnings(self, over: tuple[str, ...] = ()) -> list[str]:
         """What a person should know now, newest last, each once; not the events that are over."""
@@ -122,12 +136,14 @@ class Journal:
     def decided(self, entry: Entry) -> None:
         now = trio.current_time()
         live = self.catchup is None or self.catchup.ended_at is not None  # else the log is read, not written
-        self.outer_step_s = now - self._decided_at if live and self._decided_at is not None else 0.0
+        duration_s = now - self._decided_at if live and self._decided_at is not None else 0.0
+        self.outer_step_s = duration_s or self.outer_step_s
         self._decided_at = now if live else None
-        seen = self._remember(entry, self.outer_step_s)
+        seen = self._remember(entry, duration_s)
         seen.wire_bytes, self._round_wire_bytes = self._round_wire_bytes, 0
         if entry.record.round > 0:
             self._metrics.outer_step_committed(self.run_name, len(seen.roster), seen.duration_s)
+        self.on_news()
 
     def _remember(self, entry: Entry, duration_s: float) -> RoundSeen:
         record, blob = entry.record, entry.blob
@@ -157,6 +173,7 @@ class Journal:
             seen.loss = loss
         self._metrics.heldout_loss(self.run_name, loss)
         log.info("held-out loss", run=self.run_name, round=state_round, loss=loss)
+        self.on_news()
 
     def trained(self, done: TrainerReady) -> None:
         self.tokens_here += done.tokens
@@ -223,7 +240,7 @@ class Journal:
         """Called as the state changes: a catch-up begins when we are behind and ends when we are not."""
         now = trio.current_time()
         if behind and (self.catchup is None or self.catchup.ended_at is not None):
-            self.catchup = CatchupSeen(now, round_)
+            self.catchup = CatchupSeen(now, max(0, round_))
             self._metrics.catching_up(self.run_name, 0, 0)
         elif not behind and self.catchup is not None and self.catchup.ended_at is None:
             self.catchup.ended_at = now

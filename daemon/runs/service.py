@@ -19,6 +19,7 @@ from intellectd.daemon.logs import get_log, log_if_changed
 from intellectd.daemon.net import NetworkError
 from intellectd.daemon.runs.compute import Compute
 from intellectd.daemon.runs.driver import Driver
+from intellectd.daemon.runs.history import HistoryKeeper
 from intellectd.daemon.runs.host import Host
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.opening import Opened, layout_of, open_run
@@ -49,7 +50,10 @@ class RunService:
         self.config = config_of(self.manifest)
         self.manifest_bytes = opened.manifest_bytes
         self.journal = Journal(self.config.name, host.metrics, self.config.outer.codec)
+        self.journal.recall(opened.history)
         self.journal.restore(opened.entries)
+        self._history = HistoryKeeper(self.store.path, host.runner, lambda: self.journal.history)
+        self.journal.on_news = self._history.changed
         self.compute = Compute(host.runner)
         self.trainer: TrainerProcess | None = None
         self.ended = trio.Event()
@@ -105,9 +109,10 @@ class RunService:
                     self.post(ev.PeerLearned(peer, tuple(addresses)))
                 self.host.listen(self.run, lambda via, body: self.post(ev.MessageReceived(via, body)))
                 self.performer.begin(nursery)
-                tasks = (self.performer.run, self.compute.run, self.driver.run, self._discover, self._run_trainer)
-                for task in tasks:
+                for task in (self.performer.run, self.compute.run, self.driver.run, self._history.keep):
                     nursery.start_soon(task)
+                nursery.start_soon(self._discover)
+                nursery.start_soon(self._run_trainer)
         except* CorruptFile as group:
             self._halt(group)
         finally:

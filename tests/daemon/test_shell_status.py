@@ -4,10 +4,12 @@ import re
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
 from intellectd.daemon.runs.headline import headline
+from intellectd.daemon.runs.history import LOSSES_MAX, History, load_history
 from intellectd.daemon.runs.journal import WARNING_S
 from intellectd.daemon.runs.status import ails, hangs
 from intellectd.protocol.events import PeerLearned
@@ -78,6 +80,7 @@ async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(autojump_cloc
         assert any("start their daemons again" in warning for warning in status["warnings"])
         service = world.service(junior)
         assert (ails(service), hangs(service)) == (f"run shell waits: {words}", "")
+        assert headline([service]) == f"shell: waiting: {words}"
         assert (await samples(junior))['intellectd_quorum{run="shell"}'] == 0
         await senior.start()
         status = await junior.until(lambda run: run["quorum"]["reached"])
@@ -101,6 +104,32 @@ async def test_a_joiner_without_a_trainer_is_told_to_start_one(autojump_clock: C
         status = await late.wait("finished")
         await late.trainer.finished.wait()
         assert status["warnings"] == []
+
+
+async def test_a_restart_keeps_the_losses_and_the_pace(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=3)
+        await host.wait("finished")
+        kept = ("loss", "loss_round", "train_loss", "tokens_per_s", "outer_step_s")
+        before = {key: (await host.status())[key] for key in kept}
+        assert before["loss_round"] == 2 and before["outer_step_s"] > 9  # this trainer goes without the last anchor
+        await host.kill()
+        host.trainer = None
+        await host.start()
+        assert {key: (await host.status())[key] for key in kept} == before
+        assert (await samples(host))['intellectd_heldout_loss{run="shell"}'] == before["loss"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"losses": {"a": 1}}', '{"losses": {"1": NaN}}', "[" * 9999])
+def test_a_damaged_history_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "history.json").write_text(text)
+    assert load_history(tmp_path) == History()
+
+
+def test_a_long_history_is_cut_and_keeps_its_beginning(tmp_path: Path) -> None:
+    (tmp_path / "history.json").write_bytes(History({n: float(n) for n in range(9999)}).encoded())
+    rounds = list(load_history(tmp_path).losses)
+    assert (rounds[0], rounds[-1], len(rounds)) == (0, 9998, LOSSES_MAX + 1)
 
 
 async def test_warnings_end_when_their_time_is_over(autojump_clock: Clock) -> None:
