@@ -59,6 +59,7 @@ def run_lines(run: RunStatus) -> list[str]:
         ("run", f"{run.get('name', '-')}  {short_id(str(run.get('run_id', '-')))}"),
         ("state", state_of(run)),
         ("round", _rounds(run)),
+        ("model", f"{in_count(run['parameters'])} parameters" if run.get("parameters") else "-"),
         ("roster", f"{len(run.get('roster') or [])} in the last round, {run.get('peers', 0)} other peers known"),
         ("loss", f"{number(run.get('loss'))} held-out{_evaluated(run)}, {number(run.get('train_loss'))} training"),
         ("speed", _speed(run)),

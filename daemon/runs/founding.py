@@ -225,7 +225,7 @@ class Founding:
                 with contextlib.suppress(OSError):
                     key.unlink(missing_ok=True)
             raise
-        log.info("run created", name=self.name, elements=layout.elements)
+        log.info("run created", name=self.name, parameters=layout.parameters)
         return Founded(run_id, path, key_path)
 
     def _sign(self, owner: OwnerKey, layout: Layout, theta: torch.Tensor) -> SignedManifest:

@@ -188,6 +188,10 @@ class Journal:
     def training_log(self, line: TrainerLog) -> None:
         self.tokens_per_s = line.tokens_per_s
         self._count_training(line.round, line.tokens, line.step)
+        if line.grad_norm is not None:
+            self._metrics.grad_norm(self.run_name, line.grad_norm)
+        if line.mfu is not None:
+            self._metrics.mfu(self.run_name, line.mfu)
         if line.loss is not None:
             self.train_loss = line.loss
             self._metrics.train_loss(self.run_name, line.loss)

@@ -23,6 +23,7 @@ def run_status(service: RunService) -> dict[str, Any]:
     return {
         "run_id": service.run_id,
         "name": service.config.name,
+        "parameters": service.state.layout.parameters,
         "state": state_of(service, reach),
         "reason": reason_of(service, reach),
         "quorum": _quorum(reach),

@@ -17,6 +17,7 @@ ADDRESS = f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}"
 RUN: dict[str, Any] = {
     "run_id": RUN_ID,
     "name": "mini",
+    "parameters": 1_300_000,
     "state": "training",
     "reason": "",
     "generation": "ab" * 16,

@@ -43,6 +43,7 @@ async def test_status_tells_of_the_host_and_its_runs(cli: Cli, answers: Answers)
     assert f"address   {ADDRESS}\n" in out
     assert "state     training\n" in out
     assert "round     5 of 14\n" in out
+    assert "model     1.3M parameters\n" in out
     assert "loss      2.346 held-out, 2.500 training\n" in out
     assert "12.3k tokens/s here, 1.2M tokens in all, 8.2 s an outer step" in out
     assert RUN_ID not in out  # over a shoulder or in a screenshot it would admit

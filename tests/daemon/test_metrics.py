@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from intellectd.daemon import metrics_http
+from intellectd.daemon.attach_events import TrainerLog, TrainerReady
 from intellectd.daemon.listeners import PortUnavailable
 from intellectd.daemon.metrics import Metrics
 from intellectd.daemon.metrics_http import MetricsServer
+from intellectd.daemon.runs.journal import Journal
 
 LABELS_ALLOWED = {"run", "outcome", "phase", "direction", "protocol", "reason", "state", "op", "stage", "le"}
 INFO_LABELS = {"version", "kernels", "model", "peer_id"}
@@ -83,6 +85,23 @@ def test_a_run_that_was_left_is_no_longer_told_of() -> None:
     families = text_string_to_metric_families(metrics.text())
     remaining = {f.type for f in families for sample in f.samples if sample.labels.get("run") == "mini"}
     assert remaining == {"counter", "histogram"}  # which would look like a restart, if they vanished
+
+
+def test_training_is_told_while_it_goes_on_and_nothing_twice() -> None:
+    metrics = Metrics()
+    journal = Journal("mini", metrics, "int8")
+    run = ("run", "mini")
+    journal.training_log(TrainerLog(3, 10, 2.5, 1000, 100.0, grad_norm=1.5, mfu=0.4))
+    told = samples(metrics)
+    assert told["intellectd_tokens_total", (run,)] == 1000 and told["intellectd_inner_steps_total", (run,)] == 10
+    assert told["intellectd_train_loss", (run,)] == 2.5
+    assert told["intellectd_grad_norm", (run,)] == 1.5 and told["intellectd_mfu_ratio", (run,)] == 0.4
+    journal.training_log(TrainerLog(3, 30, None, 3000, 100.0))
+    journal.trained(TrainerReady(3, 4000, 40, 2.0, 40.0))
+    journal.training_log(TrainerLog(4, 5, 1.9, 500, 100.0))
+    told = samples(metrics)
+    assert told["intellectd_tokens_total", (run,)] == 4500 and told["intellectd_inner_steps_total", (run,)] == 45
+    assert told["intellectd_inner_step_duration_seconds_sum", (run,)] == 1.0
 
 
 def test_what_stands_elsewhere_is_looked_up_for_as_long_as_its_owner_lives() -> None:

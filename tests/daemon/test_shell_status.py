@@ -40,6 +40,7 @@ async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: 
         status = await one.status()
         assert (status["state"], status["reason"]) == ("waiting", "1 of 2 peers are here to start")
         assert (status["round"], status["head_round"], status["until"]) == (0, 0, 6)
+        assert status["parameters"] == 300 * 200 + 40
         assert re.fullmatch("[0-9a-f]{64}", status["state_digest"])
 
         two = await world.host("b", one)
