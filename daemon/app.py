@@ -12,15 +12,13 @@ from typing import Any
 
 import trio
 
-from intellectd.daemon.atomic import make_dir
 from intellectd.daemon.bulk.engine import Engine
-from intellectd.daemon.bulk.errors import BulkAddressInUse
+from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkBadAddress
 from intellectd.daemon.bulk.interface import BulkEngine
 from intellectd.daemon.config import Config
 from intellectd.daemon.control import ControlServer
 from intellectd.daemon.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, OperatorError
 from intellectd.daemon.identity import Identity
-from intellectd.daemon.lock import StateLock
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.metrics import Metrics
 from intellectd.daemon.metrics_http import MetricsServer
@@ -28,13 +26,14 @@ from intellectd.daemon.net import AddressInUse, BadAddress, Network
 from intellectd.daemon.notify import Notifier
 from intellectd.daemon.p2p.host import open_network
 from intellectd.daemon.runs.compute import RunsWork, in_thread
+from intellectd.daemon.runs.headline import headline
 from intellectd.daemon.runs.host import Host
 from intellectd.daemon.runs.known_peers import load_peers
 from intellectd.daemon.runs.operations import Operations
 from intellectd.daemon.runs.registry import Registry
+from intellectd.daemon.runs.service import RunService
+from intellectd.daemon.runs.status import ails, hangs
 from intellectd.kernels import ops
-
-ALIVE_S_MAX = 30.0  # a driver that has not gone round for this long hangs; it ticks every 5 s
 
 log = get_log("daemon")
 
@@ -59,21 +58,20 @@ class World:
 THE_WORLD = World(open_network, Engine, in_thread)
 
 
-def main(config: Config) -> int:
+def main(config: Config, identity: Identity) -> int:
     """Run until SIGTERM, SIGINT or `shutdown`. Raises OperatorError with the exit code."""
-    make_dir(config.state_dir)
-    with StateLock(config.state_dir):
-        identity = Identity.load_or_create(config.identity_path)
-        try:
-            trio.run(_until_signal, config, identity)
-        except* OperatorError as group:
-            raise _first(group) from None
-        except* AddressInUse as group:
-            raise PortInUse(str(_first(group))) from None
-        except* BulkAddressInUse as group:
-            raise PortInUse(str(_first(group)), "stop the other program, or set another network.bulk_listen") from None
-        except* BadAddress as group:
-            raise BadListenAddress(str(_first(group)), "see [network] in the configuration") from None
+    try:
+        trio.run(_until_signal, config, identity)
+    except* OperatorError as group:
+        raise _first(group) from None
+    except* AddressInUse as group:
+        raise PortInUse(str(_first(group))) from None
+    except* BulkAddressInUse as group:
+        raise PortInUse(str(_first(group)), "stop the other program, or set another network.bulk_listen") from None
+    except* (BadAddress, BulkBadAddress) as group:
+        raise BadListenAddress(
+            str(_first(group)), "correct [network] in the configuration: a daemon listens on addresses of its own host"
+        ) from None
     return 0
 
 
@@ -123,21 +121,25 @@ async def run_daemon(
         host = Host(config, identity, network, engine, metrics, nursery, world.runner)
         registry = Registry(host)
         operations = Operations(registry, started_at, stop)
-        await registry.open_all()  # before anybody can ask for a run that is still being read
+        notifier.status("reading the runs on disk")
+        with notifier.more_time(nursery):  # a log is verified and a state read whole
+            await registry.open_all()  # before anybody can ask for a run that is still being read
         control = ControlServer(config.socket, operations.handlers(), registry.attach)
         await nursery.start(control.serve)
         if config.metrics.listen:
-            health = lambda: _health(registry)  # noqa: E731 - two places ask the same thing
+            health = lambda: _judge(registry, ails)  # noqa: E731
             await nursery.start(MetricsServer(config.metrics.listen, metrics.text, health).serve)
         metrics.build_info(version("intellectd"), ops.implementation())
         registry.start_all()
-        nursery.start_soon(notifier.watchdog, lambda: _health(registry)[0])
+        nursery.start_soon(notifier.watchdog, lambda: _judge(registry, hangs)[0])
         _announce(config, host, notifier)
+        nursery.start_soon(notifier.report, lambda: headline(registry.runs.values()))
         task_status.started(registry)
         await stop.wait()
         notifier.stopping()
         log.info("stopping")
-        await registry.stop_all()
+        with notifier.more_time(nursery):  # a snapshot that is being written is finished
+            await registry.stop_all()
         nursery.cancel_scope.cancel()
 
 
@@ -162,8 +164,7 @@ def _announce(config: Config, host: Host, notifier: Notifier) -> None:
         log.warning("slow kernels in use", reason=ops.reason())
 
 
-def _health(registry: Registry) -> tuple[bool, str]:
-    for service in registry.runs.values():
-        if service.stuck_s > ALIVE_S_MAX:
-            return False, f"run {service.config.name} has not moved for {service.stuck_s:.0f} s"
-    return True, "ok"
+def _judge(registry: Registry, complaint: Callable[[RunService], str]) -> tuple[bool, str]:
+    """/healthz asks what ails; the watchdog only what hangs: no restart brings missing voters back."""
+    found = [text for service in registry.runs.values() if (text := complaint(service))]
+    return not found, "; ".join(found) or "ok"

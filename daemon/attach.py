@@ -35,6 +35,8 @@ OUTBOX_FRAMES_MAX = 8
 LOG_INTERVAL_S_MIN = 0.5
 # After `finish` a trainer evaluates the last anchor, which takes a large model some minutes.
 FINISH_S_MAX = 600.0
+# To read one frame and hang up, even on a host that swaps.
+DISMISS_S_MAX = 30.0
 
 
 @dataclass
@@ -131,6 +133,14 @@ class TrainerLink:
         # The trainer closes when it has evaluated the last anchor.
         connection.scope.deadline = trio.current_time() + FINISH_S_MAX
         self._say(connection, {"op": "finish", "reason": reason, "state_round": state_round})
+
+    def dismiss(self, frame: Mapping[str, Any]) -> None:
+        """The last word: this trainer is to go elsewhere, or nowhere, and to hang up."""
+        connection = self._connection
+        if connection is not None:
+            connection.reason = "it was dismissed"
+            connection.scope.deadline = trio.current_time() + DISMISS_S_MAX
+            self._say(connection, frame)
 
     def detach(self, reason: str) -> None:
         """Hang up: the SDK attaches again, and is told whether its round still counts."""

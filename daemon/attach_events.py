@@ -50,6 +50,8 @@ class TrainerLog:
     loss: float | None
     tokens: int
     tokens_per_s: float
+    grad_norm: float | None = None  # these two of trainers that know them
+    mfu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,13 @@ def read_event(frame: Mapping[str, Any]) -> TrainerInitial | TrainerReady | Trai
             )
         case "log":
             return TrainerLog(
-                count(frame, "round"), count(frame, "step"), _loss(frame), count(frame, "tokens"), _rate(frame)
+                count(frame, "round"),
+                count(frame, "step"),
+                _loss(frame),
+                count(frame, "tokens"),
+                _rate(frame),
+                _known(frame, "grad_norm"),
+                _known(frame, "mfu"),
             )
         case "evaluated":
             return TrainerEvaluated(count(frame, "state_round"), _loss(frame))
@@ -95,8 +103,12 @@ def count(frame: Mapping[str, Any], key: str) -> int:
 
 def _loss(frame: Mapping[str, Any]) -> float | None:
     """None is what the SDK sends for NaN and infinity, which JSON and Prometheus could not carry on."""
-    value = frame.get("loss")
-    return None if value is None else _number(value, "loss")
+    return _known(frame, "loss")
+
+
+def _known(frame: Mapping[str, Any], key: str) -> float | None:
+    value = frame.get(key)
+    return None if value is None else _number(value, key)
 
 
 def _seconds(frame: Mapping[str, Any]) -> float:

@@ -48,7 +48,7 @@ def check_tensors(expected: Layout, request: AttachRequest) -> None:
             raise ControlError(
                 "tensor_mismatch",
                 f"tensor {at + 1} of the trainer is {_words(theirs_at)}, of the run {_words(ours_at)}",
-                "build the model that the run's manifest describes (`intellectd runs --json` shows it)",
+                "build the same model as whoever founded the run; `intellectd runs --json` shows its `config`",
             )
 
 

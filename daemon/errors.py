@@ -19,11 +19,25 @@ EXIT_TEMPORARY = 75  # another daemon holds the state directory
 EXIT_PERMISSION = 77  # no permission, a read-only or a full file system
 EXIT_CONFIG = 78  # bad configuration, or a corrupt file of ours
 
+# What `--json` calls an error, where the daemon has no word of its own for it.
+CODES = {
+    EXIT_FAILURE: "failed",
+    EXIT_USAGE: "usage",
+    EXIT_NOT_RUNNING: "not_running",
+    EXIT_DEGRADED: "degraded",
+    EXIT_TIMEOUT: "timeout",
+    EXIT_UNAVAILABLE: "port_in_use",
+    EXIT_TEMPORARY: "in_use",
+    EXIT_PERMISSION: "permission",
+    EXIT_CONFIG: "bad_config",
+}
+
 
 class OperatorError(Exception):
     """`message` says what was wrong and names the thing; `hint` says what to do next."""
 
     exit_code = EXIT_FAILURE
+    code = ""  # for scripts; empty: as CODES says
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

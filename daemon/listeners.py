@@ -37,16 +37,22 @@ class SocketInTheWay(OperatorError):
 
 
 class PortUnavailable(OperatorError):
-    """The address is taken, or not this host's."""
+    """The port is taken."""
 
     exit_code = EXIT_UNAVAILABLE
+
+
+class NotOurAddress(OperatorError):
+    """The address is not this host's, or not one to listen on."""
+
+    exit_code = EXIT_CONFIG
 
 
 @contextlib.asynccontextmanager
 async def unix_listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
     """Listens at `path`, replacing the file of a dead daemon but never a live one's; removes it at the end."""
     make_dir(path.parent)
-    _refuse_if_taken(path)
+    refuse_if_taken(path)
     # Bound under another name and renamed, so that nobody finds the path without its final mode or unserved.
     temp = path.with_name(path.name[:-1] + "~")  # as long as the path, whose length was checked
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -67,7 +73,8 @@ async def unix_listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
                     path.unlink()
 
 
-def _refuse_if_taken(path: Path) -> None:
+def refuse_if_taken(path: Path) -> None:
+    """Raises an OperatorError if a daemon answers there, or something else lies in the way."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -83,6 +90,13 @@ def _refuse_if_taken(path: Path) -> None:
             raise AlreadyRunning(f"a daemon already answers on {path}", "use that one, or stop it first")
 
 
+def _not_listening(what: str, port: int, error: OSError) -> OperatorError:
+    if error.errno == errno.EADDRINUSE:
+        hint = f"find who has it with `ss -ltnp 'sport = :{port}'`, or choose another address"
+        return PortUnavailable(f"{what}: port {port} is in use", hint)
+    return NotOurAddress(f"{what}: {error.strerror or error}", "choose an address of this host")
+
+
 @contextlib.asynccontextmanager
 async def tcp_listener(host: str, port: int, what: str) -> AsyncIterator[trio.socket.SocketType]:
     """`what` names the service and its setting in the error."""
@@ -93,13 +107,7 @@ async def tcp_listener(host: str, port: int, what: str) -> AsyncIterator[trio.so
             await sock.bind((host, port))
             sock.listen(BACKLOG)
         except OSError as error:
-            reason = error.strerror or str(error)
-            if error.errno == errno.EADDRINUSE:
-                reason = f"port {port} is in use"
-            raise PortUnavailable(
-                f"cannot listen on {host}:{port} for {what}: {reason}",
-                f"find who has it with `ss -ltnp 'sport = :{port}'`, or choose another address",
-            ) from error
+            raise _not_listening(f"cannot listen on {host}:{port} for {what}", port, error) from error
         yield sock
 
 

@@ -4,18 +4,18 @@ Owns a registry of its own (libraries fill the default one with names and peer i
 the run's name and small enums; never a peer id but this host's own, never a run id, which is a secret.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client import generate_latest as _generate_latest
 
 Outcome = Literal["committed", "aborted"]
-Phase = Literal["compute", "match", "allreduce", "apply", "checkpoint", "idle"]
+Phase = Literal["compute", "match", "allreduce", "apply", "idle"]
 Direction = Literal["in", "out"]
 Plane = Literal["control", "bulk"]
 RingFailure = Literal["silent", "reset", "aborted"]
-PeerState = Literal["alive", "suspect", "silent"]
+PeerState = Literal["alive", "leaving", "suspect", "silent", "left"]
 DhtOp = Literal["provide", "find"]
 DhtOutcome = Literal["ok", "failed"]
 
@@ -33,13 +33,20 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._refreshers: dict[str, Callable[[], None]] = {}
         self._training()
         self._rounds()
         self._network()
         self._checkpoints()
         self._info()
 
+    def before_reading(self, owner: str, refresh: Callable[[], None]) -> None:
+        """What stands somewhere else is looked up when it is read, from the thread that reads."""
+        self._refreshers[owner] = refresh
+
     def text(self) -> str:
+        for refresh in list(self._refreshers.values()):
+            refresh()
         return _generate_latest(self.registry).decode("utf-8")
 
     def names(self) -> list[str]:
@@ -63,22 +70,33 @@ class Metrics:
     def _training(self) -> None:
         self._tokens = self._counter("tokens_total", "Tokens this host trained on.", "run")
         self._train_loss = self._gauge("train_loss", "Loss of this host's latest inner steps.", "run")
+        self._grad_norm = self._gauge("grad_norm", "Norm of the latest gradient, if the trainer tells.", "run")
+        self._mfu = self._gauge(
+            "mfu_ratio", "Share of the device's peak that the model's FLOPs take, if the trainer knows both.", "run"
+        )
         self._heldout_loss = self._gauge("heldout_loss", "Held-out loss of the newest anchor evaluated here.", "run")
         self._inner_steps = self._counter("inner_steps_total", "Inner steps of this host.", "run")
         self._inner_step_s = self._histogram(
             "inner_step_duration_seconds", "One inner step, averaged over a round.", _INNER_STEP_BUCKETS_S
         )
 
-    def trained(self, run: str, tokens: int, steps: int, loss: float, seconds: float) -> None:
-        """A round's worth of inner steps is done."""
+    def trained(self, run: str, tokens: int, steps: int) -> None:
+        """So much more since the last time."""
         self._tokens.labels(run).inc(tokens)
         self._inner_steps.labels(run).inc(steps)
-        self._train_loss.labels(run).set(loss)
+
+    def round_trained(self, run: str, steps: int, seconds: float) -> None:
         if steps > 0:
             self._inner_step_s.labels(run).observe(seconds / steps)
 
     def train_loss(self, run: str, loss: float) -> None:
         self._train_loss.labels(run).set(loss)
+
+    def grad_norm(self, run: str, norm: float) -> None:
+        self._grad_norm.labels(run).set(norm)
+
+    def mfu(self, run: str, share: float) -> None:
+        self._mfu.labels(run).set(share)
 
     def heldout_loss(self, run: str, loss: float) -> None:
         self._heldout_loss.labels(run).set(loss)
@@ -102,11 +120,11 @@ class Metrics:
             "allreduce_duration_seconds", "One all-reduce, start to end.", _ALLREDUCE_BUCKETS_S
         )
 
-    def outer_step_committed(self, run: str, step: int, ring_size: int, duration_s: float) -> None:
-        self._outer_step.labels(run).set(step)
+    def outer_step_committed(self, run: str, ring_size: int, duration_s: float) -> None:
         self._ring_size.labels(run).set(ring_size)
         self._outer_steps.labels(run, "committed").inc()
-        self._outer_step_s.labels(run).observe(duration_s)
+        if duration_s > 0:  # not known of the first, and of those that are read in a catch-up
+            self._outer_step_s.labels(run).observe(duration_s)
 
     def outer_step_aborted(self, run: str, reason: RingFailure) -> None:
         self._outer_steps.labels(run, "aborted").inc()
@@ -129,16 +147,22 @@ class Metrics:
     def _network(self) -> None:
         self._bytes = self._counter("network_bytes_total", "Bytes by direction and plane.", "direction", "protocol")
         self._peers = self._gauge("peers", "Other members of the run, by how they are heard.", "run", "state")
+        self._voters = self._gauge("voters", "Voters of the next outer step: are they heard?", "run", "state")
+        self._quorum = self._gauge("quorum", "1 unless too few voters are heard to decide an outer step.", "run")
         self._routing = self._gauge("dht_routing_table_peers", "Peers in the DHT routing table.")
         self._dht = self._counter("dht_requests_total", "Requests to the DHT, by outcome.", "op", "outcome")
 
     def network_bytes(self, direction: Direction, protocol: Plane, count: int) -> None:
         self._bytes.labels(direction, protocol).inc(count)
 
-    def peers(self, run: str, by_state: Mapping[PeerState, int]) -> None:
-        states: tuple[PeerState, ...] = ("alive", "suspect", "silent")
-        for state in states:
+    def peers(self, run: str, by_state: Mapping[str, int]) -> None:
+        for state in get_args(PeerState):
             self._peers.labels(run, state).set(by_state.get(state, 0))
+
+    def voters(self, run: str, *, reachable: int, seats: int, quorum: bool) -> None:
+        self._voters.labels(run, "reachable").set(reachable)
+        self._voters.labels(run, "missing").set(seats - reachable)
+        self._quorum.labels(run).set(int(quorum))
 
     def dht_routing_table(self, peers: int) -> None:
         self._routing.set(peers)
@@ -178,27 +202,56 @@ class Metrics:
     def _info(self) -> None:
         self._build = self._gauge("build_info", "1, with what is running.", "version", "kernels")
         self._run = self._gauge("run_info", "1, for each run this host is in.", "run", "model", "peer_id")
+        self._halted = self._gauge("run_halted", "1 when the run has stopped here until a person helps.", "run")
         self._trainer = self._gauge("trainer_attached", "1 while a trainer is attached.", "run")
 
     def build_info(self, version: str, kernels: str) -> None:
         self._build.labels(version, kernels).set(1)
 
     def run_info(self, run: str, model: str, peer_id: str) -> None:
+        """The run begins here: its counters are there before they count, for `rate` to see their first step."""
         self._run.labels(run, model, peer_id).set(1)
+        for counter, kinds in (
+            (self._outer_steps, get_args(Outcome)),
+            (self._ring_failures, get_args(RingFailure)),
+            (self._phase_s, get_args(Phase)),
+            (self._snapshot_bytes, get_args(Direction)),
+            (self._allreduce_bytes, ("raw", "wire")),
+        ):
+            for kind in kinds:
+                counter.labels(run, kind)
+        for counter in (self._tokens, self._inner_steps):
+            counter.labels(run)
+
+    def halted(self, run: str, halted: bool) -> None:
+        self._halted.labels(run).set(int(halted))
 
     def trainer_attached(self, run: str, attached: bool) -> None:
         self._trainer.labels(run).set(int(attached))
 
     def forget_run(self, run: str, model: str, peer_id: str) -> None:
-        """After `leave`: gauges would otherwise tell of the run for ever."""
+        """After `leave`: gauges would otherwise tell of the run for ever. A counter that vanished would look like a
+        restart."""
         self._run.remove(run, model, peer_id)
         for gauge in (
             self._outer_step,
             self._head,
             self._ring_size,
             self._trainer,
+            self._halted,
             self._train_loss,
             self._heldout_loss,
+            self._grad_norm,
+            self._mfu,
+            self._snapshot_step,
+            self._snapshot_at,
+            self._catchup_s,
+            self._catchup_ratio,
+            self._peers,
+            self._voters,
+            self._quorum,
         ):
             gauge.remove_by_labels({"run": run})
-        self._peers.remove_by_labels({"run": run})
+
+    def end_run(self, owner: str) -> None:
+        self._refreshers.pop(owner, None)

@@ -1,19 +1,23 @@
 """What systemd wants to hear from a Type=notify service: ready, status, stopping, and that it lives.
 
-Owns the datagrams of sd_notify(3) and the watchdog task. Refuses to decide what "alive" is: the app says.
+Owns the datagrams of sd_notify(3) and the tasks that repeat them. Refuses to decide what "alive" is: the app says.
 Without NOTIFY_SOCKET everything here does nothing.
 """
 
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import trio
 
 # sd_watchdog_enabled(3) recommends half the interval.
 WATCHDOG_FRACTION = 0.5
 STATUS_CHARS_MAX = 200  # one line of `systemctl status`
+STATUS_S = 5.0  # a round takes longer, and a beacon comes as often
+# Asked for three times before it runs out. The bound is for a disk that hangs: a terabyte at 300 MB/s takes an hour.
+MORE_TIME_S = 60.0
+MORE_TIME_S_MAX = 3600.0
 
 
 class Notifier:
@@ -35,8 +39,32 @@ class Notifier:
         self._send("STOPPING=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Asks for more time to start or stop, such as during a long catch-up."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    @contextlib.contextmanager
+    def more_time(self, nursery: trio.Nursery) -> Iterator[None]:
+        """While a start or a stop goes on, the manager's timeout for it is put off."""
+        with contextlib.ExitStack() as stack:
+            scope = trio.CancelScope(deadline=trio.current_time() + MORE_TIME_S_MAX)
+            stack.callback(scope.cancel)
+            if self._address:
+                nursery.start_soon(self._extend, scope)
+            yield
+
+    async def _extend(self, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                self.extend_timeout(MORE_TIME_S)
+                await trio.sleep(MORE_TIME_S / 3)
+
+    async def report(self, line: Callable[[], str]) -> None:
+        """Runs until cancelled: tells the line whenever it has changed."""
+        told = ""
+        while self._address:
+            if (now := line()) != told:
+                self.status(now)
+                told = now
+            await trio.sleep(STATUS_S)
 
     async def watchdog(self, is_alive: Callable[[], bool]) -> None:
         """Runs until cancelled. A daemon that is not alive says nothing, and systemd restarts it."""

@@ -1,7 +1,7 @@
 """Keeps the trainer's process alive: starts it, logs what it prints, restarts it when it dies, ends it at stop.
 
-Owns the child, its process group and the pauses between its lives. Refuses to know what it trains: it speaks
-through the control socket like any other trainer.
+Owns the child, its process group, its last words and the pauses between its lives. Refuses to know what it trains: it
+speaks through the control socket like any other trainer.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ STEADY_S = 60.0  # a child that lived this long starts again from the first paus
 STOP_S_MAX = 10.0  # from SIGTERM to SIGKILL; nothing of a trainer's needs saving
 LINE_BYTES_MAX = 4096  # of its output per log line; a longer one is cut into several
 READ_BYTES_MAX = 65536
+LAST_WORDS_LINES, LAST_WORD_CHARS_MAX = 3, 300  # what went wrong and what to do next; all of it is in the log
 
 log = get_log("trainer")
 
@@ -73,13 +74,29 @@ class Pauses:
         return self.first_s if pause_s == 0.0 or lived_s > STEADY_S else min(2 * pause_s, self.s_max)
 
 
+class LastWords:
+    """The last line that a child printed, and the indented ones under it: a reason and its hint."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def hear(self, line: str) -> None:
+        if line.strip():
+            kept = self._lines if line[0].isspace() else []
+            self._lines = [*kept, line.strip()[:LAST_WORD_CHARS_MAX]][:LAST_WORDS_LINES]
+
+    def __str__(self) -> str:
+        return "; ".join(self._lines)
+
+
 class TrainerProcess:
     """`run` until the child ends well (exit 0: the run has finished) or is cancelled."""
 
     def __init__(self, command: TrainerCommand, pauses: Pauses = Pauses()) -> None:
         self._command, self._pauses = command, pauses
         self.pid: int | None = None
-        self.last_failure = ""  # for `status`: how the last life ended
+        self.last_failure = ""  # for `status`: how the last life ended, and its last words
+        self.is_hopeless = False  # it gave up by itself or could not begin: the next life would end alike
         self.starts = 0
 
     async def run(self) -> None:
@@ -97,20 +114,24 @@ class TrainerProcess:
 
     async def _live(self) -> str | None:
         """One life of the child: None if it ended well, else how it ended."""
+        self.is_hopeless = True
         try:
             child = _spawn(self._command)
-        except OSError as error:
-            return f"cannot start {self._command.argv[0]!r}: {error}"
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            return f"cannot start {self._command.argv[0]!r}: {getattr(error, 'strerror', None) or error}"
         self.pid, self.starts = child.pid, self.starts + 1
         log.info("the trainer started", pid=child.pid)
+        words = LastWords()
         try:
-            await _log_output(child)
+            await _log_output(child, words)
             await _exited(child)
         finally:
             with trio.CancelScope(shield=True):
                 await _end(child)
             self.pid = None
-        return _words(child.returncode)
+        self.is_hopeless = child.returncode > 0
+        ended = _words(child.returncode)
+        return f"{ended}: {words}" if ended and str(words) else ended
 
 
 def _spawn(command: TrainerCommand) -> subprocess.Popen[bytes]:
@@ -127,7 +148,7 @@ def _spawn(command: TrainerCommand) -> subprocess.Popen[bytes]:
     )
 
 
-async def _log_output(child: subprocess.Popen[bytes]) -> None:
+async def _log_output(child: subprocess.Popen[bytes], words: LastWords) -> None:
     """Until it closes its output, which is when it and its children are gone, or nearly."""
     assert child.stdout is not None
     stream = trio.lowlevel.FdStream(os.dup(child.stdout.fileno()))
@@ -137,16 +158,18 @@ async def _log_output(child: subprocess.Popen[bytes]) -> None:
         while piece := await stream.receive_some(READ_BYTES_MAX):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
-                _log_line(line)
+                _log_line(line, words)
             if len(rest) >= LINE_BYTES_MAX:
-                _log_line(rest)
+                _log_line(rest, words)
                 rest = b""
-    _log_line(rest)
+    _log_line(rest, words)
 
 
-def _log_line(line: bytes) -> None:
+def _log_line(line: bytes, words: LastWords) -> None:
     for start in range(0, len(line), LINE_BYTES_MAX):
-        log.info("the trainer says", line=line[start : start + LINE_BYTES_MAX].decode("utf-8", "replace").rstrip())
+        text = line[start : start + LINE_BYTES_MAX].decode("utf-8", "replace").rstrip()
+        words.hear(text)
+        log.info("the trainer says", line=text)
 
 
 async def _exited(child: subprocess.Popen[bytes]) -> None:

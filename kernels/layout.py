@@ -72,6 +72,11 @@ class Layout:
         self.elements = end
         self._offsets = [slot.offset for slot in slots]
 
+    @property
+    def parameters(self) -> int:
+        """Without the padding between tensors: what people count."""
+        return sum(slot.size for slot in self.slots)
+
     def find(self, element_index: int) -> str:
         """Name of the tensor that holds this element (its padding included)."""
         if not 0 <= element_index < self.elements:

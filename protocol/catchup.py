@@ -12,7 +12,7 @@ from intellectd.protocol.context import Context
 from intellectd.protocol.donors import Donors, Retry
 from intellectd.protocol.effects import AskEntries, FetchSnapshot, FetchUpdate, Note, Out
 from intellectd.protocol.entries import Entry, Head, Record
-from intellectd.protocol.ids import NO_HASH
+from intellectd.protocol.ids import NO_HASH, state_name
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.window import Decided, Window
 
@@ -206,7 +206,7 @@ class Catchup:
             digest, donor = self.window.proven(round_), self._donor(offers[round_], round_, now)
             if donor is not None and digest is not None:
                 self._fetching = round_
-                note = Note("catchup", f"fetching the state after round {max(round_, 0)} from {donor}")
+                note = Note("catchup", f"fetching {state_name(round_)} from {donor}")
                 return [note, FetchSnapshot(round_, digest, donor)]
         return []
 

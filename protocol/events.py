@@ -53,6 +53,13 @@ class CallFailed:
 
 
 @dataclass(frozen=True)
+class RecoverySigned:
+    """The owners have signed what `recovery_draft` proposed."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True)
 class TrainerAttached:
     """A trainer is there. `training_round` is what it was working on, if it kept that across our restart."""
 

@@ -61,3 +61,8 @@ def hash_of(domain: str, *parts: bytes) -> bytes:
 def encode(value: object) -> bytes:
     """The canonical bytes of a wire struct: arrays in field order, so equal values have equal bytes."""
     return msgspec.msgpack.encode(value)
+
+
+def state_name(round_: int) -> str:
+    """For people: rounds -1 and 0 leave the state as it was made (SPEC M7)."""
+    return f"the state after round {round_}" if round_ > 0 else "the first parameters"

@@ -6,7 +6,7 @@ Owns the attempt that is led here, if any. Refuses to count answers, which is le
 from intellectd.protocol import limits
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Halt, Note, Out
-from intellectd.protocol.ids import Ballot, hash_of
+from intellectd.protocol.ids import Ballot, hash_of, state_name
 from intellectd.protocol.leader import ACCEPT, DONE, Leader
 from intellectd.protocol.messages import Accepted, Promise, Refuse, Result
 from intellectd.protocol.readiness import enough, names_roster
@@ -122,7 +122,7 @@ class Leading:
         if len(leader.promises) < len(self._decision.head.voters):
             return []
         self.attempt = None
-        return [Halt(f"no quorum of the voters agrees on the state after round {self._decision.head.round}")]
+        return [Halt(f"no quorum of the voters agrees on {state_name(self._decision.head.round)}")]
 
     def _reduce(self, leader: Leader, now: float) -> list[Out]:
         """Nothing is locked: what is there to decide?"""

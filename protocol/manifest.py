@@ -5,7 +5,6 @@ that host's own configuration. Two halves: `RunConfig` is what `run.toml` says, 
 found out (tensors, digest of the first state) and the owner's key.
 """
 
-import difflib
 import struct
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from msgspec import Meta
 from intellectd.kernels.layout import Layout, LayoutError, TensorSpec
 from intellectd.protocol.ids import Count, Float32Hex, Hash, PeerId, Signature, Wire, encode, hash_of
 from intellectd.protocol.limits import OWNERS_MAX, ROUND_MAX, VOTERS_MAX
+from intellectd.protocol.run_toml import ill_typed, unknown_key
 
 VERSION = 1
 MANIFEST_BYTES_MAX = 4 * 1024 * 1024  # 20,000 tensors of a 100B model at about 100 bytes a name
@@ -27,7 +27,11 @@ Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
 class BadManifest(ValueError):
-    """The file or bytes are no valid manifest; the message names the key and the next step."""
+    """The file or bytes are no valid manifest; the message names the key, the hint what to do next."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,11 +216,13 @@ def elements_of(manifest: Manifest) -> int:
 
 def config_from_toml(data: dict[str, Any]) -> RunConfig:
     """Validate what `tomllib` read. Raises BadManifest naming the key, and the nearest valid one."""
-    _refuse_unknown(data, RunConfig, "")
+    unknown = unknown_key(data, RunConfig)
+    if unknown:
+        raise BadManifest(*unknown)
     try:
         config = msgspec.convert(data, RunConfig)
     except msgspec.ValidationError as error:
-        raise BadManifest(f"{_readable(str(error))}; correct it in run.toml") from None
+        raise BadManifest(*ill_typed(str(error), data, RunConfig)) from None
     if config.swarm.min_peers > config.swarm.start_peers:
         raise BadManifest("swarm.min_peers is larger than swarm.start_peers: the first round could never commit")
     if not config.timers.suspect_s < config.timers.expel_s:
@@ -234,41 +240,6 @@ def config_from_toml(data: dict[str, Any]) -> RunConfig:
     if sizes != sorted(dict.fromkeys(sizes)) or sizes[0] != 1:
         raise BadManifest("outer.lr lists [roster size, rate] by rising size and starts with size 1")
     return config
-
-
-def _readable(error: str) -> str:
-    """msgspec's `$.inner.lr` as `inner.lr`."""
-    return error.replace("`$.", "`").replace("$.", "")
-
-
-def _section_types(kind: type) -> dict[str, list[type]]:
-    types: dict[str, list[type]] = {}
-    for field in msgspec.structs.fields(kind):
-        options = getattr(field.type, "__args__", None) or (field.type,)
-        types[field.name] = [t for t in options if isinstance(t, type) and issubclass(t, Section)]
-    return types
-
-
-def _refuse_unknown(data: dict[str, Any], kind: type, path: str, tags: tuple[str, ...] = ()) -> None:
-    types = _section_types(kind)
-    known = [*types, *tags]
-    for key, value in data.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {path + near[0]!r}?" if near else f"valid keys: {', '.join(known)}"
-            raise BadManifest(f"unknown key {path + key!r} in run.toml; {hint}")
-        options = types.get(key) or []
-        if isinstance(value, dict) and options:
-            _refuse_unknown(value, _option(options, value), f"{path}{key}.", ("kind",) if len(options) > 1 else ())
-
-
-def _option(options: list[type], value: dict[str, Any]) -> type:
-    """The struct that the `kind` tag chooses; the first when there is no choice or the tag is wrong."""
-    for option in options:
-        tag = option.__struct_config__.tag  # type: ignore[attr-defined]
-        if tag == value.get("kind"):
-            return option
-    return options[0]
 
 
 def float32_hex(value: float) -> Float32Hex:

@@ -116,7 +116,7 @@ class Membership:
             if view.heard_at is None or not self.alive(peer, now):
                 if not self.alive_beacons(now):
                     self._next_exchange_at = now  # the first one we meet: it knows others
-                out.append(Note("peer_alive", f"{peer} is here ({beacon.state}, round {beacon.head_round})"))
+                out.append(Note("peer_alive", f"{peer} is here ({beacon.state}, {_rounds(beacon.head_round)})"))
             view.heard_at, self._alive_at = now, None
         moved = old is None or (old.bulk, old.certificate) != (beacon.bulk, beacon.certificate)
         return out + (self._retrust() if moved else [])
@@ -192,3 +192,7 @@ class Membership:
             return []
         self._trusted = trusted
         return [Trust(trusted)]
+
+
+def _rounds(head_round: int) -> str:
+    return f"round {head_round}" if head_round > 0 else "no round decided yet"

@@ -12,17 +12,10 @@ Owns the order of effects: what must be durable comes first. Refuses to know soc
 every event the parts are asked, in a fixed order, what has become due; `deadline` says when to send a Tick.
 """
 
-from random import Random
-from typing import assert_never
+from typing import Literal, assert_never
 
 from intellectd.protocol import events as ev
-from intellectd.protocol import limits
-from intellectd.protocol.branching import Branching, Switch
-from intellectd.protocol.catchup import Catchup
-from intellectd.protocol.context import Context
 from intellectd.protocol.effects import (
-    AbortTransfer,
-    AppendEntry,
     ApplyUpdate,
     Effect,
     Halt,
@@ -30,21 +23,16 @@ from intellectd.protocol.effects import (
     Out,
     PeerFault,
     PersistVote,
-    Rebase,
     Send,
     To,
 )
-from intellectd.protocol.herald import PROGRESS_S, Herald
-from intellectd.protocol.ids import NO_HASH, At
+from intellectd.protocol.herald import PROGRESS_S
+from intellectd.protocol.ids import NO_HASH, At, state_name
 from intellectd.protocol.inbox import receive
-from intellectd.protocol.manifest import Manifest, config_of
-from intellectd.protocol.membership import Membership
+from intellectd.protocol.keeper import Keeper
 from intellectd.protocol.messages import Accept, AnyMessage, BadMessage, Beacon, Commit, Plan, Prepare, Relay, seal
-from intellectd.protocol.port import Crypto
-from intellectd.protocol.progress import Progress
-from intellectd.protocol.records import BadRecord, Entry, Head, check_entry
-from intellectd.protocol.round import AboutRound, Round, WrongSender
-from intellectd.protocol.seat import Seat
+from intellectd.protocol.records import BadRecord
+from intellectd.protocol.round import AboutRound, WrongSender
 from intellectd.protocol.window import Decided
 
 # Everything is due at most once a phase of an attempt; more rounds than this mean that two parts chase each other.
@@ -52,50 +40,7 @@ RESTLESS_MAX = 64
 ASTRAY = "this host's state differs from the agreed one"
 
 
-class Node:
-    def __init__(
-        self,
-        *,
-        peer: str,
-        run: bytes,
-        manifest: Manifest,
-        crypto: Crypto,
-        rng: Random,
-        now: float,
-        incarnation: int,
-        addresses: tuple[str, ...] = (),
-        bulk: tuple[str, bytes] = ("", b""),
-        entries: list[Entry] | None = None,
-        applied: int = -2,
-        applied_digest: bytes | None = None,
-        vote: PersistVote | None = None,
-        other_votes: tuple[PersistVote, ...] = (),
-        held_updates: tuple[bytes, ...] = (),
-    ) -> None:
-        """`entries` is the verified log from genesis; `applied` the round whose state is loaded (-2: none); `vote` the
-        newest in the journal, whatever decision it is about (None: there is no journal), `other_votes` the newest on
-        each other line of history."""
-        self.context = Context(peer, run, manifest, config_of(manifest), crypto, rng)
-        self.membership = Membership(self.context, now)
-        self.catchup = Catchup(self.context, self.membership, applied)
-        self.progress = Progress(self.context)
-        self.herald = Herald(incarnation, addresses, bulk)
-        self.head = Head(manifest, run, None)
-        self.genesis_generation = self.head.generation
-        for root in held_updates:
-            self.catchup.on_update_held(root)
-        self.branching = Branching(self.context, self.membership, self.head, now)
-        for entry in entries or []:
-            self._grow(entry)
-        self.seat = Seat(peer, self.head, applied, vote)
-        self._votes = {v.at.generation: v for v in (*other_votes, vote) if v is not None}
-        self.round = self._new_round(now)
-        self.halted: str | None = None
-        self.leaving = False
-        self._contradicted = 0  # states computed here, in a row, that the log contradicts
-        if applied_digest is not None:
-            self._stands(applied_digest, now)
-
+class Node(Keeper):
     # ---- the two doors
 
     def handle(self, event: ev.Event, now: float) -> list[Effect]:
@@ -150,7 +95,8 @@ class Node:
                 self.progress.on_attached(event.training_round)
             case ev.TrainerDetached():
                 self.progress.on_detached()
-                return [Note("trainer_gone", f"the trainer is gone: {event.reason}", "warning")]
+                level: Literal["info", "warning"] = "info" if self.progress.dismissed else "warning"
+                return [Note("trainer_gone", f"the trainer is gone: {event.reason}", level)]
             case ev.TrainerReady():
                 return self.progress.on_trainer_ready(event, self.head)
             case ev.DeltaFrozen():
@@ -179,7 +125,7 @@ class Node:
                 self.progress.on_jump()
                 if not self.catchup.on_snapshot(event.round):
                     return []
-                note = Note("snapshot", f"the state after round {max(event.round, 0)} is here")
+                note = Note("snapshot", f"{state_name(event.round)} is here")
                 return [note, *self._stands(event.digest, now)]
             case ev.SnapshotMissed():
                 self.catchup.on_snapshot_missed(event.round, event.donor, now)
@@ -187,6 +133,8 @@ class Node:
             case ev.SnapshotsHeld():
                 self.herald.on_snapshots(event)
                 self.catchup.window.pruned(event.updates_from)
+            case ev.RecoverySigned():
+                return self._on_recovery(event.entry, now)
             case ev.LeaveRequested():
                 self.leaving = True
                 self.membership.soon(now)
@@ -238,135 +186,6 @@ class Node:
             return [To(sender, Commit(entry))]
         return []
 
-    # ---- the log
-
-    def _on_entries(self, sender: str, entries: tuple[Entry, ...], now: float, pushed: bool = False) -> list[Out]:
-        out: list[Out] = []
-        useful = False
-        for entry in entries:
-            record = entry.record
-            if record.parent != self.head.hash or (not pushed and record.generation != self.head.generation):
-                continue
-            try:
-                check_entry(self.head, entry, self.context.crypto)
-            except BadRecord as error:
-                out.append(PeerFault(sender, f"record {record.round}: {error}"))
-                useful = False
-                break
-            if record.generation != self.head.generation and not self.branching.follows(self.head, entry, now):
-                break
-            useful = True
-            out += self._decide(entry, now)
-        if not pushed:
-            self.catchup.on_entries(useful, now)
-        return out
-
-    def _decide(self, entry: Entry, now: float) -> list[Out]:
-        """A record is certain: it goes to the log, and the next round begins."""
-        record, old = entry.record, self.round
-        out: list[Out] = [*self._seat(self.head, entry), AppendEntry(entry)]
-        running = old.reducing
-        if running is not None and running != record.transfer:
-            out.append(AbortTransfer(running))
-            self.herald.on_transfer_over()
-            running = None
-        self.catchup.awaited_transfer = running or NO_HASH
-        wrong = old.state_digest is not None and old.state_digest != record.state_digest
-        self._grow(entry)
-        self.round = self._new_round(now)
-        names = [c.peer for c in entry.blob.contributions]
-        text = f"round {record.round} decided: {len(names)} contributed, {record.tokens_total} tokens in all"
-        out.append(Note("round_decided", text, fields={"round": record.round, "roster": names}))
-        if wrong:
-            out += self._drop_state(f"this host's state after round {record.round - 1} differs from the agreed one")
-        self.membership.soon(now)
-        return out
-
-    def _grow(self, entry: Entry) -> None:
-        self.catchup.on_decided(entry)
-        self.head = self.head.next(entry)
-        self.branching.trail.add(self.head)
-
-    def _seat(self, before: Head, entry: Entry) -> list[PersistVote]:
-        """What must be on disk before the record is; never instead of a later vote on the same line."""
-        voted = self._votes.get(before.generation)
-        marks = self.seat.on_record(before, entry.record, self.catchup.applied)
-        return [mark for mark in marks if voted is None or voted.at.round < mark.at.round]
-
-    def _new_round(self, now: float) -> Round:
-        self.membership.seat(self.head.voters)
-        vote = self._votes.get(self.head.generation)
-        return Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
-
-    # ---- other lines of history
-
-    def _on_rival(self, event: ev.EntriesReceived, now: float) -> list[Out]:
-        """Whatever of that line goes on from here as ours is taken first; the rest is judged (G7)."""
-        ours = tuple(e for e in event.entries if e.record.generation == self.head.generation)
-        out = self._on_entries(event.peer, ours, now, pushed=True)
-        said, switch = self.branching.on_entries(event.peer, event.generation, event.entries, self.head, now)
-        return [*out, *said, *(self._switch(switch, now) if switch else [])]
-
-    def _switch(self, switch: Switch, now: float) -> list[Out]:
-        """Leave our line at `base`. Nothing of it is counted in the other; it stays on the disk (G8)."""
-        if switch.base.hash == self.head.hash:
-            return [out for entry in switch.entries for out in self._decide(entry, now)]
-        left = self.head
-        out: list[Out] = [AbortTransfer(self.round.reducing)] if self.round.reducing else []
-        self.herald.on_transfer_over()
-        self.catchup.awaited_transfer = NO_HASH
-        self.catchup.cut(switch.base.round)
-        self.progress.on_jump()
-        self.branching.switched(switch.base)
-        self.head = switch.base
-        for entry in switch.entries:
-            out += self._seat(self.head, entry)
-            self._grow(entry)
-        text = f"rounds {switch.base.round + 1} to {left.round} of this host are left for a history with more in it"
-        out += [Rebase(switch.base.round, switch.entries), Note("switched", text, "warning")]
-        self.round = self._new_round(now)
-        self.membership.soon(now)
-        return out
-
-    def _open_branch(self, now: float) -> list[Out]:
-        """Our turn to go on without the quorum, if the run allows it (G3)."""
-        self.branching.look(self.head, self.round.parts.acceptor.votes, now)
-        able = self.round.parts.muster.able_peers(now)
-        entry = self.branching.opens(self.head, able, self.round.state_digest, now)
-        if entry is None:
-            return []
-        lost = len(self.head.voters)
-        note = Note("branched", f"no quorum of {lost} voters: {len(able)} peers go on by themselves", "warning")
-        told = sorted(self.membership.peers)
-        return [note, *self._decide(entry, now), *(To(peer, Commit(entry)) for peer in told)]
-
-    def _drop_state(self, why: str) -> list[Out]:
-        self.catchup.drop_state()
-        self.progress.on_jump()
-        return [Note("diverged", f"{why}; fetching that", "error")]
-
-    def _on_applied(self, event: ev.Applied, now: float) -> list[Out]:
-        if not self.catchup.on_applied(event.round):
-            return []
-        proven = self.catchup.window.proven(event.round)
-        if proven is not None and proven != event.digest:
-            self._contradicted += 1
-            if self._contradicted >= limits.DIVERGENCES_MAX:
-                return [Halt(f"this host computes other states than the run agreed on, last in round {event.round}")]
-            return self._drop_state(f"applying round {event.round} gave another state than the agreed one")
-        if proven is not None:
-            self._contradicted = 0
-        note = Note("round_applied", f"round {event.round} applied", fields={"round": event.round})
-        return [note, *self._stands(event.digest, now)]
-
-    def _stands(self, digest: bytes, now: float) -> list[Out]:
-        """A state is here: `applied` says which."""
-        self.membership.soon(now)
-        proven = self.catchup.window.proven(self.catchup.applied)
-        if proven is not None and proven != digest:
-            return self._drop_state(f"the state after round {self.catchup.applied} is not the agreed one")
-        return self.round.on_applied(digest, now) if self.catchup.applied == self.head.round else []
-
     # ---- what has become due
 
     def _finish(self, out: list[Out], now: float) -> list[Effect]:
@@ -403,8 +222,7 @@ class Node:
         round_ = self.round
         if round_.decided is not None:
             entry, round_.decided = round_.decided, None
-            told = sorted(self.membership.peers)
-            return [*self._decide(entry, now), *(To(peer, Commit(entry)) for peer in told)]
+            return self._announce(entry, now)
         if round_.take_divergence():
             return self._drop_state(ASTRAY)
         out, decided = self.catchup.evaluate(self.head, now, round_.wanted)

@@ -24,6 +24,7 @@ class Progress:
         self.state: State = "absent"
         self.ready: Ready | None = None
         self._round = -1  # of the StartTraining under way
+        self._round_steps = 0
         self._base_round = -1  # the state our uncommitted work u started from
         self._streams: list[Stream] = []  # the data in u, carried rounds included
         self._carried_tokens = 0
@@ -34,6 +35,16 @@ class Progress:
         self._stale = False  # u may not be contributed any more: adopt the anchor when the trainer is back
         self._resume: int | None = None
         self._finished = False
+
+    @property
+    def training(self) -> tuple[int, int]:
+        """The round last given out, and its number of steps."""
+        return self._round, self._round_steps
+
+    @property
+    def dismissed(self) -> bool:
+        """The trainer has been told that the run is over: it goes because it should."""
+        return self._finished
 
     # ---- the trainer
 
@@ -124,7 +135,7 @@ class Progress:
         if not carried:
             self._base_round, self._streams = head.round, []
         self._streams = [*self._streams, *assignment.streams]
-        self.state, self._round = "training", head.round + 1
+        self.state, self._round, self._round_steps = "training", head.round + 1, assignment.steps
         if resumed:
             return [Note("resumed", f"the trainer goes on with round {self._round}")]
         streams = tuple((s.round, s.slot) for s in assignment.streams)

@@ -1,6 +1,7 @@
 """When is a set of voters enough. SPEC Q1-Q2. Knows nothing of rounds."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 
 def is_quorum(voters: Sequence[str], present: Collection[str]) -> bool:
@@ -18,3 +19,17 @@ def is_quorum(voters: Sequence[str], present: Collection[str]) -> bool:
 def is_majority(members: Sequence[str], present: Collection[str]) -> bool:
     """Strictly more than half of `members`."""
     return 2 * sum(1 for member in members if member in present) > len(members)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Which voters are missing, and whether the others are enough."""
+
+    voters: tuple[str, ...]
+    missing: tuple[str, ...]
+    quorum: bool
+
+
+def reach(voters: Sequence[str], present: Collection[str]) -> Reach:
+    missing = tuple(voter for voter in voters if voter not in present)
+    return Reach(tuple(voters), missing, is_quorum(voters, present))

@@ -37,11 +37,12 @@ def choose_start(standing: Standing, start_peers: int, min_peers: int, now: floa
         why = "too few of the roster are left; naming a new one"
         return possible, why if possible else f"{able} peers can train, the run asks for {max(1, min_peers)}"
     if not possible:
-        return False, f"{ready} of {len(standing.expected)} ready, the run asks for {max(1, min_peers)}"
+        asked = f", the run asks for {min_peers}" if min_peers > 1 else ""
+        return False, f"{ready} of {len(standing.expected)} have done their steps{asked}"
     if ready == len(standing.alive):
-        return True, f"all {ready} are ready"
-    at = standing.grace_ends_at
-    return now >= at, f"{ready} of {len(standing.alive)} ready, waiting {max(0.0, at - now):.1f} s for the others"
+        return True, f"all that are here ({ready} of {len(standing.expected)}) have done their steps"
+    waiting = f"waiting {max(0.0, standing.grace_ends_at - now):.1f} s for the others"
+    return now >= standing.grace_ends_at, f"{ready} of {len(standing.alive)} have done their steps, {waiting}"
 
 
 def enough(standing: Standing, start_peers: int, min_peers: int) -> bool:

@@ -18,6 +18,7 @@ from intellectd.protocol.ids import Ballot
 from intellectd.protocol.leading import Leading
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import Abort, Accept, Accepted, Plan, Prepare, Promise, Ready, Refuse, Result
+from intellectd.protocol.quorum import Reach, reach
 from intellectd.protocol.readiness import Standing
 from intellectd.protocol.voting import Voting
 
@@ -61,6 +62,16 @@ class Round:
 
     def standing(self, now: float) -> Standing:
         return self.parts.muster.standing(now)
+
+    def reach(self, now: float) -> Reach | None:
+        """The voters of this decision that can vote, as this host hears them. None when that says nothing: the run is
+        over, or somebody's log is longer than ours, and others may be voters by now."""
+        members = self.parts.members
+        behind = any(b.head_round > self.head.round for b in members.alive_beacons(now).values())
+        if self.finished or behind:
+            return None
+        here = self.parts.alive_voters(now)
+        return reach(self.head.voters, [p for p in here if p != self.context.peer or not self.parts.acceptor.abstains])
 
     def tell(self, own_ready: Ready | None, able: bool, leaving: bool, abstains: bool) -> None:
         """What the node knows of this host."""
@@ -112,7 +123,7 @@ class Round:
             return "catching up"
         if self.parts.acceptor.abstains:
             return "this host's votes are lost; it votes again when the others have named it anew"
-        return "not a voter"
+        return "without a vote yet: the first contribution brings one"
 
     # ---- messages; the caller has checked that they are about this decision
 

@@ -14,6 +14,10 @@ class BulkAddressInUse(BulkError):
     """The listen address is taken; names it."""
 
 
+class BulkBadAddress(BulkError):
+    """The listen address is not this host's; names it."""
+
+
 class BulkBusy(BulkError):
     """More transfers were started than the engine runs at once."""
 

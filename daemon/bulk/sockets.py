@@ -8,7 +8,7 @@ import errno
 import socket
 from pathlib import Path
 
-from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkError
+from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkBadAddress
 from intellectd.daemon.bulk.limits import LISTEN_BACKLOG, SOCKET_BUFFER_BYTES, UNSENT_BYTES_MAX
 from intellectd.daemon.p2p.interfaces import interface_hosts
 
@@ -32,7 +32,7 @@ def listen(address: str) -> socket.socket:
         family, kind, protocol, _name, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise BulkError(f"cannot listen on {address}: {error}; check network.bulk_listen") from error
+        raise _cannot_listen(address, error) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a restart must not wait for TIME_WAIT
         tune(listener)  # buffers decide the window scale, which is agreed before accept() returns
@@ -43,8 +43,12 @@ def listen(address: str) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise BulkAddressInUse(f"{address} is in use; stop the other process or set network.bulk_listen") from error
-        raise BulkError(f"cannot listen on {address}: {error}; check network.bulk_listen") from error
+        raise _cannot_listen(address, error) from error
     return listener
+
+
+def _cannot_listen(address: str, error: OSError) -> BulkBadAddress:
+    return BulkBadAddress(f"cannot listen on {address} for tensors (`network.bulk_listen`): {error.strerror}")
 
 
 def public_address(listener: socket.socket) -> str:

@@ -4,22 +4,36 @@ Owns connecting, deadlines and the exit codes of refusals. Refuses to know what 
 """
 
 import os
+import select
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from intellectd.daemon.errors import (
+    EXIT_CONFIG,
     EXIT_DEGRADED,
     EXIT_FAILURE,
     EXIT_NOT_RUNNING,
     EXIT_TIMEOUT,
+    EXIT_USAGE,
     OperatorError,
 )
 from intellectd.daemon.frames import PROTOCOL_VERSION, FrameError, recv_frame, send_frame
 from intellectd.daemon.socket_path import check_socket_path, daemon_socket, default_socket
 
 ANSWER_S_MAX = 10.0  # for what the daemon knows by heart; slower operations say how long they may take
-_EXIT_CODES = {"no_such_run": EXIT_DEGRADED, "not_joined": EXIT_DEGRADED, "timeout": EXIT_TIMEOUT}
+LOOK_S = 0.5  # a person waits; what is done sooner needs no word
+_EXIT_CODES = {
+    "no_such_run": EXIT_DEGRADED,
+    "not_joined": EXIT_DEGRADED,
+    "timeout": EXIT_TIMEOUT,
+    "bad_config": EXIT_CONFIG,
+    "bad_run_id": EXIT_USAGE,
+    "bad_address": EXIT_USAGE,
+    "usage": EXIT_USAGE,
+}
 
 
 class NotRunning(OperatorError):
@@ -51,11 +65,20 @@ def socket_of(arguments: Any) -> Path:
 
 def ask(path: Path, op: str, answer_s_max: float = ANSWER_S_MAX, /, **fields: Any) -> dict[str, Any]:
     """The daemon's answer. Raises an OperatorError for anything else."""
+    return ask_and_look(path, op, answer_s_max, None, **fields)
+
+
+def ask_and_look(
+    path: Path, op: str, answer_s_max: float, look: Callable[[], None] | None, /, **fields: Any
+) -> dict[str, Any]:
+    """`ask`, calling `look` now and then while there is no answer yet."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(answer_s_max)
         _connect(sock, path)
         try:
             send_frame(sock, {"op": op, "version": PROTOCOL_VERSION, **fields})
+            if look is not None:
+                _look_until_readable(sock, time.monotonic() + answer_s_max, look)
             answer = recv_frame(sock)
         except TimeoutError:
             raise NoAnswer(
@@ -70,6 +93,13 @@ def ask(path: Path, op: str, answer_s_max: float = ANSWER_S_MAX, /, **fields: An
     if answer.get("ok") is not True:
         raise _refusal(answer)
     return answer
+
+
+def _look_until_readable(sock: socket.socket, deadline_s: float, look: Callable[[], None]) -> None:
+    while not select.select([sock], [], [], LOOK_S)[0]:
+        if time.monotonic() > deadline_s:
+            raise TimeoutError
+        look()
 
 
 def _refusal(answer: dict[str, Any]) -> Refused:

@@ -1,26 +1,58 @@
-"""`checkpoint export`: the model of a run as files that other programs load."""
+"""`checkpoint export`: the model of a run as files that other programs load.
 
+The daemon writes them. Where it may not, it says where else they are, and they are fetched from there.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from intellectd.daemon.cli.client import ask, socket_of
 from intellectd.daemon.cli.membership import named_run
-from intellectd.daemon.cli.output import printable, write, write_json
+from intellectd.daemon.cli.output import printable, write, write_error, write_json
 from intellectd.daemon.errors import EXIT_OK
+from intellectd.daemon.export_files import ExportError, foothold, write_directory
 
 EXPORT_S_MAX = 3600.0  # 14 GB of a 7B model in bf16 at the 5 MB/s of a poor network disk, and some
+PIECE_BYTES = 4 * 1024 * 1024
 
 
 def export(arguments: Any) -> int:
-    # The daemon writes the files, and its working directory is not this one.
-    target = str(Path(arguments.path).absolute())
-    run_id = named_run(arguments.run_id)
-    request = {"run_id": run_id, "path": target, "format": arguments.format}
-    answer = ask(socket_of(arguments), "export", EXPORT_S_MAX, **request)
+    # The daemon's working directory is not this one.
+    target = Path(arguments.path).absolute()
+    run_id, path = named_run(arguments.run_id), socket_of(arguments)
+    seen = list(foothold(target))
+    request = {"run_id": run_id, "path": str(target), "format": arguments.format, "seen": seen}
+    answer = ask(path, "export", EXPORT_S_MAX, **request)
+    place = Path(str(answer.get("path", target)))
+    if place != target:
+        _fetch(place, target, [str(name) for name in answer.get("files") or []])
+        ask(path, "export_fetched", run_id=run_id)
     if arguments.json:
-        write_json(answer)
+        write_json({**answer, "path": str(target)})
         return EXIT_OK
-    write(f"the anchor after round {answer.get('round', '-')} is in {printable(answer.get('path', target))}:")
+    write(f"the anchor after round {answer.get('round', '-')} is in {printable(target)}:")
     for name in answer.get("files") or []:
         write(f"  {printable(name)}")
+    for note in answer.get("notes") or []:
+        write_error(f"note: {printable(note)}")
     return EXIT_OK
+
+
+def _fetch(place: Path, target: Path, names: list[str]) -> None:
+    """From the daemon's state directory, by whoever runs this command. Raises ExportError."""
+    try:
+        for name in names:
+            (place / Path(name).name).open("rb").close()
+    except OSError as error:
+        raise ExportError(
+            f"the daemon may not write to {target.parent}; it wrote to {place}, which cannot be read: {error.strerror}",
+            f"copy it as root: `sudo cp -r {place} {target}`",
+        ) from error
+    write_directory(target, {name: _pieces(place / Path(name).name) for name in names})
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece

@@ -18,9 +18,9 @@ def run(arguments: Any) -> int:
     config = _load(arguments)
     logs.configure(config.log.format, "debug" if arguments.debug else config.log.level)
     try:
-        code: int = importlib.import_module("intellectd.daemon.app").main(config)
+        code: int = importlib.import_module("intellectd.daemon.start").main(config)
     except OperatorError as error:
-        if config.log.format != "json":
+        if config.log.format != "json" or arguments.json:
             raise
         logs.get_log("daemon").error(error.message, next=error.hint, exit_code=error.exit_code)
         return error.exit_code

@@ -19,10 +19,9 @@ def status(arguments: Any) -> int:
     answer = _show(arguments, "status", views.status_lines)
     _warn_of_other_version(str(answer.get("version", "")))
     runs = answer.get("runs") or []
-    if not runs:
+    if not runs and not answer.get("founding"):
         complain("this host is in no run", "`intellectd join RUN-ID --peer MULTIADDR`, or `intellectd init run.toml`")
-        return EXIT_DEGRADED
-    return EXIT_OK if all(views.is_healthy(run) for run in runs) else EXIT_DEGRADED
+    return EXIT_OK if runs and all(views.is_healthy(run) for run in runs) else EXIT_DEGRADED
 
 
 def runs(arguments: Any) -> int:
@@ -40,7 +39,7 @@ def metrics(arguments: Any) -> int:
     if arguments.json:
         write_json(answer)
     else:
-        sys.stdout.write(str(answer.get("text", "")))
+        write(str(answer.get("text", "")), end="")
     return EXIT_OK
 
 

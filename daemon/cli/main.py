@@ -4,42 +4,53 @@ Owns the one place where errors become text. A traceback is shown with --debug o
 the parser names a function, which is imported when its verb is chosen.
 """
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
-from intellectd.daemon.cli.output import complain, write_error
+from intellectd.daemon.cli.output import CannotWrite, complain, write, write_error, write_json
 from intellectd.daemon.cli.parser import build_parser
-from intellectd.daemon.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, OperatorError
+from intellectd.daemon.errors import CODES, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, OperatorError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else list(argv)
+    as_json, debug = "--json" in words, "--debug" in words
+    try:
+        code = _run(words)
+        write("", end="")  # what is still buffered must not fail where nobody hears of it
+        return code
+    except BrokenPipeError:
+        _give_up_stdout()  # the reader of a pipe has seen enough
+        return EXIT_FAILURE
+    except CannotWrite as error:
+        _give_up_stdout()
+        return _explain(error, as_json=False, show_traceback=debug)
+    except BaseException as error:
+        if isinstance(error, SystemExit):  # argparse has printed its help
+            raise
+        return _explain(error, as_json, debug)
+
+
+def _run(words: Sequence[str]) -> int:
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(words)
     if arguments.verb is None:
         parser.print_help(sys.stderr)
         return EXIT_USAGE
-    try:
-        return _dispatch(arguments.function, arguments)
-    except BrokenPipeError:
-        # The reader of a pipe has seen enough. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILURE
-    except BaseException as error:
-        if isinstance(error, SystemExit):
-            raise
-        return _explain(error, show_traceback=arguments.debug)
-
-
-def _dispatch(function: str, arguments: object) -> int:
-    module, _, name = function.partition(":")
+    module, _, name = arguments.function.partition(":")
     code: int = getattr(importlib.import_module(module), name)(arguments)
-    sys.stdout.flush()
     return code
 
 
-def _explain(error: BaseException, show_traceback: bool) -> int:
+def _give_up_stdout() -> None:
+    """Python would complain again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain(error: BaseException, as_json: bool, show_traceback: bool) -> int:
     if show_traceback:
         import traceback
 
@@ -47,15 +58,24 @@ def _explain(error: BaseException, show_traceback: bool) -> int:
     leaves = list(_leaves(error))
     for leaf in leaves:
         if isinstance(leaf, OperatorError):
-            complain(leaf.message, leaf.hint)
-            return leaf.exit_code
+            return _tell(leaf, as_json)
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
         return EXIT_INTERRUPTED
-    complain(
-        f"internal error: {type(leaves[0]).__name__}: {leaves[0]}",
-        "this is a fault of intellectd; `--debug` shows where" if not show_traceback else "",
-    )
-    return EXIT_FAILURE
+    hint = "" if show_traceback else "this is a fault of intellectd; `--debug` shows where"
+    fault = OperatorError(f"internal error: {type(leaves[0]).__name__}: {leaves[0]}", hint)
+    fault.code = "internal"
+    return _tell(fault, as_json)
+
+
+def _tell(error: OperatorError, as_json: bool) -> int:
+    """Words for people; and with --json the same as one object, where a script looks for the answer."""
+    complain(error.message, error.hint)
+    if as_json:
+        code = error.code or CODES.get(error.exit_code, "failed")
+        facts = {"code": code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        with contextlib.suppress(CannotWrite, BrokenPipeError):
+            write_json({"error": facts})
+    return error.exit_code
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -1,22 +1,17 @@
-"""The verbs that change which runs this host is in: init, join, leave; and wait."""
+"""The verbs that bring this host into a run: init and join; and how a run is named."""
 
-import re
-import time
 from pathlib import Path
 from typing import Any
 
-from intellectd.daemon.cli.client import ask, socket_of
-from intellectd.daemon.cli.output import ProgressLine, complain, printable, write, write_error, write_json
-from intellectd.daemon.cli.views import state_of
-from intellectd.daemon.errors import EXIT_DEGRADED, EXIT_OK, EXIT_TIMEOUT, EXIT_USAGE, OperatorError
+from intellectd.daemon.cli.client import Refused, ask, ask_and_look, socket_of
+from intellectd.daemon.cli.output import printable, write, write_error, write_json
+from intellectd.daemon.cli.views import state_of, waits_for
+from intellectd.daemon.errors import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, OperatorError
 
 RUN_TOML_BYTES_MAX = 256 * 1024  # leaves most of a frame; a run.toml has some 2 kB
+LOOK_S_MAX = 2.0  # for `status` while `init` waits: a daemon that is busy is asked again
 INIT_S_MAX = 1800.0  # the trainer imports torch and builds the first parameters, on any hardware
 JOIN_S_MAX = 60.0  # the daemon dials the peers given and answers; the rest goes on by itself
-SLICE_S = 2.0  # a long wait is many short ones, so that progress shows and a daemon's restart is noticed
-SLICE_S_MIN = 0.05
-SLICE_GRACE_S = 10.0
-GOALS = re.compile(r"joined|synced|finished|round=[0-9]{1,9}")
 
 
 class BadArgument(OperatorError):
@@ -25,10 +20,21 @@ class BadArgument(OperatorError):
     exit_code = EXIT_USAGE
 
 
+class BadRunFile(OperatorError):
+    """The file that describes the run cannot be used."""
+
+    exit_code = EXIT_CONFIG
+
+
 def init(arguments: Any) -> int:
     text = _read_run_toml(Path(arguments.file))
-    write_error("building the first parameters and the run's key: this may take a minute")
-    answer = ask(socket_of(arguments), "init", INIT_S_MAX, toml=text)
+    path = socket_of(arguments)
+    try:
+        answer = ask_and_look(path, "init", INIT_S_MAX, _Founding(path).look, toml=text)
+    except Refused as error:
+        if error.code == "bad_config":  # the daemon was given the text alone
+            raise Refused(error.code, f"{arguments.file}: {error.message}", error.hint) from None
+        raise
     if arguments.json:
         write_json(answer)
         return EXIT_OK
@@ -39,17 +45,34 @@ def init(arguments: Any) -> int:
     return EXIT_OK
 
 
+class _Founding:
+    """What the daemon waits for, told when it changes: a silent `init` looks as if it hung."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._told = path, ""
+
+    def look(self) -> None:
+        try:
+            founding = ask(self._path, "status", LOOK_S_MAX).get("founding")
+        except OperatorError:
+            return
+        text = waits_for(founding, str(self._path.absolute())) if isinstance(founding, dict) else ""
+        if text and text != self._told:
+            self._told = text
+            write_error(printable(text))
+
+
 def _read_run_toml(path: Path) -> str:
     try:
         with path.open("rb") as file:
             body = file.read(RUN_TOML_BYTES_MAX + 1)
         if len(body) > RUN_TOML_BYTES_MAX:
-            raise BadArgument(f"{path} has more than {RUN_TOML_BYTES_MAX} bytes", "is it a run.toml?")
+            raise BadRunFile(f"{path} has more than {RUN_TOML_BYTES_MAX} bytes", "is it a run.toml?")
         return body.decode("utf-8")
     except OSError as error:
-        raise OperatorError(f"cannot read {path}: {error.strerror}", "name the file that describes the run") from error
+        raise BadRunFile(f"cannot read {path}: {error.strerror}", "name the file that describes the run") from error
     except UnicodeDecodeError as error:
-        raise BadArgument(f"{path} is not UTF-8 text: {error}", "is it a run.toml?") from error
+        raise BadRunFile(f"{path} is not UTF-8 text: {error}", "is it a run.toml?") from error
 
 
 def join(arguments: Any) -> int:
@@ -58,60 +81,25 @@ def join(arguments: Any) -> int:
     path = socket_of(arguments)
     answer = ask(path, "join", JOIN_S_MAX, run_id=run_id, peers=peers)
     if arguments.wait:
-        return _wait_until(arguments, run_id, "synced")
+        return _wait_until_synced(arguments, run_id)
     if arguments.json:
         write_json(answer)
     else:
         write(f"joined, and after every restart again: {printable(answer.get('state', '-'))}")
-        write_error("`intellectd status` shows how far it is, `intellectd leave` undoes it")
+        write_error(f"`intellectd status` shows how far it is, `intellectd leave {run_id}` undoes it")
     return EXIT_OK
 
 
-def leave(arguments: Any) -> int:
-    answer = ask(socket_of(arguments), "leave", JOIN_S_MAX, run_id=named_run(arguments.run_id))
+def _wait_until_synced(arguments: Any, run_id: str) -> int:
+    from intellectd.daemon.cli.waiting import verdict, wait_for
+
+    answer = wait_for(arguments, run_id, "synced")
     if arguments.json:
         write_json(answer)
-    else:
-        write("left the run; its files stay in the state directory, and joining again takes them up")
-    return EXIT_OK
-
-
-def wait(arguments: Any) -> int:
-    if not GOALS.fullmatch(arguments.goal):
-        raise BadArgument(f"cannot wait for {arguments.goal!r}", "wait for joined, synced, round=N or finished")
-    return _wait_until(arguments, named_run(arguments.run_id), arguments.goal)
-
-
-def _wait_until(arguments: Any, run_id: str, goal: str) -> int:
-    path, progress = socket_of(arguments), ProgressLine()
-    deadline = time.monotonic() + arguments.timeout
-    try:
-        while True:
-            slice_s = max(SLICE_S_MIN, min(SLICE_S, deadline - time.monotonic()))
-            request = {"run_id": run_id, "for": goal, "timeout_s": slice_s}
-            answer = ask(path, "wait", slice_s + SLICE_GRACE_S, **request)
-            run = answer.get("run") or {}
-            if not arguments.json:
-                progress.show(f"round {run.get('round', '-')}  {state_of(run)}")
-            if answer.get("reached") or run.get("state") == "halted" or time.monotonic() >= deadline:
-                break
-    finally:
-        progress.end()
-    if arguments.json:
-        write_json(answer)
-    return _verdict(answer, run, goal, arguments.timeout)
-
-
-def _verdict(answer: dict[str, Any], run: dict[str, Any], goal: str, timeout_s: float) -> int:
-    if answer.get("reached"):
-        return EXIT_OK
-    if run.get("state") == "halted":
-        complain(f"the run is halted: {printable(run.get('reason', ''))}", "`intellectd status` tells more")
-        return EXIT_DEGRADED
-    complain(
-        f"not {goal} after {timeout_s:g} s: {printable(state_of(run))}", "it goes on; wait again, or look at `status`"
-    )
-    return EXIT_TIMEOUT
+    elif answer.get("reached"):
+        run = answer.get("run") or {}
+        write(f"joined and synced, and after every restart again: round {run.get('round', '-')}  {state_of(run)}")
+    return verdict(answer, run_id, "synced", arguments.timeout)
 
 
 def named_run(text: str) -> str:

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+from intellectd.daemon.errors import OperatorError
+
 SCHEMA_VERSION = 1  # of what --json prints; fields are added, never changed
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "bold": "1", "dim": "2"}
 
@@ -26,9 +28,18 @@ def printable(text: object) -> str:
     return "".join(char if char.isprintable() else "�" for char in str(text))
 
 
-def write(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+class CannotWrite(OperatorError):
+    """The answer cannot be written where stdout goes."""
+
+
+def write(text: str, end: str = "\n") -> None:
+    try:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotWrite(f"cannot write the answer: {error.strerror}", "see where stdout goes") from error
 
 
 def write_error(text: str) -> None:

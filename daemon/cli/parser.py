@@ -7,10 +7,10 @@ completion scripts can be made by walking this tree.
 import argparse
 import difflib
 import re
-import sys
 from typing import Any, NoReturn
 
-from intellectd.daemon.errors import EXIT_USAGE
+from intellectd.daemon.cli.output import write
+from intellectd.daemon.errors import EXIT_OK, EXIT_USAGE, OperatorError
 
 PACKAGE = "intellectd.daemon.cli"
 EPILOG = """\
@@ -23,12 +23,27 @@ environment:
 """
 
 
+class BadUsage(OperatorError):
+    """The command line is none that this program knows."""
+
+    exit_code = EXIT_USAGE
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with this project's manner of saying what was wrong and what comes next."""
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"intellectd: {message}\n  {_suggestion(message) or f'see `{self.prog} --help`'}\n")
-        sys.exit(EXIT_USAGE)
+        raise BadUsage(message, _suggestion(message) or f"see `{self.prog} --help`")
+
+
+class Version(argparse.Action):
+    """As `intellectd version`: it is what everybody tries first. Looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        from importlib.metadata import version
+
+        write(f"intellectd {version('intellectd')}")
+        parser.exit(EXIT_OK)
 
 
 def _suggestion(message: str) -> str:
@@ -47,6 +62,7 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[_common(is_root=True)],
     )
+    parser.add_argument("--version", action=Version, nargs=0, help="the version of this program")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=Parser)
     _host_verbs(verbs)
     _run_verbs(verbs)
@@ -120,9 +136,13 @@ def _run_verbs(verbs: Any) -> None:
     join.add_argument("--peer", metavar="MULTIADDR", action="append", default=[], help="a member to ask (repeatable)")
     join.add_argument("--wait", action="store_true", help="show progress until this host is synced")
     _timeout(join)
-    leave = _verb(verbs, "leave", "membership:leave", "leave a run; its files stay")
+    leave = _verb(
+        verbs, "leave", "waiting:leave", "leave a run, when the others can do without this host; its files stay"
+    )
     _known_run(leave)
-    wait = _verb(verbs, "wait", "membership:wait", "wait until a run has come so far")
+    leave.add_argument("--now", action="store_true", help="at once, though the others may count on this host's vote")
+    _timeout(leave, 60.0, "a minute; leaving goes on by itself")
+    wait = _verb(verbs, "wait", "waiting:wait", "wait until a run has come so far")
     _known_run(wait)
     wait.add_argument(
         "--for", dest="goal", metavar="GOAL", default="synced", help="joined, synced (default), round=N or finished"
@@ -138,8 +158,10 @@ def _known_run(verb: Any) -> None:
     verb.add_argument("run_id", metavar="RUN", help='its id or name (see `intellectd runs`), or "" for the only one')
 
 
-def _timeout(verb: Any) -> None:
-    verb.add_argument("--timeout", metavar="SECONDS", type=_seconds, default=86_400.0, help="give up after (a day)")
+def _timeout(verb: Any, default_s: float = 86_400.0, words: str = "a day") -> None:
+    verb.add_argument(
+        "--timeout", metavar="SECONDS", type=_seconds, default=default_s, help=f"stop waiting after ({words})"
+    )
 
 
 def _seconds(text: str) -> float:
@@ -169,7 +191,12 @@ def _other_verbs(verbs: Any) -> None:
     export = _verb(parts, "export", "export:export", "write the newest anchor as a model that other programs load")
     _known_run(export)
     export.add_argument("path", metavar="DIR", help="a new or empty folder")
-    export.add_argument("--format", choices=["hf"], default="hf", help="hf: Hugging Face, safetensors (default)")
+    export.add_argument(
+        "--format",
+        choices=["hf", "safetensors"],
+        default="hf",
+        help="hf (default): a model that transformers loads; safetensors: the bare tensors, of any model",
+    )
     demo = _verb(verbs, "demo", "host:demo", "a swarm on this machine: train, lose a host, gain one, judge")
     demo.add_argument("--peers", type=int, default=4, metavar="N", help="daemons at the start (4)")
     demo.add_argument("--rounds", type=int, default=None, metavar="N", help="outer steps")

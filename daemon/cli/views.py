@@ -3,6 +3,7 @@
 Tolerates what an older or newer daemon leaves out. Refuses to know sockets and terminals.
 """
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,8 @@ RunStatus = Mapping[str, Any]
 
 
 def is_healthy(run: RunStatus) -> bool:
-    return run.get("state") in HEALTHY_STATES
+    has_quorum = (run.get("quorum") or {}).get("reached", True)
+    return run.get("state") in HEALTHY_STATES and bool(has_quorum)
 
 
 def status_lines(answer: Mapping[str, Any]) -> list[str]:
@@ -29,10 +31,27 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
         ("state", str(answer.get("state_dir", "-"))),
         ("kernels", f"{kernels.get('implementation', '-')}{why}"),
     ]
+    founding = answer.get("founding")
+    if founding:
+        awaited = waits_for(founding, str(answer.get("socket", "-")))
+        facts.append(("creating", f"{founding.get('name', '-')}: {awaited}"))
     lines = [f"{name:<10}{value}" for name, value in facts]
     for run in answer.get("runs") or []:
         lines += ["", *run_lines(run)]
     return lines
+
+
+def waits_for(founding: Mapping[str, Any], socket: str) -> str:
+    """Of an `init` that is not done."""
+    if founding.get("last_failure"):
+        return f"the trainer failed and is started once more: {founding['last_failure']}"
+    if founding.get("delivered"):
+        return "the first parameters are there; writing the run"
+    if founding.get("attached"):
+        return "a program is attached; waiting for its parameters"
+    if founding.get("trainer") == "external":
+        return f"start your program now: INTELLECTD_SOCKET={shlex.quote(socket)} python your_program.py"
+    return "the trainer builds the first parameters: this may take a minute"
 
 
 def run_lines(run: RunStatus) -> list[str]:
@@ -40,8 +59,9 @@ def run_lines(run: RunStatus) -> list[str]:
         ("run", f"{run.get('name', '-')}  {short_id(str(run.get('run_id', '-')))}"),
         ("state", state_of(run)),
         ("round", _rounds(run)),
+        ("model", f"{in_count(run['parameters'])} parameters" if run.get("parameters") else "-"),
         ("roster", f"{len(run.get('roster') or [])} in the last round, {run.get('peers', 0)} other peers known"),
-        ("loss", f"{number(run.get('loss'))} held-out, {number(run.get('train_loss'))} training"),
+        ("loss", f"{number(run.get('loss'))} held-out{_evaluated(run)}, {number(run.get('train_loss'))} training"),
         ("speed", _speed(run)),
         ("wire", in_bytes(run.get("wire_bytes") or 0)),
         ("digest", str(run.get("state_digest") or "-")[:16]),
@@ -58,7 +78,21 @@ def state_of(run: RunStatus) -> str:
         total = catchup.get("total_bytes") or 0
         share = 100 * (catchup.get("bytes") or 0) / total if total else 0.0
         return f"{state}: {share:.0f} % of {in_bytes(total)} at {in_bytes(catchup.get('rate') or 0)}/s"
-    return f"{state}: {run['reason']}" if run.get("reason") else state
+    behind = [text for text in (_inner_steps(run), run.get("reason")) if text]
+    return f"{state}: {'; '.join(behind)}" if behind else state
+
+
+def _inner_steps(run: RunStatus) -> str:
+    inner = run.get("inner")
+    if not inner or run.get("state") != "training":
+        return ""
+    return f"step {inner.get('step', 0)} of {inner.get('steps', '-')} of round {inner.get('round', '-')}"
+
+
+def _evaluated(run: RunStatus) -> str:
+    """Of which anchor the loss is, where it is not the newest one's."""
+    at = run.get("loss_round")
+    return "" if at is None or at == run.get("round") else f" (after round {at})"
 
 
 def _rounds(run: RunStatus) -> str:
@@ -88,24 +122,35 @@ def runs_lines(answer: Mapping[str, Any]) -> list[str]:
         )
         for run in answer.get("runs") or []
     ]
-    return table(headers, rows)
+    lines = [str(run["join_line"]) for run in answer.get("runs") or [] if run.get("join_line")]
+    return table(headers, rows) + (["", "to join from another host, which this admits:", *lines] if lines else [])
 
 
 def peers_lines(answer: Mapping[str, Any]) -> list[str]:
-    headers = ("PEER", "STATE", "ROLE", "ROUND", "PING", "VERSION", "ADDRESS")
+    headers = ("PEER", "STATE", "ROLE", "DOING", "ROUND", "HEARD", "PING", "VERSION", "ADDRESS")
+    peers = answer.get("peers") or []
     rows = [
         (
-            str(peer.get("peer", "-")),
-            str(peer.get("state", "-")),
-            str(peer.get("role", "-")),
-            "-" if peer.get("head_round") is None else str(peer["head_round"]),
+            _or_dash(peer, "peer"),
+            _or_dash(peer, "state"),
+            _or_dash(peer, "role"),
+            _or_dash(peer, "doing"),
+            _or_dash(peer, "head_round"),
+            f"{in_time(peer['heard_s'])} ago" if peer.get("heard_s") is not None else "-",
             in_time(peer["round_trip_s"]) if peer.get("round_trip_s") is not None else "-",
-            str(peer.get("version", "-")),
+            _or_dash(peer, "version"),
             _first_address(peer),
         )
-        for peer in answer.get("peers") or []
+        for peer in peers
     ]
+    runs = [_or_dash(peer, "run") for peer in peers]
+    if len(dict.fromkeys(runs)) > 1:  # a peer stands in the table once for each run
+        return table(("RUN", *headers), [(run, *row) for run, row in zip(runs, rows, strict=True)])
     return table(headers, rows)
+
+
+def _or_dash(facts: Mapping[str, Any], key: str) -> str:
+    return "-" if facts.get(key) is None else str(facts[key])
 
 
 def _first_address(peer: Mapping[str, Any]) -> str:

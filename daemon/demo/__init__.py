@@ -40,9 +40,12 @@ def main(arguments: Any) -> int:
     story = Story(folder, arguments.peers, rounds, table)
     try:
         outcome = story.tell()
+    except KeyboardInterrupt:
+        story.end()  # before its folder goes
+        _remove(folder, kept)
+        raise
     except BaseException:
         table.say(f"the peers' logs and state are in {folder}")
-        kept = True
         raise
     finally:
         story.end()
@@ -53,9 +56,14 @@ def main(arguments: Any) -> int:
         write(summary(outcome))
     if not ok:
         table.say(f"the peers' logs and state are in {folder}")
-    elif not kept:
-        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        _remove(folder, kept)
     return 0 if ok else 1
+
+
+def _remove(folder: Path, kept: bool) -> None:
+    if not kept:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folder(named: str | None) -> tuple[Path, bool]:

@@ -38,7 +38,7 @@ class Bootstrapper:
         self._nursery = nursery
         self._addresses: dict[str, Address] = {}
         self._trying: dict[str, Address] = {}
-        self._said: dict[str, str] = {}
+        self._silent: dict[str, None] = {}  # addresses of which it was said that they do not answer
         self._news = trio.Event()
 
     def add(self, addresses: list[str]) -> None:
@@ -78,12 +78,12 @@ class Bootstrapper:
     async def _try(self, address: Address) -> None:
         try:
             await self._meet(address)
-            self._said.pop(str(address), None)
+            self._silent.pop(str(address), None)
         except NetworkError as error:
-            # A peer known from last time may be gone for good: once a minute is too often to say the same.
-            if self._said.get(str(address)) != str(error):
-                log.info("bootstrap address %s: %s", address, error)
-            self._said[str(address)] = str(error)
+            # A peer known from last time may be gone for good: once is enough, in whichever words it fails next.
+            level = logging.DEBUG if str(address) in self._silent else logging.INFO
+            log.log(level, "bootstrap address %s: %s", address, error)
+            self._silent[str(address)] = None
         except Exception:  # of libp2p's insides; the next attempt may go better
             log.exception("bootstrap address %s failed", address)
         finally:

@@ -46,6 +46,7 @@ class Answers:
         found = open_object(name, store_of)
         if found is not None:
             self._host.metrics.checkpoint_bytes(names[0], "out", found.nbytes)
+            self._host.metrics.network_bytes("out", "bulk", found.nbytes)
         return found
 
     async def _on_manifest(self, peer: str, body: bytes) -> bytes:

@@ -1,34 +1,100 @@
-"""`checkpoint export`: the newest state of a run as files that other programs load. Owns only the hand-over."""
+"""`checkpoint export`: the newest state of a run as files that other programs load. Owns only the hand-over.
 
+Where the daemon may not write (a service sees neither /home nor the real /tmp), the files go to its state directory,
+from where the command line fetches them.
+"""
+
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from intellectd.daemon.atomic import make_dir
 from intellectd.daemon.control import ControlError
-from intellectd.daemon.export_hf import ExportError, export_hf
+from intellectd.daemon.export_files import ExportError, Foothold, ForbiddenHere, is_same
+from intellectd.daemon.export_hf import export_hf, export_tensors
 from intellectd.daemon.runs.compute import Stopped
 from intellectd.daemon.runs.service import RunService
 from intellectd.daemon.trainer.model import ModelError
 from intellectd.protocol.manifest import plain
 
+FORMATS = ("hf", "safetensors")
+NO_TOKENIZER = "there is no tokenizer: the built-in trainer's token ids are the bytes of UTF-8 text, 0 to 255"
+Write = Callable[[Path], list[str]]
 
-async def export(service: RunService, path: str, kind: str) -> dict[str, Any]:
-    """Written in the compute queue, so that no outer step changes the parameters under it. Raises ControlError."""
-    if kind != "hf":
-        raise ControlError("usage", f"unknown format {kind!r}", "use --format hf")
-    target = Path(path)
-    if not target.is_absolute():
-        raise ControlError("usage", f"{path!r} is no absolute path", "the CLI makes it absolute; give one")
-    state, model = service.state, plain(service.config)["model"]
 
-    def work() -> tuple[list[str], int]:
-        if state.theta is None:
-            raise ControlError("not_synced", "this host has no state of the run yet", "intellectd wait --for synced")
-        return export_hf(state.theta, state.layout, model, target), max(0, service.node.catchup.applied)
+async def export(service: RunService, path: str, kind: str, seen: object) -> dict[str, Any]:
+    """Written in the compute queue, so that no outer step changes the parameters under it. Raises ControlError.
+
+    `seen` is the existing part of the path as the asker sees it (see `foothold`), so that it may fetch the files.
+    """
+    target, spool, known = _checked(service, path, kind), spool_of(service), _foothold(seen)
+
+    def work() -> tuple[Path, list[str], int]:
+        round_ = max(0, service.node.catchup.applied)
+        place, files = _write(_writer(service, kind, round_), target, spool, known)
+        return place, files, round_
 
     try:
-        files, round_ = await service.compute.do(work)
+        place, files, round_ = await service.compute.do(work)
     except Stopped as error:
         raise ControlError("no_such_run", f"run {service.config.name!r}: {error}", "") from error
     except (ExportError, ModelError) as error:
-        raise ControlError("export", str(error), getattr(error, "hint", "")) from error
-    return {"path": str(target), "files": files, "round": round_}
+        raise ControlError("export", error.message, error.hint) from error
+    notes = [NO_TOKENIZER] if kind == "hf" else []
+    return {"path": str(place), "files": files, "round": round_, "format": kind, "notes": notes}
+
+
+def spool_of(service: RunService) -> Path:
+    """One export a run waits here at most. By the id: a name may be `..`."""
+    return service.host.config.state_dir / "exports" / service.run_id
+
+
+async def drop_spool(service: RunService) -> None:
+    """The asker has its own copy."""
+    await service.host.runner(lambda: shutil.rmtree(spool_of(service), ignore_errors=True))
+
+
+def _foothold(seen: object) -> Foothold | None:
+    match seen:
+        case [str(path), int(device), int(inode)]:
+            return path, device, inode
+    return None  # an asker that does not say: what cannot be written is its own trouble
+
+
+def _checked(service: RunService, path: str, kind: str) -> Path:
+    if kind not in FORMATS:
+        raise ControlError("usage", f"unknown format {kind!r}", f"use --format {' or '.join(FORMATS)}")
+    target = Path(path)
+    if not target.is_absolute():
+        raise ControlError("usage", f"{path!r} is no absolute path", "the CLI makes it absolute; give one")
+    if kind == "hf" and service.model_kind == "external":
+        raise ControlError(
+            "export",
+            f"the model of run {service.config.name!r} is known to the attached program alone: "
+            "there is no config.json to write for it",
+            "use --format safetensors: the tensors under the names that the program gave them, for load_state_dict",
+        )
+    return target
+
+
+def _writer(service: RunService, kind: str, round_: int) -> Write:
+    theta, layout, model = service.state.theta, service.state.layout, plain(service.config)["model"]
+    if theta is None:
+        raise ControlError("not_synced", "this host has no state of the run yet", "intellectd wait --for synced")
+    if kind == "hf":
+        return lambda target: export_hf(theta, layout, model, target)
+    facts = {"run": service.config.name, "round": str(round_)}
+    return lambda target: export_tensors(theta, layout, facts, target)
+
+
+def _write(write: Write, target: Path, spool: Path, seen: Foothold | None) -> tuple[Path, list[str]]:
+    if seen is None or is_same(seen):
+        try:
+            return target, write(target)
+        except ForbiddenHere:
+            if seen is None:
+                raise
+    make_dir(spool.parent)
+    shutil.rmtree(spool, ignore_errors=True)
+    return spool, write(spool)

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import trio
@@ -19,6 +20,7 @@ from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors
 from intellectd.daemon.attach import TrainerLink
 from intellectd.daemon.attach_request import AttachRequest
 from intellectd.daemon.control import ControlError
+from intellectd.daemon.errors import OperatorError
 from intellectd.daemon.identity import OwnerKey
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.net import MESSAGE_BYTES_MAX
@@ -46,7 +48,7 @@ from intellectd.protocol.manifest import (
 )
 
 FIRST_PARAMETERS_S_MAX = 900.0  # a large model is initialised in minutes; an external program has to be started
-TRAINER_LIVES_MAX = 2  # one death may be bad luck; after the second the operator should not wait for a third
+TRAINER_LIVES_MAX = 2  # to be killed once may be bad luck; after the second the operator should not wait for a third
 SECOND_LIFE_S = 0.2  # an operator waits: a trainer that can start does so now, one that cannot should say so now
 CREATING = "creating"  # what a trainer attaches to while the run has no id yet
 
@@ -78,7 +80,9 @@ class Founding:
         self._first: tuple[Layout, torch.Tensor] | None = None  # of the trainer that said "initial"
         self._over = trio.Event()
         self._link = TrainerLink(self._on_trainer)
-        self._why = "no program attached through the SDK"
+        self._why = "no program attached"
+        self._process: TrainerProcess | None = None
+        self._began_at = trio.current_time()
         self.attach_id = f"{CREATING}-{secrets.token_hex(8)}"
         self.name = config.name
 
@@ -93,9 +97,7 @@ class Founding:
         if self._first is None:
             late = f" within {FIRST_PARAMETERS_S_MAX:.0f} s" if timeout.cancelled_caught else ""
             raise ControlError(
-                "no_first_parameters",
-                f"no trainer delivered the first parameters{late}: {self._why}",
-                "see the daemon's log; with trainer = 'external', start your program after `init`",
+                "no_first_parameters", f"no trainer delivered the first parameters{late}: {self._why}", self._remedy()
             )
         layout, theta = self._first
         with trio.CancelScope(shield=True):  # whole or not at all
@@ -109,6 +111,34 @@ class Founding:
                 "the run's model is external, and this host's trainer is the built-in one",
                 "set trainer = 'external' (or a command) in this host's configuration and restart the daemon",
             )
+
+    def _remedy(self) -> str:
+        config = self._host.config
+        if config.trainer == "external":
+            return f"start `INTELLECTD_SOCKET={config.socket} python your_program.py` while `init` waits"
+        return "correct that, then `intellectd init` again; the daemon's log has all that the trainer said"
+
+    def plain(self) -> dict[str, Any]:
+        """For `status`, and for who waits for `init`."""
+        trainer = self._host.config.trainer
+        return {
+            "name": self.name,
+            "trainer": trainer if isinstance(trainer, str) else "command",
+            "attached": self._link.attached,
+            "delivered": self._first is not None,
+            "last_failure": self._process.last_failure if self._process else "",
+            "waited_s": round(trio.current_time() - self._began_at, 1),
+        }
+
+    def tell_created(self, run_id: str) -> None:
+        self._link.dismiss({"op": "created", "run": run_id})
+
+    def tell_not_created(self, error: BaseException) -> None:
+        reason, hint = "`init` was interrupted", "start this program again when `intellectd init` waits for it"
+        if isinstance(error, ControlError | OperatorError):
+            reason, hint = error.message, error.hint
+        told = {"code": "not_created", "message": f"the run was not created: {reason}", "hint": hint}
+        self._link.dismiss({"op": "not_created", "error": told})
 
     def _start_trainer(self, nursery: trio.Nursery) -> None:
         config = self._host.config
@@ -125,17 +155,14 @@ class Founding:
         nursery.start_soon(self._keep_trainer, command)
 
     async def _keep_trainer(self, command: TrainerCommand) -> None:
-        """Give up when it has died twice: the reason will not go away by waiting."""
-        lives = 0
+        """Give up when it fails by itself, or was killed twice: the reason will not go away by waiting."""
 
         def died() -> None:
-            nonlocal lives
-            lives += 1
-            if lives >= TRAINER_LIVES_MAX:
-                self._why = f"it died {lives} times, the last time with: {process.last_failure}"
+            self._why = process.last_failure
+            if process.is_hopeless or process.starts >= TRAINER_LIVES_MAX:
                 self._over.set()
 
-        process = TrainerProcess(command, Mortal(first_s=SECOND_LIFE_S, on_death=died))
+        process = self._process = TrainerProcess(command, Mortal(first_s=SECOND_LIFE_S, on_death=died))
         await process.run()
         self._why = "it ended without delivering any"
         self._over.set()
@@ -169,7 +196,6 @@ class Founding:
         if isinstance(event, trainer_events.TrainerInitial):
             self._first = self._arriving
             self._over.set()
-            self._link.detach("the run is being created")
 
     def _write(self, layout: Layout, theta: torch.Tensor) -> Founded:
         """In a thread. The folder gets its name last, when all of it is durable; else all of it is removed."""
@@ -199,7 +225,7 @@ class Founding:
                 with contextlib.suppress(OSError):
                     key.unlink(missing_ok=True)
             raise
-        log.info("run created", name=self.name, elements=layout.elements)
+        log.info("run created", name=self.name, parameters=layout.parameters)
         return Founded(run_id, path, key_path)
 
     def _sign(self, owner: OwnerKey, layout: Layout, theta: torch.Tensor) -> SignedManifest:

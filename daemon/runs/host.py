@@ -43,6 +43,8 @@ class Host:
         network.on_post(self._on_post)
         for peer, addresses in self.known.addresses.items():
             network.learn(peer, addresses)
+        network.on_traffic(lambda direction, size: metrics.network_bytes(direction, "control", size))
+        metrics.before_reading("network", lambda: metrics.dht_routing_table(network.directory_peers()))
         nursery.start_soon(self.known.save_always)
 
     @property

@@ -7,15 +7,19 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import trio
 
+from intellectd.daemon.attach_events import TrainerLog, TrainerReady
 from intellectd.daemon.bulk.interface import TransferDone, TransferFailed
 from intellectd.daemon.logs import get_log
-from intellectd.daemon.metrics import Metrics
+from intellectd.daemon.metrics import Metrics, RingFailure
+from intellectd.daemon.runs.history import History
 from intellectd.protocol.effects import Note
+from intellectd.protocol.ids import state_name
 from intellectd.protocol.records import Entry, record_hash
 
 ROUNDS_KEPT = 4096  # of history in memory, for `rounds`; the log on disk has them all
@@ -95,15 +99,33 @@ class Journal:
         self.wire_bytes = 0
         self.outer_step_s = 0.0
         self.catchup: CatchupSeen | None = None
+        self._counted = (0, 0, 0)  # (round, tokens, inner steps) that the metrics know of
         self._round_wire_bytes = 0
         self._decided_at: float | None = None
         self._phase, self._phase_at = "idle", 0.0
+        self.on_news: Callable[[], None] = lambda: None  # the history has changed
+
+    @property
+    def history(self) -> History:
+        return History(self.losses, self.train_loss, self.tokens_per_s, self.outer_step_s)
+
+    def recall(self, past: History) -> None:
+        """What was known before the daemon was restarted; before `restore`."""
+        self.losses, self.train_loss = past.losses, past.train_loss
+        self.tokens_per_s, self.outer_step_s = past.tokens_per_s, past.outer_step_s
+        if past.losses:
+            self._metrics.heldout_loss(self.run_name, past.losses[max(past.losses)])
 
     def warnings(self, over: tuple[str, ...] = ()) -> list[str]:
         """What a person should know now, newest last, each once; not the events that are over."""
         now = trio.current_time()
         recent = [text for at, event, text in self._warned if now - at < WARNING_S and event not in over]
         return list(dict.fromkeys(recent))
+
+    @property
+    def inner(self) -> tuple[int, int]:
+        """(round, inner steps done in it), as the trainer last said."""
+        return self._counted[0], self._counted[2]
 
     # ---- from the performer
 
@@ -113,12 +135,15 @@ class Journal:
 
     def decided(self, entry: Entry) -> None:
         now = trio.current_time()
-        self.outer_step_s = now - self._decided_at if self._decided_at is not None else 0.0
-        self._decided_at = now
-        seen = self._remember(entry, self.outer_step_s)
+        live = self.catchup is None or self.catchup.ended_at is not None  # else the log is read, not written
+        duration_s = now - self._decided_at if live and self._decided_at is not None else 0.0
+        self.outer_step_s = duration_s or self.outer_step_s
+        self._decided_at = now if live else None
+        seen = self._remember(entry, duration_s)
         seen.wire_bytes, self._round_wire_bytes = self._round_wire_bytes, 0
         if entry.record.round > 0:
-            self._metrics.outer_step_committed(self.run_name, seen.round, len(seen.roster), seen.duration_s)
+            self._metrics.outer_step_committed(self.run_name, len(seen.roster), seen.duration_s)
+        self.on_news()
 
     def _remember(self, entry: Entry, duration_s: float) -> RoundSeen:
         record, blob = entry.record, entry.blob
@@ -138,7 +163,6 @@ class Journal:
         seen = self.rounds.get(round_)
         if seen is not None:
             seen.state_digest = digest.hex()
-        self._metrics.outer_step(self.run_name, max(0, round_), next(reversed(self.rounds), 0))
 
     def evaluated(self, state_round: int, loss: float) -> None:
         self.losses[state_round] = loss
@@ -149,20 +173,36 @@ class Journal:
             seen.loss = loss
         self._metrics.heldout_loss(self.run_name, loss)
         log.info("held-out loss", run=self.run_name, round=state_round, loss=loss)
+        self.on_news()
 
-    def trained(self, tokens: int, steps: int, loss: float | None, seconds: float) -> None:
-        self.tokens_here += tokens
-        self.tokens_per_s = tokens / seconds if seconds > 0 else 0.0
-        self.train_loss = loss if loss is not None else self.train_loss
+    def trained(self, done: TrainerReady) -> None:
+        self.tokens_here += done.tokens
+        self.tokens_per_s = done.tokens / done.seconds if done.seconds > 0 else 0.0
+        self.train_loss = done.loss if done.loss is not None else self.train_loss
+        self._count_training(done.round, done.tokens, done.steps)
         # No loss to tell of (it was not finite) is no reason not to count the work.
-        self._metrics.trained(self.run_name, tokens, steps, math.nan if loss is None else loss, seconds)
+        self._metrics.train_loss(self.run_name, math.nan if done.loss is None else done.loss)
+        self._metrics.round_trained(self.run_name, done.steps, done.seconds)
         self.phase("match")
 
-    def training_log(self, loss: float | None, tokens_per_s: float) -> None:
-        self.tokens_per_s = tokens_per_s
-        if loss is not None:
-            self.train_loss = loss
-            self._metrics.train_loss(self.run_name, loss)
+    def training_log(self, line: TrainerLog) -> None:
+        self.tokens_per_s = line.tokens_per_s
+        self._count_training(line.round, line.tokens, line.step)
+        if line.grad_norm is not None:
+            self._metrics.grad_norm(self.run_name, line.grad_norm)
+        if line.mfu is not None:
+            self._metrics.mfu(self.run_name, line.mfu)
+        if line.loss is not None:
+            self.train_loss = line.loss
+            self._metrics.train_loss(self.run_name, line.loss)
+
+    def _count_training(self, round_: int, tokens: int, steps: int) -> None:
+        """Both are of the round so far: a counter that moved only at its end would show no rate in between."""
+        if round_ != self._counted[0]:
+            self._counted = (round_, 0, 0)
+        _, before, steps_before = self._counted
+        self._metrics.trained(self.run_name, max(0, tokens - before), max(0, steps - steps_before))
+        self._counted = (round_, max(tokens, before), max(steps, steps_before))
 
     def training(self, round_: int) -> None:
         log.debug("training", run=self.run_name, round=round_)
@@ -184,8 +224,10 @@ class Journal:
         self._metrics.allreduced(self.run_name, raw_bytes, done.sent_bytes, done.seconds)
         self.phase("apply")
 
-    def transfer_failed(self, failed: TransferFailed) -> None:
-        self._metrics.outer_step_aborted(self.run_name, "silent" if failed.silent else "reset")
+    def transfer_failed(self, failed: TransferFailed, aborted: bool) -> None:
+        """`aborted`: by this host, because the round went on without it."""
+        reason: RingFailure = "aborted" if aborted else "silent" if failed.silent else "reset"
+        self._metrics.outer_step_aborted(self.run_name, reason)
         log.warning("ring broke", run=self.run_name, suspect=failed.suspect, reason=failed.reason)
         self.phase("match")
 
@@ -194,6 +236,7 @@ class Journal:
             before = self.catchup.parts.get(part, (0, 0))[0]
             self.catchup.parts[part] = (done_bytes, max(total_bytes, done_bytes))
             self._metrics.checkpoint_bytes(self.run_name, "in", max(0, done_bytes - before))
+            self._metrics.network_bytes("in", "bulk", max(0, done_bytes - before))
             done, total = self.catchup.done_and_total
             self._metrics.catching_up(self.run_name, done, total)
 
@@ -201,13 +244,16 @@ class Journal:
         """Called as the state changes: a catch-up begins when we are behind and ends when we are not."""
         now = trio.current_time()
         if behind and (self.catchup is None or self.catchup.ended_at is not None):
-            self.catchup = CatchupSeen(now, round_)
+            self.catchup = CatchupSeen(now, max(0, round_))
             self._metrics.catching_up(self.run_name, 0, 0)
         elif not behind and self.catchup is not None and self.catchup.ended_at is None:
             self.catchup.ended_at = now
             plain = self.catchup.plain(now)
             self._metrics.caught_up(self.run_name, plain["seconds"])
-            log.info("caught up", run=self.run_name, round=round_, seconds=plain["seconds"], bytes=plain["bytes"])
+            got = {"seconds": plain["seconds"], "bytes": plain["bytes"]}
+            log.info("caught up", run=self.run_name, having=state_name(round_), **got)
+        elif not behind and self.catchup is None:
+            self._metrics.catching_up(self.run_name, 1, 1)  # it had nothing to catch up with
 
     def snapshot(self, round_: int, problem: str | None) -> None:
         if problem is None:

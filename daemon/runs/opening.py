@@ -10,6 +10,7 @@ from pathlib import Path
 
 from intellectd.daemon.identity import Identity, verify
 from intellectd.daemon.runs.crypto import Ed25519Crypto
+from intellectd.daemon.runs.history import History, load_history
 from intellectd.daemon.runs.outer_state import OuterState
 from intellectd.daemon.runs.verify_log import verify_log
 from intellectd.daemon.store.frame_file import CorruptFile
@@ -38,6 +39,7 @@ class Opened:
     digest: bytes | None
     held_updates: tuple[bytes, ...]
     incarnation: int
+    history: History
 
 
 def open_run(path: Path, identity: Identity) -> Opened:
@@ -67,6 +69,7 @@ def open_run(path: Path, identity: Identity) -> Opened:
             digest,
             store.updates.held(),
             store.next_incarnation(int(time.time() * 1000)),
+            load_history(path),
         )
     except BaseException:
         store.close()

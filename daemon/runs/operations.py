@@ -13,10 +13,11 @@ import trio
 
 from intellectd.daemon.control import ControlError, Handler
 from intellectd.daemon.logs import get_log
-from intellectd.daemon.runs.registry import Registry, parse_run_id
-from intellectd.daemon.runs.service import RunService, peer_state
+from intellectd.daemon.runs.peers import peer_rows
+from intellectd.daemon.runs.registry import LEAVE_S_MAX, Registry, parse_run_id
+from intellectd.daemon.runs.status import run_status
 from intellectd.kernels import ops
-from intellectd.protocol.manifest import BadManifest, config_from_toml
+from intellectd.protocol.manifest import BadManifest, config_from_toml, plain
 
 TOML_BYTES_MAX = 64 * 1024
 WAIT_S_MAX = 86_400.0
@@ -35,8 +36,9 @@ class Operations:
         self._host = registry.host
 
     def handlers(self) -> dict[str, Handler]:
-        names = ("status", "runs", "peers", "rounds", "init", "join", "leave", "wait", "metrics", "export", "shutdown")
-        return {name: getattr(self, f"_{name}") for name in names}
+        questions = ("status", "runs", "peers", "rounds", "metrics", "wait")
+        orders = ("init", "join", "leave", "export", "export_fetched", "shutdown")
+        return {name: getattr(self, f"_{name}") for name in (*questions, *orders)}
 
     # ---- questions
 
@@ -52,20 +54,17 @@ class Operations:
             "state_dir": str(host.config.state_dir),
             "uptime_s": round(trio.current_time() - self._started_at, 3),
             "kernels": {"implementation": ops.implementation(), "reason": ops.reason()},
+            "founding": self._registry.founding.plain() if self._registry.founding else None,
             "runs": [run_status(service) for service in self._registry.runs.values()],
         }
 
     async def _runs(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"runs": [run_status(service) for service in self._registry.runs.values()]}
+        services = self._registry.runs.values()
+        rows = [{**run_status(s), "join_line": self._join_line(s.run_id), "config": plain(s.config)} for s in services]
+        return {"runs": rows}
 
     async def _peers(self, request: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, dict[str, Any]] = {}
-        for service in self._registry.runs.values():
-            for peer, view in sorted(service.node.membership.peers.items()):
-                row = found.setdefault(peer, {"peer": peer, "addresses": list(view.addresses), "runs": []})
-                row["runs"].append(service.config.name)
-                row |= _peer_row(service, peer)
-        return {"peers": list(found.values())}
+        return {"peers": peer_rows(self._registry.runs.values())}
 
     async def _rounds(self, request: dict[str, Any]) -> dict[str, Any]:
         service = self._registry.get(_text(request, "run_id", ""))
@@ -99,18 +98,17 @@ class Operations:
     async def _init(self, request: dict[str, Any]) -> dict[str, Any]:
         text = _text(request, "toml")
         if len(text) > TOML_BYTES_MAX:
-            raise ControlError("bad_config", f"run.toml has {len(text)} bytes, at most {TOML_BYTES_MAX}", "shorten it")
+            raise ControlError("bad_config", f"it has {len(text)} bytes, at most {TOML_BYTES_MAX}", "shorten it")
         try:
             config = config_from_toml(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
-            raise ControlError("bad_config", f"run.toml is no TOML: {error}", "correct that line") from error
+            raise ControlError("bad_config", f"it is no TOML: {error}", "correct that line") from error
         except BadManifest as error:
-            raise ControlError("bad_config", str(error), "") from error
+            raise ControlError("bad_config", str(error), error.hint) from error
         founded = await self._registry.init(config)
-        address = (self._host.network.addresses() or ["<multiaddr>"])[0]
         return {
             "run_id": founded.run_id,
-            "join_line": f"intellectd join {founded.run_id} --peer {address}",
+            "join_line": self._join_line(founded.run_id),
             "owner_key_path": str(founded.owner_key_path),
             "warning": (
                 f"back up {founded.owner_key_path} somewhere safe: only it can recover the run if most voters are "
@@ -125,97 +123,37 @@ class Operations:
         return {"run_id": run_id, "state": run_status(service)["state"]}
 
     async def _leave(self, request: dict[str, Any]) -> dict[str, Any]:
-        service = self._registry.get(_text(request, "run_id"))
-        if not await self._registry.leave(service.run_id):
-            raise ControlError(
-                "timeout",
-                f"run {service.config.name!r} still counts on this host's vote; it is left when a round is without it",
-                "that goes on by itself, also after a restart: `intellectd runs` shows when it is over",
-            )
-        return {"run_id": service.run_id}
+        """May be asked again and again: it goes on by itself, and says how far it is."""
+        wait_s = min(max(0.0, _number(request, "timeout_s", LEAVE_S_MAX)), LEAVE_S_MAX)
+        parting = await self._registry.leave(_text(request, "run_id"), request.get("now") is True, wait_s)
+        gone = parting.over.is_set()
+        return {
+            "run_id": parting.run_id,
+            "left": gone,
+            "waits_for": "" if gone else parting.waits_for(),
+            "path": str(self._host.left_dir / parting.run_id) if gone else None,
+            "warnings": parting.warnings,
+        }
 
     async def _export(self, request: dict[str, Any]) -> dict[str, Any]:
         from intellectd.daemon.runs.exporting import export
 
         service = self._registry.get(_text(request, "run_id", ""))
-        return await export(service, _text(request, "path"), _text(request, "format", "hf"))
+        return await export(service, _text(request, "path"), _text(request, "format", "hf"), request.get("seen"))
+
+    async def _export_fetched(self, request: dict[str, Any]) -> dict[str, Any]:
+        from intellectd.daemon.runs.exporting import drop_spool
+
+        await drop_spool(self._registry.get(_text(request, "run_id", "")))
+        return {}
+
+    def _join_line(self, run_id: str) -> str:
+        address = (self._host.network.addresses() or ["<multiaddr>"])[0]
+        return f"intellectd join {run_id} --peer {address}"
 
     async def _shutdown(self, request: dict[str, Any]) -> dict[str, Any]:
         self._stop.set()
         return {}
-
-
-def run_status(service: RunService) -> dict[str, Any]:
-    node, journal = service.node, service.journal
-    now = trio.current_time()
-    head = node.head
-    losses = journal.losses
-    applied = max(0, node.catchup.applied)
-    state = {"synced": "waiting", "ready": "training"}.get(node.state, node.state)
-    if node.round.reducing is not None and state == "training":
-        state = "reducing"
-    return {
-        "run_id": service.run_id,
-        "name": service.config.name,
-        "state": state,
-        "reason": node.halted or ("leaving; " if node.leaving else "") + node.round.reason,
-        "generation": head.generation.hex(),
-        "round": applied,
-        "head_round": max(0, head.round),
-        "until": service.config.until.rounds,
-        "roster": [c.peer for c in head.blob.contributions],
-        "voters": list(head.voters),
-        "eligible": [a.peer for a in head.blob.assignments],
-        "peers": sum(1 for p in node.membership.peers if node.membership.alive(p, now)),
-        "loss": losses[max(losses)] if losses else None,
-        "train_loss": journal.train_loss,
-        "tokens_total": head.tokens_total,
-        "tokens_per_s": journal.tokens_per_s,
-        "outer_step_s": round(journal.outer_step_s, 3),
-        "wire_bytes": journal.wire_bytes,
-        "state_digest": _digest(service),
-        "catchup": journal.catchup.plain(now) if journal.catchup else None,
-        "trainer": node.progress.state,
-        "warnings": warnings(service, now),
-    }
-
-
-def _digest(service: RunService) -> str | None:
-    """Of the state that this host has, if it has one."""
-    node = service.node
-    if not node.catchup.has_state:
-        return None
-    if node.round.state_digest is not None:
-        return node.round.state_digest.hex()
-    seen = service.journal.rounds.get(max(0, node.catchup.applied))
-    return seen.state_digest if seen is not None else None
-
-
-def warnings(service: RunService, now: float) -> list[str]:
-    node = service.node
-    has_trainer = service.seat.link.attached or node.state == "finished"
-    found = service.journal.warnings(over=("trainer_gone",) if has_trainer else ())
-    alone = [b for b in node.membership.alive_beacons(now).values() if b.applied >= -1]
-    if not alone and service.host.identity.peer_id in service.manifest.first_voters and node.head.round <= 0:
-        found.append("no second peer has synced yet: losing this host loses the run")
-    if ops.implementation() != "native":
-        found.append(f"slow kernels in use: {ops.reason()}")
-    if service.trainer is not None and service.trainer.last_failure and not service.seat.link.attached:
-        found.append(f"the trainer keeps dying: {service.trainer.last_failure}; see the daemon's log")
-    return found
-
-
-def _peer_row(service: RunService, peer: str) -> dict[str, Any]:
-    node = service.node
-    beacon = node.membership.beacon(peer)
-    role = "voter" if peer in node.head.voters else ("member" if node.head.assignment(peer) else "joiner")
-    return {
-        "state": peer_state(node, peer, trio.current_time()),
-        "head_round": max(0, beacon.head_round) if beacon else None,
-        "role": role,
-        "doing": beacon.state if beacon else None,
-        "heard_s": round(node.membership.heard_s(peer, trio.current_time()), 1),
-    }
 
 
 def condition(text: str) -> Any:

@@ -3,14 +3,13 @@
 Owns which runs exist, and which of them a trainer means. Refuses to know what runs do.
 """
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from intellectd.daemon.atomic import StorageError, fsync_dir, make_dir, storage_errors
+from intellectd.daemon.atomic import StorageError, make_dir, storage_errors
 from intellectd.daemon.attach_request import AttachRequest, read_request
 from intellectd.daemon.control import ControlError
 from intellectd.daemon.logs import get_log
@@ -19,14 +18,15 @@ from intellectd.daemon.runs.answers import Answers
 from intellectd.daemon.runs.founding import CREATING, Founded, Founding
 from intellectd.daemon.runs.host import Host
 from intellectd.daemon.runs.joining import DIAL_S, JOINING, join
-from intellectd.daemon.runs.leaving import part
+from intellectd.daemon.runs.leaving import Parting, move_folder, put_aside, take_up
 from intellectd.daemon.runs.service import RunService, open_service
-from intellectd.daemon.store.run_store import LEAVING_NAME, RunStore
+from intellectd.daemon.store.run_store import RunStore
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.manifest import RunConfig
 
 RUNS_MAX = 16  # on one host; each has its state in memory
-LEAVE_S_MAX = 45.0  # of waiting; the command line gives up after a minute
+LEAVE_S_MAX = 45.0  # of waiting in one question; who wants to wait longer asks again
+LEFT_REMEMBERED_MAX = 64  # runs left in one life of a daemon, for who asks again
 
 log = get_log("runs")
 
@@ -37,7 +37,8 @@ class Registry:
         self.runs: dict[str, RunService] = {}
         self.founding: Founding | None = None
         self._joining: dict[str, trio.Event] = {}
-        self._leaving: dict[str, trio.Event] = {}
+        self._leaving: dict[str, Parting] = {}
+        self._left: dict[str, Parting] = {}  # the newest of each, whether it was joined again or not
         make_dir(host.runs_dir, 0o700)
         Answers(host, self.runs)
 
@@ -78,13 +79,17 @@ class Registry:
         self._room()
         if self.founding is not None:
             raise ControlError("busy", f"run {self.founding.name!r} is being created here", "wait for it")
-        self.founding = Founding(self.host, config)
+        founding = self.founding = Founding(self.host, config)
         try:
-            founded = await self.founding.found()
+            founded = await founding.found()
             with trio.CancelScope(shield=True):  # it is on disk, so it is opened, even if nobody waits any more
                 self._start(await open_service(self.host, founded.path))
+        except BaseException as error:
+            founding.tell_not_created(error)
+            raise
         finally:
             self.founding = None
+        founding.tell_created(founded.run_id)
         return founded
 
     async def join(self, run_id: str, addresses: list[str]) -> RunService:
@@ -120,33 +125,39 @@ class Registry:
         return service
 
     async def _take_up(self, left: Path, path: Path) -> RunService:
-        await self.host.runner(lambda: take_folder(left, path))
+        await self.host.runner(lambda: take_up(left, path))
         try:
             return await open_service(self.host, path)
         except BaseException:  # damaged, perhaps: it must not keep the daemon from its next start
             await self.host.runner(lambda: move_folder(path, left))
             raise
 
-    async def leave(self, run_id: str) -> bool:
-        """Begin to leave, or go on with it, and wait for a while. False if it still goes on then, by itself."""
-        service = self.get(run_id)
-        if service.run_id not in self._leaving:
-            await self.host.runner(lambda: _mark(service.store))
-            self._begin_leaving(service)
-        gone = self._leaving[service.run_id]
-        with trio.move_on_after(LEAVE_S_MAX):
-            await gone.wait()
-        return gone.is_set()
+    async def leave(self, run_id: str, now: bool = False, wait_s: float = LEAVE_S_MAX) -> Parting:
+        """Begin to leave, or go on with it, and wait for a while; it goes on by itself. Leaving what was left is
+        no mistake: who asks again may have missed the answer. Raises ControlError."""
+        parting = self._left.get(run_id) if run_id not in self.runs else None
+        if parting is None:
+            service = self.get(run_id)
+            if service.run_id not in self._leaving:
+                await self.host.runner(lambda: _mark(service.store))
+                self._begin_leaving(service)
+            parting = self._leaving[service.run_id]
+        if now:
+            parting.hurry()
+        with trio.move_on_after(wait_s):
+            await parting.over.wait()
+        return parting
 
     def _begin_leaving(self, service: RunService) -> None:
         if service.run_id not in self._leaving:
-            self._leaving[service.run_id] = trio.Event()
-            self.host.nursery.start_soon(self._leave, service)
+            parting = self._leaving[service.run_id] = Parting(service)
+            self.host.nursery.start_soon(self._leave, service, parting)
 
-    async def _leave(self, service: RunService) -> None:
+    async def _leave(self, service: RunService, parting: Parting) -> None:
         """A task of its own: who asked for it may hang up, and half-left is the one state that nobody can want."""
         host = self.host
-        await part(service)
+        if not await parting.part():
+            return
         with trio.CancelScope(shield=True):
             service.stop()
             await service.ended.wait()
@@ -154,9 +165,16 @@ class Registry:
             host.metrics.forget_run(service.config.name, service.model_kind, host.identity.peer_id)
             del self.runs[service.run_id]
             aside = host.left_dir / service.run_id
-            await host.runner(lambda: move_folder(service.store.path, aside))
-            self._leaving.pop(service.run_id).set()
+            await host.runner(lambda: put_aside(service.store.path, aside))
+            del self._leaving[service.run_id]
+            self._left.pop(service.run_id, None)
+            self._left[service.run_id] = parting
+            while len(self._left) > LEFT_REMEMBERED_MAX:
+                del self._left[next(iter(self._left))]
+            parting.over.set()
         log.info("left a run; its files were put aside", run=service.config.name, path=str(aside))
+        for warning in parting.warnings:
+            log.warning("left a run", run=service.config.name, warning=warning.replace(service.run_id, "<run-id>"))
 
     def get(self, run_id: str) -> RunService:
         """By id, by name, or the only one for "". Raises ControlError."""
@@ -230,22 +248,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def take_folder(source: Path, target: Path) -> None:
-    """Back from where `leave` put it. Raises StorageError."""
-    with storage_errors(source):
-        (source / LEAVING_NAME).unlink(missing_ok=True)
-    move_folder(source, target)
-
-
-def move_folder(source: Path, target: Path) -> None:
-    """Raises StorageError."""
-    make_dir(target.parent, 0o700)
-    with storage_errors(target):
-        os.replace(source, target)
-        fsync_dir(source.parent)
-        fsync_dir(target.parent)
 
 
 def _is_run_id(text: str) -> bool:

@@ -6,6 +6,7 @@ takes no more votes is every run's trouble, and after a fault of ours the state 
 memory. Refuses to decide what happens in a run: that is the node's word.
 """
 
+from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -18,6 +19,7 @@ from intellectd.daemon.logs import get_log, log_if_changed
 from intellectd.daemon.net import NetworkError
 from intellectd.daemon.runs.compute import Compute
 from intellectd.daemon.runs.driver import Driver
+from intellectd.daemon.runs.history import HistoryKeeper
 from intellectd.daemon.runs.host import Host
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.opening import Opened, layout_of, open_run
@@ -29,6 +31,7 @@ from intellectd.protocol import events as ev
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.manifest import ExternalModel, config_of, plain
 from intellectd.protocol.node import Node
+from intellectd.protocol.quorum import Reach
 
 FIND_S_MIN, FIND_S_MAX = 2.0, 60.0  # between two looks into the DHT: soon while alone, seldom afterwards
 DISCOVERY_KEY_CHARS = 48  # the DHT takes keys of at most 50 bytes (libp2p 0.8.1)
@@ -47,7 +50,10 @@ class RunService:
         self.config = config_of(self.manifest)
         self.manifest_bytes = opened.manifest_bytes
         self.journal = Journal(self.config.name, host.metrics, self.config.outer.codec)
+        self.journal.recall(opened.history)
         self.journal.restore(opened.entries)
+        self._history = HistoryKeeper(self.store.path, host.runner, lambda: self.journal.history)
+        self.journal.on_news = self._history.changed
         self.compute = Compute(host.runner)
         self.trainer: TrainerProcess | None = None
         self.ended = trio.Event()
@@ -82,14 +88,16 @@ class RunService:
         """Until `stop`."""
         host, name = self.host, self.config.name
         host.metrics.run_info(name, self.model_kind, host.identity.peer_id)
+        host.metrics.before_reading(self.run_id, self._tell_metrics)
         try:
             with self._scope:
                 await self._work()
                 await trio.sleep_forever()  # halted, until a person has read why
         finally:
+            host.metrics.end_run(self.run_id)
             self.store.close()
             self.ended.set()
-            self._tell_waiters()
+            self.tell_waiters()
 
     async def _work(self) -> None:
         """Until cancelled, or until a file turns out to be damaged."""
@@ -101,9 +109,10 @@ class RunService:
                     self.post(ev.PeerLearned(peer, tuple(addresses)))
                 self.host.listen(self.run, lambda via, body: self.post(ev.MessageReceived(via, body)))
                 self.performer.begin(nursery)
-                tasks = (self.performer.run, self.compute.run, self.driver.run, self._discover, self._run_trainer)
-                for task in tasks:
+                for task in (self.performer.run, self.compute.run, self.driver.run, self._history.keep):
                     nursery.start_soon(task)
+                nursery.start_soon(self._discover)
+                nursery.start_soon(self._run_trainer)
         except* CorruptFile as group:
             self._halt(group)
         finally:
@@ -117,7 +126,7 @@ class RunService:
         reason = str(error).replace("\n", "; ")
         self.node.halted = reason
         self.journal.halted(reason)
-        self._tell_waiters()
+        self.tell_waiters()
 
     @property
     def model_kind(self) -> str:
@@ -132,10 +141,16 @@ class RunService:
         idle = self.node.halted or self.ended.is_set() or not self.driver.handled_at
         return 0.0 if idle else trio.current_time() - self.driver.handled_at
 
+    @property
+    def awaits_program(self) -> bool:
+        """No trainer is started here: the host says so, or the built-in one does not know the model."""
+        trainer = self.host.config.trainer
+        return trainer == "external" or (trainer == "builtin" and isinstance(self.config.model, ExternalModel))
+
     async def _run_trainer(self) -> None:
-        """Keep a trainer, unless the host says that one attaches by itself."""
+        """Keep a trainer, unless a person is to start it."""
         config = self.host.config
-        if config.trainer == "external":
+        if self.awaits_program:
             return
         command = trainer_command(
             config.trainer,
@@ -213,17 +228,18 @@ class RunService:
 
     def _on_trainer(self, event: trainer_events.TrainerEvent) -> None:
         name, journal = self.config.name, self.journal
+        if self.ended.is_set():
+            return  # the words of a trainer that is being sent away: nobody is to hear of this run any more
         match event:
             case trainer_events.TrainerAttached():
-                self.host.metrics.trainer_attached(name, True)
                 log.info("a trainer is attached", run=name, pid=event.pid)
             case trainer_events.TrainerDetached():
-                self.host.metrics.trainer_attached(name, False)
+                journal.phase("idle")
             case trainer_events.TrainerReady():
-                journal.trained(event.tokens, event.steps, event.loss, event.seconds)
+                journal.trained(event)
                 self.post(ev.TrainerReady(event.round, event.tokens, event.steps))
             case trainer_events.TrainerLog():
-                journal.training_log(event.loss, event.tokens_per_s)
+                journal.training_log(event)
             case trainer_events.TrainerEvaluated():
                 if event.loss is not None:
                     journal.evaluated(event.state_round, event.loss)
@@ -234,14 +250,24 @@ class RunService:
         node = self.node
         behind = node.catchup.applied < node.head.round - 1 or not node.catchup.has_state
         self.journal.catching_up(behind, node.catchup.applied)
-        now = trio.current_time()
-        states = {"alive": 0, "suspect": 0, "silent": 0}
-        for peer in node.membership.peers:
-            states[peer_state(node, peer, now)] += 1
-        self.host.metrics.peers(self.config.name, states)  # type: ignore[arg-type]
-        self._tell_waiters()
+        self.tell_waiters()
 
-    def _tell_waiters(self) -> None:
+    def _tell_metrics(self) -> None:
+        metrics, name, node = self.host.metrics, self.config.name, self.node
+        metrics.outer_step(name, max(0, node.catchup.applied), max(0, node.head.round))
+        metrics.peers(name, Counter(member_states(node, trio.current_time()).values()))
+        metrics.trainer_attached(name, self.seat.link.attached)
+        metrics.halted(name, bool(node.halted))
+        reach, voters = self.reach, node.head.voters
+        here = sum(1 for voter in voters if node.membership.alive(voter, trio.current_time()))
+        metrics.voters(name, reachable=here, seats=len(voters), quorum=reach is None or reach.quorum)
+
+    @property
+    def reach(self) -> Reach | None:
+        """Which voters this host hears now; None where that says nothing."""
+        return self.node.round.reach(trio.current_time())
+
+    def tell_waiters(self) -> None:
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 
@@ -265,8 +291,20 @@ def _node(host: Host, service: RunService, opened: Opened) -> Node:
     )
 
 
-def peer_state(node: Node, peer: str, now: float) -> str:
-    if node.membership.alive(peer, now):
+def member_states(node: Node, now: float) -> dict[str, str]:
+    """How the other members are heard. Who only left its address here is none, and neither is who has left."""
+    seats = dict.fromkeys([*node.head.voters, *(a.peer for a in node.head.blob.assignments)])
+    known = {peer: None for peer, view in node.membership.peers.items() if view.beacon is not None}
+    states = {peer: _member_state(node, peer, now) for peer in sorted({**known, **seats}) if peer != node.context.peer}
+    return {peer: state for peer, state in states.items() if state != "left" or peer in node.head.voters}
+
+
+def _member_state(node: Node, peer: str, now: float) -> str:
+    beacon = node.membership.beacon(peer)
+    alive = node.membership.alive(peer, now)
+    if beacon is not None and beacon.leaving:
+        return "leaving" if alive else "left"
+    if alive:
         return "alive"
     return "silent" if node.membership.silent(peer, now) else "suspect"
 
@@ -277,4 +315,4 @@ async def open_service(host: Host, path: Path) -> RunService:
     return RunService(host, opened)
 
 
-__all__ = ["RunService", "layout_of", "open_service", "peer_state"]
+__all__ = ["RunService", "layout_of", "member_states", "open_service"]

@@ -123,7 +123,8 @@ class Transfers:
                 self._journal.transfer_ended(event, self._elements * 4)
                 self._keep(name, codec, None)
             case TransferFailed():
-                self._journal.transfer_failed(event)
+                incoming = self._incoming.get(name)
+                self._journal.transfer_failed(event, aborted=incoming is not None and incoming.aborted)
                 broke = ev.TransferBroke(name, event.suspect, event.silent, event.reason)
                 self._spawn(self._drop, name, broke)
 

@@ -52,7 +52,8 @@ class DiLoCo:
     handed to the daemon, which averages them with the peers'; the loop waits in `opt.step()` (or in `log`, if
     that comes after it) and goes on from the new anchor. `run=""` is the daemon's only run; `run=None` trains
     alone, without a daemon, by the same arithmetic: only then do `sync_every`, `outer_optimizer`, `rounds` and
-    `seed` count, for in a run the manifest decides. `on_round(self)` is called with each newly loaded anchor,
+    `seed` count, for in a run the manifest decides. With `flops_per_token` (forward and backward) and `peak_flops`
+    of the device the host's metrics tell the MFU. `on_round(self)` is called with each newly loaded anchor,
     the first and the last included.
     """
 
@@ -66,12 +67,15 @@ class DiLoCo:
         sync_every: int | None = None,
         rounds: int | None = None,
         seed: int = 0,
+        flops_per_token: float | None = None,
+        peak_flops: float | None = None,
         socket: str | os.PathLike[str] | None = None,
         on_round: Callable[["DiLoCo"], None] | None = None,
         reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
     ) -> None:
         _check_ranks()
         self._optimizer, self._on_round = inner_optimizer, on_round
+        self._mfu_per_rate = flops_per_token / peak_flops if flops_per_token and peak_flops else None
         parameters = Parameters(model)
         self._rounds: Rounds
         if run is None:
@@ -165,15 +169,16 @@ class DiLoCo:
 
     # -- what a loop tells ---------------------------------------------------------------------------------
 
-    def log(self, loss: Any = None, tokens: int = 0) -> None:
-        """Once per inner step, before or after it. Tokens weigh this peer's part in the average."""
+    def log(self, loss: Any = None, tokens: int = 0, grad_norm: Any = None) -> None:
+        """Once per inner step, before or after it. Tokens weigh this peer's part in the average; the norm of the
+        gradient is for the metrics. Tensors are read once a second, not in each step."""
         if isinstance(self._now, Finish):
             return
-        self._meter.count_log(loss, int(tokens))
+        self._meter.count_log(loss, int(tokens), grad_norm)
         now_s = time.monotonic()
         if now_s - self._logged_at_s >= LOG_INTERVAL_S:
             self._logged_at_s = now_s
-            self._rounds.log(self._progress(now_s))
+            self._rounds.log(self._progress())
         self._settled()
 
     def evaluated(self, loss: float) -> None:
@@ -219,10 +224,13 @@ class DiLoCo:
             self._on_round(self)
             self._meter.started_s = time.monotonic()  # an evaluation is no training time
 
-    def _progress(self, now_s: float) -> Progress:
+    def _progress(self) -> Progress:
         assert isinstance(self._now, Assignment)
         meter = self._meter
-        return Progress(self._now.round, meter.steps, meter.loss(), meter.tokens(), meter.rate(now_s))
+        loss, grad_norm = meter.loss(), meter.grad_norm()
+        rate = meter.rate(time.monotonic())  # after the reading, which waits for the device to have done the steps
+        mfu = None if self._mfu_per_rate is None else rate * self._mfu_per_rate
+        return Progress(self._now.round, meter.steps, loss, meter.tokens(), rate, grad_norm, mfu)
 
     def _leave(self) -> None:
         if self._hook is not None:

@@ -68,6 +68,13 @@ def welcome(frame: Mapping[str, Any]) -> Welcome:
     )
 
 
+def created_run(frame: Mapping[str, Any]) -> str:
+    """The id of the run that now exists, or the reason why it does not, raised as an error."""
+    if frame.get("op") == "not_created":
+        raise _refusal(frame.get("error"))
+    return _text(frame, "run")
+
+
 def order(frame: Mapping[str, Any], seed: int) -> Assignment | Finish:
     """A frame after the welcome: train a round, or finish."""
     op = frame.get("op")

@@ -18,13 +18,15 @@ class RoundMeter:
         self._tokens = 0
         self._losses = 0
         self._loss_sum: Any = 0.0
+        self._grad_norm: Any = None
 
     def count_step(self) -> None:
         self.steps += 1
 
-    def count_log(self, loss: Any, tokens: int) -> None:
+    def count_log(self, loss: Any, tokens: int, grad_norm: Any = None) -> None:
         self.logs += 1
         self._tokens += tokens
+        self._grad_norm = grad_norm
         if loss is not None:
             self._losses += 1
             self._loss_sum = self._loss_sum + (loss.detach() if hasattr(loss, "detach") else loss)
@@ -36,6 +38,10 @@ class RoundMeter:
 
     def loss(self) -> float | None:
         return finite_or_none(float(self._loss_sum) / self._losses) if self._losses else None
+
+    def grad_norm(self) -> float | None:
+        """Of the latest step."""
+        return None if self._grad_norm is None else finite_or_none(float(self._grad_norm))
 
     def tokens(self) -> int:
         """Those logged; where only some steps were, scaled to all; where none was, one for each step."""

@@ -75,6 +75,8 @@ class Progress:
     loss: float | None
     tokens: int
     tokens_per_s: float
+    grad_norm: float | None = None  # None where the loop does not log it
+    mfu: float | None = None  # None where the model's FLOPs or the device's peak are not known
 
 
 class Rounds(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 
 from intellectd.daemon.sdk.client import DaemonClient, LinkLost
 from intellectd.daemon.sdk.errors import DaemonUnavailable, IntellectdError, TensorMismatch
-from intellectd.daemon.sdk.messages import ATTACH_VERSION, Garbled, NotReady, order, seed_of
+from intellectd.daemon.sdk.messages import ATTACH_VERSION, Garbled, NotReady, created_run, order, seed_of
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.sdk.patience import Patience
 from intellectd.daemon.sdk.rounds import Assignment, Finish, Progress, RoundDone
@@ -121,6 +121,8 @@ class Session:
         if answer.wants_initial:
             self._parameters.store(client.flat)
             client.send({"op": "initial"})
+        else:
+            self._run = answer.run  # "" would mean another run, or none, once the host is in a second one
         if self._round is None:
             return
         if not answer.resume:
@@ -133,10 +135,12 @@ class Session:
 
     def _reattach(self) -> None:
         """Until the daemon takes us back or the time is up."""
+        last = "it was not asked again"
         while True:
             if self._patience.is_over(time.monotonic()):
                 raise self._unavailable(
-                    f"the daemon on {self._path} did not come back within {self._patience.timeout_s:g} s"
+                    f"the daemon on {self._path} did not take this program back within "
+                    f"{self._patience.timeout_s:g} s: {last}"
                 )
             time.sleep(self._patience.retry_s)
             try:
@@ -145,6 +149,7 @@ class Session:
                 may_pass = self._taken or isinstance(error, LinkLost | NotReady)
                 if not may_pass or isinstance(error, TensorMismatch):
                     raise
+                last = error.message if isinstance(error, IntellectdError) else str(error)
                 log.debug("no daemon yet: %s", error)
                 self._patience.failed(time.monotonic())
 
@@ -190,6 +195,9 @@ class Session:
                     self._reattach()
                     continue
                 frame = self._client.receive(wait_s)
+                if frame is not None and frame.get("op") in ("created", "not_created"):
+                    self._move_to_created(frame)
+                    continue
                 if frame is not None:
                     return self._adopt(self._order(frame))
             except LinkLost as error:
@@ -197,6 +205,16 @@ class Session:
                 continue
             log.info("the daemon has had no next round for %.0f s (`intellectd status` says why)", wait_s)
             wait_s = min(2 * wait_s, WAIT_LOG_S_MAX)
+
+    def _move_to_created(self, frame: Mapping[str, Any]) -> None:
+        """The run that our parameters founded has its id: from here on this program is its trainer."""
+        try:
+            self._run = created_run(frame)
+        except Garbled as error:
+            raise LinkLost(f"it sent a garbled frame: {error}") from error
+        log.info("the run is created; this program goes on as its trainer")
+        self.close()
+        self._patience.out_of_work(time.monotonic())
 
     def _order(self, frame: Mapping[str, Any]) -> Assignment | Finish:
         try:

@@ -19,7 +19,8 @@ import intellectd
 from intellectd.daemon.sdk.outer import outer_from_manifest
 from intellectd.daemon.trainer.data import Text, load_text
 from intellectd.daemon.trainer.evaluate import held_out_sequences
-from intellectd.daemon.trainer.model import build_model
+from intellectd.daemon.trainer.flops import flops_per_token, peak_flops
+from intellectd.daemon.trainer.model import build_model, llama_settings
 from intellectd.daemon.trainer.train import Evaluator, Recipe, make_optimizer, train
 
 RUN_ENV = "INTELLECTD_RUN"
@@ -77,7 +78,15 @@ def _manifest(arguments: argparse.Namespace) -> dict[str, Any]:
 def _in_run(run: str, socket: str | None, manifest: Mapping[str, Any]) -> None:
     model, text, evaluator, recipe = _prepare(manifest)
     optimizer = make_optimizer(model, recipe)
-    with intellectd.DiLoCo(run, model, optimizer, socket=socket, on_round=evaluator) as d:
+    with intellectd.DiLoCo(
+        run,
+        model,
+        optimizer,
+        flops_per_token=flops_per_token(model),
+        peak_flops=peak_flops(model),
+        socket=socket,
+        on_round=evaluator,
+    ) as d:
         train(d, model, optimizer, text, recipe)
         logging.getLogger("intellectd").info("finished: %s", d.finish_reason)
 
@@ -102,6 +111,7 @@ def _solo(manifest: Mapping[str, Any], rounds: int | None, out: Path | None) -> 
 
 
 def _prepare(manifest: Mapping[str, Any]) -> tuple[torch.nn.Module, Text, Evaluator, Recipe]:
+    llama_settings(manifest["model"])  # a model of another kind has none of what a recipe needs: say that first
     try:
         recipe = Recipe.of(manifest)
     except (KeyError, TypeError, ValueError) as error:

@@ -82,9 +82,8 @@ def train(
             group["lr"] = recipe.lr_at(work.round, step, work.steps, steps_taken)
         loss = token_loss(model, tokens)
         loss.backward()  # type: ignore[no-untyped-call]
-        if recipe.clip_norm:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-        d.log(loss=loss.detach(), tokens=recipe.batch_size * recipe.context)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm) if recipe.clip_norm else None
+        d.log(loss=loss.detach(), tokens=recipe.batch_size * recipe.context, grad_norm=norm)
         optimizer.step()
         optimizer.zero_grad()
         steps_taken += 1

@@ -17,6 +17,7 @@ ADDRESS = f"/ip4/127.0.0.1/tcp/4001/p2p/{PEER}"
 RUN: dict[str, Any] = {
     "run_id": RUN_ID,
     "name": "mini",
+    "parameters": 1_300_000,
     "state": "training",
     "reason": "",
     "generation": "ab" * 16,
@@ -65,12 +66,23 @@ class Answers:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.answers: dict[str, list[Mapping[str, Any] | ControlError]] = {}
+        self._held: dict[str, str] = {}
+        self._heard: dict[str, trio.Event] = {}
 
     def give(self, op: str, *answers: Mapping[str, Any] | ControlError) -> None:
         """In turn; the last one again and again."""
         self.answers[op] = list(answers)
 
+    def hold(self, op: str, until: str) -> None:
+        """No answer to `op` before somebody has asked for `until`."""
+        self._held[op] = until
+        self._heard[until] = trio.Event()
+
     async def handle(self, request: dict[str, Any]) -> Mapping[str, Any]:
+        if request["op"] in self._heard:
+            self._heard[request["op"]].set()
+        if request["op"] in self._held:
+            await self._heard[self._held[request["op"]]].wait()
         self.asked.append({key: value for key, value in request.items() if key != "version"})
         remaining = self.answers[request["op"]]
         answer = remaining.pop(0) if len(remaining) > 1 else remaining[0]

@@ -44,6 +44,7 @@ class Run:
     tokens_total: int = 0
     die_on_ready: int | None = None  # the daemon dies when it hears of this round, before it is answered
     not_ready: int = 0  # attaches to turn away first
+    creates: bool | None = None  # the first parameters found the run, or fail to; and it is one of several
     events: list[TrainerEvent] = field(default_factory=list)
     heard_one: threading.Condition = field(default_factory=threading.Condition)
     manifest: dict[str, Any] = field(default_factory=lambda: {"name": "toy", "seed": 7})
@@ -71,7 +72,8 @@ class _Life:
 
     async def attach(self, sock: trio.socket.SocketType, frame: dict[str, Any]) -> None:
         run, request = self.run, read_request(frame)
-        if request.run not in ("", RUN_ID):
+        known = (RUN_ID,) if run.creates and run.anchor is not None else ("", RUN_ID)
+        if request.run not in known:
             raise ControlError("no_such_run", f"no run {request.run!r} here", "see `intellectd runs`")
         if run.not_ready:
             run.not_ready -= 1
@@ -108,7 +110,14 @@ class _Life:
                 self.give()
             case TrainerInitial():
                 run.anchor = self.arena.clone()
-                self.give()
+                if run.creates is None:
+                    self.give()
+                elif run.creates:
+                    self.link.dismiss({"op": "created", "run": RUN_ID})
+                else:
+                    message = "the run was not created: the disk is full"
+                    error = {"code": "not_created", "message": message, "hint": ""}
+                    self.link.dismiss({"op": "not_created", "error": error})
             case TrainerReady(round=number) if number == run.die_on_ready:
                 run.die_on_ready = None
                 self.scope.cancel()

@@ -96,6 +96,7 @@ class FakeTrainer:
         if frame["op"] == "finish":
             self._round = None
             self.finished.set()
+        if frame["op"] != "round":
             return False
         self._start = flat.clone()
         self._round = frame["round"]

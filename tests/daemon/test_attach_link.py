@@ -34,7 +34,7 @@ FRAME = {
     "pid": 7,
 }
 READY = {"op": "round_ready", "round": 1, "tokens": 10, "steps": 2, "loss": 1.5, "seconds": 0.1}
-LOG = {"op": "log", "round": 1, "step": 1, "loss": None, "tokens": 5, "tokens_per_s": 2.5}
+LOG = {"op": "log", "round": 1, "step": 1, "loss": None, "tokens": 5, "tokens_per_s": 2.5, "mfu": 0.5}
 
 
 class Attached:
@@ -124,7 +124,7 @@ async def test_a_round_goes_back_and_forth() -> None:
             "carried_over": False,
         }
         await a.say(LOG)
-        assert await a.until(TrainerLog) == TrainerLog(1, 1, None, 5, 2.5)
+        assert await a.until(TrainerLog) == TrainerLog(1, 1, None, 5, 2.5, None, 0.5)
         await a.say(READY)
         assert await a.until(TrainerReady) == TrainerReady(1, 10, 2, 1.5, 0.1)
         assert a.link.arena_is_free

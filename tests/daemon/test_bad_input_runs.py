@@ -133,7 +133,9 @@ async def test_a_trainer_whose_tensors_do_not_match(
         other.serve(world.nursery, host.config.socket)
         await host.until(lambda run: bool(other.refused))
         error = other.refused[0]
-        assert error["code"] == "tensor_mismatch" and what in error["message"] and "manifest" in error["hint"]
+        assert error["code"] == "tensor_mismatch" and what in error["message"]
+        assert "`intellectd runs --json` shows its `config`" in error["hint"]
+        assert (await host.ask("runs"))["runs"][0]["config"]["model"] == {"kind": "external"}
         await other.end()
         await host.wait("finished")
 
@@ -215,5 +217,6 @@ async def test_leaving_twice_at_once_leaves_once(autojump_clock: Clock) -> None:
             for _ in range(3):
                 nursery.start_soon(leave)
         assert outcomes == ["left"] * 3
-        error = await refusal(host, "leave", run_id=run_id)
+        assert (await host.ask("leave", run_id=run_id))["left"]  # who missed the answer asks again
+        error = await refusal(host, "leave", run_id="shell")
         assert error.code == "no_such_run"

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,28 @@ def test_the_bulk_planes_port_in_use(state: Path, run: Run) -> None:
     with taken_port() as port:
         code, said = run(state, bulk_listen=f'"127.0.0.1:{port}"')
     assert code == 69 and f"127.0.0.1:{port}" in said and "network.bulk_listen" in said
+
+
+def test_the_bulk_planes_address_is_another_hosts(state: Path, run: Run) -> None:
+    code, said = run(state, bulk_listen='"203.0.113.1:4002"')
+    assert code == 78 and "203.0.113.1:4002" in said and "own host" in said and "internal" not in said
+
+
+def test_a_metrics_address_of_another_host(state: Path, run: Run, in_memory: None) -> None:
+    code, said = run(state, metrics='"203.0.113.1:9477"')
+    assert code == 78 and "203.0.113.1:9477" in said and "choose an address of this host" in said
+
+
+def test_cheap_checks_come_before_heavy_imports(state: Path, ram_path: Path) -> None:
+    """Torch and libp2p take seconds. The key is read last, after the lock was taken and the socket found free."""
+    (state / "identity.key").write_text("damaged")
+    program = (
+        "import sys; from intellectd.daemon.cli.main import main; code = main(sys.argv[1:]);"
+        "print(code, [name for name in ('torch', 'libp2p') if name in sys.modules])"
+    )
+    words = ["run", "--state-dir", str(state), "--socket", str(ram_path / "socket")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout == "78 []\n", done.stderr
 
 
 def test_the_metrics_port_in_use(state: Path, run: Run, in_memory: None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from intellectd.daemon.cli import client
 from intellectd.daemon.cli.main import main
 from intellectd.daemon.control import ControlError
 from tests.daemon.fake_answers import ADDRESS, PEER, RUN_ID, Answers, run_status, serving, status_answer
@@ -42,6 +43,7 @@ async def test_status_tells_of_the_host_and_its_runs(cli: Cli, answers: Answers)
     assert f"address   {ADDRESS}\n" in out
     assert "state     training\n" in out
     assert "round     5 of 14\n" in out
+    assert "model     1.3M parameters\n" in out
     assert "loss      2.346 held-out, 2.500 training\n" in out
     assert "12.3k tokens/s here, 1.2M tokens in all, 8.2 s an outer step" in out
     assert RUN_ID not in out  # over a shoulder or in a screenshot it would admit
@@ -70,12 +72,29 @@ async def test_status_says_by_exit_code_whether_every_run_goes_on(
     assert f"state     {state}: quorum is gone" in out
 
 
+async def test_status_of_a_run_without_its_quorum_answers_4(cli: Cli, answers: Answers) -> None:
+    quorum = {"reached": False, "here": 1, "of": 2, "missing": [PEER]}
+    answers.give("status", status_answer(run_status(state="catching-up", quorum=quorum)))
+    assert (await cli("status"))[0] == 4
+
+
+async def test_status_tells_the_inner_step_and_whose_loss_it_is(cli: Cli, answers: Answers) -> None:
+    inner = {"round": 6, "step": 30, "steps": 100}
+    answers.give("status", status_answer(run_status(inner=inner, reason="0 of 2 have done their steps", loss_round=4)))
+    out = (await cli("status"))[1]
+    assert "state     training: step 30 of 100 of round 6; 0 of 2 have done their steps\n" in out
+    assert "loss      2.346 held-out (after round 4), 2.500 training\n" in out
+
+
 async def test_status_of_a_host_in_no_run_says_what_to_do(cli: Cli, answers: Answers) -> None:
     answers.give("status", status_answer())
     code, _, err = await cli("status")
     assert code == 4
     assert "in no run" in err
     assert "intellectd join" in err
+    answers.give("status", status_answer(founding={"name": "mini", "trainer": "builtin"}))
+    code, out, err = await cli("status")
+    assert (code, err) == (4, "") and "creating  mini: the trainer builds the first parameters" in out
 
 
 async def test_status_shows_how_far_a_catch_up_is_and_warnings(cli: Cli, answers: Answers) -> None:
@@ -120,18 +139,26 @@ async def test_runs_and_peers_are_aligned_tables(cli: Cli, answers: Answers) -> 
         "state": "alive",
         "head_round": 5,
         "role": "voter",
+        "doing": "training",
+        "heard_s": 2.5,
         "round_trip_s": 0.0123,
         "version": "0.1.0",
+        "run": "mini",
         "runs": ["mini"],
     }
-    answers.give("runs", {"runs": [run_status()]})
+    answers.give("runs", {"runs": [run_status(join_line=f"intellectd join {RUN_ID} --peer {ADDRESS}")]})
     answers.give("peers", {"peers": [peer, {**peer, "state": "suspect", "round_trip_s": None}]})
     _, runs_out, _ = await cli("runs")
     assert runs_out.splitlines()[1].split() == ["mini", "training", "5", "of", "14", "2", "2.346", "12.3k", RUN_ID]
+    assert runs_out.splitlines()[-1] == f"intellectd join {RUN_ID} --peer {ADDRESS}"
     _, out, _ = await cli("peers")
     header, first, second = out.splitlines()
     assert first.index("alive") == second.index("suspect") == header.index("STATE")
-    assert first.split() == [PEER, "alive", "voter", "5", "12", "ms", "0.1.0", "/ip4/127.0.0.1/tcp/4001"]
+    assert first.split()[:6] == [PEER, "alive", "voter", "training", "5", "2.5"]
+    assert first.split()[6:] == ["s", "ago", "12", "ms", "0.1.0", "/ip4/127.0.0.1/tcp/4001"]
+    answers.give("peers", {"peers": [peer, {**peer, "run": "other"}]})
+    _, out, _ = await cli("peers")
+    assert [line.split()[0] for line in out.splitlines()] == ["RUN", "mini", "other"]
 
 
 @pytest.mark.parametrize("verb", ["status", "runs", "peers", "metrics"])
@@ -165,10 +192,38 @@ async def test_init_prints_what_to_copy_and_what_to_back_up(cli: Cli, answers: A
     assert f"join with  {join_line}\n" in out
     assert "owner key  /state/owner.key\n" in out
     assert "warning    back it up\n" in out
-    assert "may take a minute" in err
+    assert err == ""
     assert answers.asked == [{"op": "init", "toml": 'name = "mini"\n'}]
     _, out, _ = await cli("init", str(tmp_path / "run.toml"), "--json")
     assert json.loads(out) == {"schema": 1, **given}
+
+
+async def test_a_bad_run_file_is_named_as_it_was_given(cli: Cli, answers: Answers, tmp_path: Path) -> None:
+    answers.give("init", ControlError("bad_config", "unknown key 'nam'", "did you mean 'name'?"))
+    (tmp_path / "mine.toml").write_text('nam = "mini"\n')
+    code, _, err = await cli("init", str(tmp_path / "mine.toml"))
+    assert code == 78 and err == f"intellectd: {tmp_path}/mine.toml: unknown key 'nam'\n  did you mean 'name'?\n"
+
+
+@pytest.mark.parametrize(
+    ("founding", "told"),
+    [
+        ({"trainer": "external"}, "start your program now: INTELLECTD_SOCKET={socket} python your_program.py"),
+        ({"trainer": "external", "attached": True}, "waiting for its parameters"),
+        ({"trainer": "builtin"}, "this may take a minute"),
+        ({"trainer": "builtin", "last_failure": "killed by SIGKILL"}, "started once more: killed by SIGKILL"),
+    ],
+)
+async def test_a_slow_init_says_what_it_waits_for(
+    founding: dict[str, object], told: str, cli: Cli, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LOOK_S", 0.01)
+    answers.give("status", status_answer(founding=founding))
+    answers.give("init", {"run_id": RUN_ID})
+    answers.hold("init", until="status")
+    (tmp_path / "run.toml").write_text('name = "mini"\n')
+    code, _, err = await cli("init", str(tmp_path / "run.toml"))
+    assert code == 0 and err.count(told.format(socket=tmp_path / "s.sock")) == 1
 
 
 async def test_join_asks_once_and_says_how_to_go_on(cli: Cli, answers: Answers) -> None:
@@ -189,7 +244,7 @@ async def test_join_wait_shows_progress_until_synced(cli: Cli, answers: Answers)
         {"reached": True, "run": run_status()},
     )
     code, out, err = await cli("join", RUN_ID, "--wait")
-    assert (code, out) == (0, "")
+    assert (code, out) == (0, "joined and synced, and after every restart again: round 5  training\n")
     assert err.splitlines() == [
         "round 0  joining",
         "round 0  catching-up: 50 % of 100 B at 50 B/s",
@@ -204,7 +259,25 @@ async def test_wait_that_runs_out_of_time_answers_124(cli: Cli, answers: Answers
     assert code == 124
     assert json.loads(out)["reached"] is False
     assert "not round=9 after 0 s: waiting: 2 of 4 peers" in err
+    assert f"`intellectd wait {RUN_ID} --for round=9` waits again" in err
     assert answers.asked == [{"op": "wait", "run_id": RUN_ID, "for": "round=9", "timeout_s": 0.05}]
+
+
+@pytest.mark.parametrize(
+    ("goal", "run", "told"),
+    [
+        ("round=99", {"state": "finished"}, "the run ended with round 14, before round 99"),
+        ("round=15", {}, "the run ends with round 14, before round 15"),
+        ("finished", {"until": None}, "no last round"),
+    ],
+)
+async def test_what_never_comes_is_not_waited_for(
+    goal: str, run: dict[str, object], told: str, cli: Cli, answers: Answers
+) -> None:
+    answers.give("wait", {"reached": False, "run": run_status(**run)})
+    code, _, err = await cli("wait", RUN_ID, "--for", goal)
+    assert code == 1 and told in err
+    assert len(answers.asked) == 1
 
 
 async def test_waiting_for_a_run_that_halts_ends_at_once(cli: Cli, answers: Answers) -> None:
@@ -223,11 +296,26 @@ async def test_a_run_this_host_is_not_in_answers_4(verb: list[str], cli: Cli, an
     assert err == "intellectd: this host is not in that run\n  `intellectd runs` lists its runs\n"
 
 
-async def test_leave_says_what_stays(cli: Cli, answers: Answers) -> None:
-    answers.give("leave", {})
-    code, out, _ = await cli("leave", RUN_ID)
-    assert code == 0
-    assert "files stay" in out
+async def test_leave_says_what_it_waits_for_what_stays_and_whom_it_strands(cli: Cli, answers: Answers) -> None:
+    answers.give(
+        "leave",
+        {"run_id": RUN_ID, "left": False, "waits_for": "a round without this host's vote"},
+        {"run_id": RUN_ID, "left": True, "path": "/state/left/it", "warnings": ["the others will wait"]},
+    )
+    code, out, err = await cli("leave", "mini")
+    assert (code, out) == (0, "left the run; its files stay in /state/left/it, and joining again takes them up\n")
+    assert err.splitlines() == [
+        "leaving; it goes on by itself if you stop this command. It waits for a round without this host's vote",
+        "warning: the others will wait",
+    ]
+    assert [(request["run_id"], request["now"]) for request in answers.asked] == [("mini", False), (RUN_ID, False)]
+
+
+async def test_leaving_that_takes_longer_goes_on_by_itself(cli: Cli, answers: Answers) -> None:
+    answers.give("leave", {"run_id": RUN_ID, "left": False, "waits_for": "a round"})
+    code, out, err = await cli("leave", "", "--timeout", "0")
+    assert (code, out) == (124, "")
+    assert f"`intellectd leave {RUN_ID} --now` does not wait" in err
 
 
 @pytest.mark.parametrize("name", ["", "my-run"])
@@ -241,17 +329,34 @@ async def test_a_run_of_this_host_may_be_named_otherwise_than_by_its_id(
     assert (await cli("checkpoint", "export", name, str(tmp_path)))[0] == 0
     assert (await cli("leave", name))[0] == 0
     assert [request["run_id"] for request in answers.asked] == [name] * 3
+    assert [request.get("now") for request in answers.asked] == [None, None, False]
 
 
 async def test_export_sends_a_path_that_means_the_same_to_the_daemon(
     cli: Cli, answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    answers.give("export", {"path": str(tmp_path / "out"), "files": ["config.json"], "round": 5})
-    code, out, _ = await cli("checkpoint", "export", RUN_ID, "out")
-    assert code == 0
+    answers.give("export", {"path": str(tmp_path / "out"), "files": ["config.json"], "round": 5, "notes": ["no x"]})
+    code, out, err = await cli("checkpoint", "export", RUN_ID, "out")
+    assert (code, err) == (0, "note: no x\n")
     assert "after round 5" in out and "config.json" in out
-    assert answers.asked == [{"op": "export", "run_id": RUN_ID, "path": str(tmp_path / "out"), "format": "hf"}]
+    seen = [str(tmp_path), tmp_path.stat().st_dev, tmp_path.stat().st_ino]
+    request = {"op": "export", "run_id": RUN_ID, "path": str(tmp_path / "out"), "format": "hf", "seen": seen}
+    assert answers.asked == [request]
+
+
+async def test_export_fetches_what_the_daemon_could_not_write_there(cli: Cli, answers: Answers, tmp_path: Path) -> None:
+    spool, target = tmp_path / "spool", tmp_path / "mine" / "out"
+    answers.give("export", {"path": str(spool), "files": ["model.safetensors"], "round": 5})
+    answers.give("export_fetched", {})
+    code, _, err = await cli("checkpoint", "export", RUN_ID, str(target))
+    assert code == 1 and f"copy it as root: `sudo cp -r {spool} {target}`" in err
+    spool.mkdir()
+    (spool / "model.safetensors").write_bytes(b"tensors")
+    code, out, _ = await cli("checkpoint", "export", RUN_ID, str(target))
+    assert code == 0 and f"is in {target}:" in out
+    assert (target / "model.safetensors").read_bytes() == b"tensors"
+    assert [request["op"] for request in answers.asked] == ["export", "export", "export_fetched"]
 
 
 async def test_an_answer_from_nonsense_is_an_error_not_a_traceback(cli: Cli, answers: Answers) -> None:

@@ -24,9 +24,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def usage_error(words: list[str], capsys: Capture) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
+    assert main(words) == 2
     return capsys.readouterr().err
 
 
@@ -65,7 +63,7 @@ def test_without_a_daemon_the_answer_is_3_and_the_next_step(words: list[str], tm
     path = tmp_path / "none.sock"
     assert main([*words, "--socket", str(path)]) == 3
     out, err = capsys.readouterr()
-    assert out == ""
+    assert out == "" if "--json" not in words else json.loads(out)["error"]["code"] == "not_running"
     assert err.startswith(f"intellectd: no daemon is running: nobody answers on {path}\n")
     assert f"intellectd run --socket {path}" in err
 
@@ -116,6 +114,37 @@ def test_a_socket_path_too_long_is_told(capsys: Capture) -> None:
     assert "a unix socket's may have 107" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "what"),
+    [
+        (["join", "--json"], "usage", "RUN-ID"),
+        (["--json", "config", "validate", "--config", "/nowhere"], "bad_config", "/nowhere"),
+        (["status", "--json", "--socket", "/var/none"], "not_running", "/var/none"),
+    ],
+)
+def test_with_json_an_error_is_one_object_too(words: list[str], code: str, what: str, capsys: Capture) -> None:
+    exit_code = main(words)
+    out, err = capsys.readouterr()
+    said = json.loads(out)
+    assert said["schema"] == 1 and (said["error"]["code"], said["error"]["exit_code"]) == (code, exit_code)
+    assert what in said["error"]["message"] and said["error"]["message"] in err
+
+
+def test_version_is_an_option_as_well(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0 and capsys.readouterr().out.startswith("intellectd 0.")
+
+
+def test_an_answer_that_cannot_be_written(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m intellectd.daemon.cli.main version > /dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        1,
+        "intellectd: cannot write the answer: No space left on device",
+    )
+
+
 def test_a_mistyped_verb_gets_the_nearest(capsys: Capture) -> None:
     assert "did you mean `status`?" in usage_error(["stauts"], capsys)
 
@@ -163,12 +192,12 @@ def test_wrong_arguments_are_told_before_any_daemon_is_asked(words: list[str], c
 
 
 def test_a_run_file_that_is_not_there_is_named(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["init", str(tmp_path / "run.toml")]) == 1
+    assert main(["init", str(tmp_path / "run.toml")]) == 78
     assert f"cannot read {tmp_path}/run.toml: No such file" in capsys.readouterr().err
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    assert main(["init", str(tmp_path / "binary")]) == 2
+    assert main(["init", str(tmp_path / "binary")]) == 78
     (tmp_path / "huge").write_bytes(b"#" * 300_000)
-    assert main(["init", str(tmp_path / "huge")]) == 2
+    assert main(["init", str(tmp_path / "huge")]) == 78
 
 
 def test_config_validate_answers_78_with_the_nearest_key(tmp_path: Path, capsys: Capture) -> None:

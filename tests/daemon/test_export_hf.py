@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from intellectd.daemon.arena import arena_tensor, create_arena, map_arena
-from intellectd.daemon.attach_events import TrainerEvaluated, TrainerReady
-from intellectd.daemon.export_hf import ExportError, export_hf
+from intellectd.daemon.attach_events import TrainerEvaluated, TrainerLog, TrainerReady
+from intellectd.daemon.export_files import ExportError
+from intellectd.daemon.export_hf import export_hf
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.trainer.__main__ import main
+from intellectd.daemon.trainer.flops import flops_per_token, peak_flops, peak_of
 from intellectd.daemon.trainer.model import ModelError, build_model
 from tests.daemon.local_daemon import RUN_ID, Run, serving
 
@@ -115,6 +117,20 @@ def test_another_model_is_refused(table: dict[str, Any], message: str) -> None:
         build_model(table, 0)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_token_costs_six_flops_a_weight_and_its_attention(tied: bool) -> None:
+    model = build_model({**MODEL, "tie_embeddings": tied}, seed=1, device="cpu")
+    attention_weights, mlp, norms = 2 * 16 * 16 + 2 * 16 * 8, 3 * 16 * 40, 2 * 16
+    weights = 2 * (attention_weights + mlp + norms) + 16 + 256 * 16  # of two layers, the last norm, the head
+    assert flops_per_token(model) == 6 * weights + 12 * 2 * 16 * 16
+    assert peak_flops(model) is None  # nobody knows a CPU's
+
+
+def test_only_known_devices_have_a_peak() -> None:
+    assert peak_of("NVIDIA A100-SXM4-80GB") == 312e12 and peak_of("NVIDIA H200") == 989e12
+    assert [peak_of(name) for name in ("NVIDIA H200 NVL", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "Tesla T4")] == [None] * 3
+
+
 # -- the built-in trainer --------------------------------------------------------------------------------------
 
 
@@ -154,6 +170,8 @@ def test_in_a_run_it_evaluates_each_anchor_and_ends_with_the_run(
     told = {event.state_round: event.loss for event in run.heard(TrainerEvaluated)}
     assert sorted(told) == [0, 1, 2]
     assert all(loss is not None and 0 < loss < 100 for loss in told.values())
+    line = run.heard(TrainerLog)[0]
+    assert line.grad_norm > 0 and line.mfu is None
 
 
 @pytest.mark.parametrize(

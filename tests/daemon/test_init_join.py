@@ -62,6 +62,7 @@ async def test_what_init_makes(autojump_clock: Clock) -> None:
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert [path.name for path in (host.state / "runs").iterdir()] == [run_id]
         status = await host.status()
+        assert host.trainer is not None and host.trainer.frames[0] == {"op": "created", "run": run_id}
         assert any("losing this host loses the run" in warning for warning in status["warnings"])
         await host.wait("finished")
 
@@ -82,7 +83,7 @@ async def test_a_run_toml_that_cannot_be(toml: str, what: str, autojump_clock: C
     async with shell() as world:
         host = await world.host("a")
         error = await refusal(host, "init", toml=toml)
-        assert error.code == "bad_config" and what in error.message
+        assert error.code == "bad_config" and what in f"{error.message}; {error.hint}"
         nothing_is_left(host)
 
 
@@ -93,7 +94,8 @@ async def test_no_program_attaches(autojump_clock: Clock) -> None:
         with pytest.raises(Refused) as raised:
             await host.ask("init", toml=TOML)
         assert raised.value.code == "no_first_parameters"
-        assert "within 900 s" in raised.value.message and "start your program after `init`" in raised.value.hint
+        assert "within 900 s" in raised.value.message
+        assert f"INTELLECTD_SOCKET={host.config.socket} python your_program.py" in raised.value.hint
         assert host.trainer is not None and host.trainer.attached > 2  # it came and went, and was taken each time
         nothing_is_left(host)
         # The next one works.
@@ -128,6 +130,8 @@ async def test_first_parameters_that_are_no_numbers(autojump_clock: Clock, monke
         error = await refusal(host, "init", toml=TOML)
         assert error.code == "not_finite" and "tensor 'embed'" in error.message
         nothing_is_left(host)
+        assert host.trainer is not None and host.trainer.frames[0]["op"] == "not_created"
+        assert error.message in host.trainer.frames[0]["error"]["message"]
 
 
 async def test_more_tensors_than_a_manifest_can_tell(autojump_clock: Clock) -> None:
@@ -195,8 +199,12 @@ async def test_two_inits_at_once(autojump_clock: Clock) -> None:
 async def test_an_init_that_nobody_waits_for_any_more_makes_nothing(autojump_clock: Clock) -> None:
     async with shell() as world:
         host = await world.host("a", trainer=Mute("mute"))
-        with trio.move_on_after(5):
-            await host.ask("init", toml=TOML)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: host.ask("init", toml=TOML))
+            await trio.sleep(5)
+            founding = (await host.ask("status"))["founding"]
+            assert (founding["name"], founding["trainer"], founding["delivered"]) == ("shell", "external", False)
+            nursery.cancel_scope.cancel()
         await trio.sleep(1)
         nothing_is_left(host)
         assert host.registry is not None and host.registry.founding is None
@@ -235,8 +243,12 @@ def trainer_command(tmp_path: Path, code: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     ("code", "what"),
-    [("import sys; sys.exit(3)", "it died 2 times, the last time with: exit status 3"), ("", "it ended without")],
-    ids=["dies", "ends"],
+    [
+        ("print('oh no\\n  do this'); raise SystemExit(3)", "parameters: exit status 3: oh no; do this"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("", "it ended without"),
+    ],
+    ids=["fails", "is-killed", "ends"],
 )
 async def test_a_trainer_that_cannot_start_is_given_up_soon(code: str, what: str, tmp_path: Path) -> None:
     """A real process, so the real clock: the operator hears of it in a moment and not in a quarter of an hour."""

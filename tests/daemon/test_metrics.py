@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from intellectd.daemon import metrics_http
+from intellectd.daemon.attach_events import TrainerLog, TrainerReady
 from intellectd.daemon.listeners import PortUnavailable
 from intellectd.daemon.metrics import Metrics
 from intellectd.daemon.metrics_http import MetricsServer
+from intellectd.daemon.runs.journal import Journal
 
 LABELS_ALLOWED = {"run", "outcome", "phase", "direction", "protocol", "reason", "state", "op", "stage", "le"}
 INFO_LABELS = {"version", "kernels", "model", "peer_id"}
@@ -26,16 +28,21 @@ def everything_told() -> Metrics:
     metrics.build_info("0.1.0", "native")
     metrics.run_info("mini", "llama", "12D3")
     metrics.trainer_attached("mini", True)
-    metrics.trained("mini", tokens=4096, steps=20, loss=2.5, seconds=10.0)
+    metrics.halted("mini", False)
+    metrics.trained("mini", tokens=4096, steps=20)
+    metrics.round_trained("mini", steps=20, seconds=10.0)
     metrics.train_loss("mini", 2.4)
+    metrics.grad_norm("mini", 1.5)
+    metrics.mfu("mini", 0.4)
     metrics.heldout_loss("mini", 2.3)
-    metrics.outer_step_committed("mini", step=5, ring_size=4, duration_s=12.0)
+    metrics.outer_step_committed("mini", ring_size=4, duration_s=12.0)
     metrics.outer_step_aborted("mini", "silent")
     metrics.outer_step("mini", applied=5, head=6)
     metrics.phase("mini", "compute", 10.0)
     metrics.allreduced("mini", raw_bytes=4000, wire_bytes=1000, seconds=0.4)
     metrics.network_bytes("out", "bulk", 1000)
     metrics.peers("mini", {"alive": 3})
+    metrics.voters("mini", reachable=1, seats=2, quorum=False)
     metrics.dht_routing_table(7)
     metrics.dht_request("find", "ok")
     metrics.snapshot_written("mini", step=4, timestamp_s=1e9)
@@ -75,9 +82,36 @@ def test_every_name_says_whose_it_is_and_carries_base_units_and_bounded_labels()
 def test_a_run_that_was_left_is_no_longer_told_of() -> None:
     metrics = everything_told()
     metrics.forget_run("mini", "llama", "12D3")
-    remaining = {name for name, labels in samples(metrics) if ("run", "mini") in labels}
-    assert remaining.isdisjoint({"intellectd_run_info", "intellectd_outer_step", "intellectd_peers"})
-    assert "intellectd_tokens_total" in remaining  # a counter that vanished would look like a restart
+    families = text_string_to_metric_families(metrics.text())
+    remaining = {f.type for f in families for sample in f.samples if sample.labels.get("run") == "mini"}
+    assert remaining == {"counter", "histogram"}  # which would look like a restart, if they vanished
+
+
+def test_training_is_told_while_it_goes_on_and_nothing_twice() -> None:
+    metrics = Metrics()
+    journal = Journal("mini", metrics, "int8")
+    run = ("run", "mini")
+    journal.training_log(TrainerLog(3, 10, 2.5, 1000, 100.0, grad_norm=1.5, mfu=0.4))
+    told = samples(metrics)
+    assert told["intellectd_tokens_total", (run,)] == 1000 and told["intellectd_inner_steps_total", (run,)] == 10
+    assert told["intellectd_train_loss", (run,)] == 2.5
+    assert told["intellectd_grad_norm", (run,)] == 1.5 and told["intellectd_mfu_ratio", (run,)] == 0.4
+    journal.training_log(TrainerLog(3, 30, None, 3000, 100.0))
+    journal.trained(TrainerReady(3, 4000, 40, 2.0, 40.0))
+    journal.training_log(TrainerLog(4, 5, 1.9, 500, 100.0))
+    told = samples(metrics)
+    assert told["intellectd_tokens_total", (run,)] == 4500 and told["intellectd_inner_steps_total", (run,)] == 45
+    assert told["intellectd_inner_step_duration_seconds_sum", (run,)] == 1.0
+
+
+def test_what_stands_elsewhere_is_looked_up_for_as_long_as_its_owner_lives() -> None:
+    metrics, table = Metrics(), [7]
+    metrics.before_reading("network", lambda: metrics.dht_routing_table(table[0]))
+    table[0] = 9
+    assert samples(metrics)["intellectd_dht_routing_table_peers", ()] == 9
+    metrics.end_run("network")
+    table[0] = 11
+    assert samples(metrics)["intellectd_dht_routing_table_peers", ()] == 9
 
 
 @contextlib.asynccontextmanager

@@ -3,13 +3,15 @@
 import os
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from intellectd.daemon.net import BadAddress
+from intellectd.daemon.net import BadAddress, NetworkError
 from intellectd.daemon.p2p.addresses import (
     EXAMPLE,
     Address,
@@ -20,6 +22,7 @@ from intellectd.daemon.p2p.addresses import (
     parse_listen,
 )
 from intellectd.daemon.p2p.book import AddressBook, usable
+from intellectd.daemon.p2p.bootstrap import Bootstrapper
 from intellectd.daemon.p2p.limits import ADDRESSES_PER_PEER_MAX, PEERS_KNOWN_MAX
 from intellectd.daemon.peer_id import peer_id_of_public_key, public_key_of_peer_id
 from tests.daemon.net_world import NOBODY
@@ -123,3 +126,23 @@ def test_peer_ids_are_libp2ps() -> None:
         theirs = str(ID.from_pubkey(pair.public_key))
         assert peer_id_of_public_key(pair.public_key.to_bytes()) == theirs
         assert public_key_of_peer_id(theirs) == pair.public_key.to_bytes()
+
+
+async def test_an_address_that_is_dead_for_good_is_told_of_once(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    tried = 0
+
+    async def meet(address: Address) -> None:
+        nonlocal tried
+        tried += 1
+        raise NetworkError(f"it fails in other words each time: {tried}")
+
+    caplog.set_level("INFO", "intellectd.p2p")
+    async with trio.open_nursery() as nursery:
+        bootstrapper = Bootstrapper("", meet, list, nursery)
+        bootstrapper.add([f"/ip4/192.0.2.1/tcp/4001/p2p/{NOBODY}"])
+        nursery.start_soon(bootstrapper.run)
+        await trio.sleep(600)
+        nursery.cancel_scope.cancel()
+    assert tried > 5 and len(caplog.records) == 1

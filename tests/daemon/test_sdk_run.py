@@ -133,6 +133,26 @@ def test_another_model_is_refused_by_the_name_of_its_first_tensor(path: Path) ->
     assert caught.value.hint
 
 
+def test_the_program_that_founds_a_run_stays_with_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a name, on a host that is in a second run by then."""
+    caplog.set_level("INFO", "intellectd")
+    run, model = Run(creates=True), Toy()
+    with serving(run, path), intellectd.DiLoCo("", model, sgd(model), socket=path) as d:
+        assert d.round == 1
+    assert len(run.heard(TrainerInitial)) == 1 and len(run.heard(TrainerAttached)) == 2
+    assert "the run is created" in caplog.text and "lost the daemon" not in caplog.text
+
+
+def test_the_program_hears_why_its_run_was_not_created(path: Path) -> None:
+    run, model = Run(creates=False), Toy()
+    with (
+        serving(run, path),
+        pytest.raises(intellectd.AttachRefused, match="the run was not created: the disk is full"),
+        intellectd.DiLoCo("", model, sgd(model), socket=path),
+    ):
+        pass
+
+
 def test_an_unknown_run_is_refused(path: Path) -> None:
     model = Toy()
     with (
@@ -220,7 +240,9 @@ def test_a_daemon_that_stays_away_ends_the_training_with_a_reason(path: Path) ->
     with (
         serving(run, path) as daemon,
         attach(path, model, optimizer, reconnect_timeout_s=0.3) as d,
-        pytest.raises(intellectd.DaemonUnavailable, match=r"did not come back within 0\.3 s"),
+        pytest.raises(
+            intellectd.DaemonUnavailable, match=r"did not take this program back within 0\.3 s: .*No such file"
+        ),
     ):
         for _ in train(d, model, optimizer):
             daemon.stop()

@@ -1,14 +1,23 @@
 """What an operator sees: the words of `status`, the peers, and the metrics that dashboards rest on."""
 
 import re
+from importlib.metadata import version
+from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
+from intellectd.daemon.runs.headline import headline
+from intellectd.daemon.runs.history import LOSSES_MAX, History, load_history
 from intellectd.daemon.runs.journal import WARNING_S
+from intellectd.daemon.runs.status import ails, hangs
+from intellectd.protocol.events import PeerLearned
+from tests.daemon.net_world import NOBODY
 from tests.daemon.shell_world import Host, shell
 from tests.daemon.test_shell_swarm import finish_alike, swarm
 
+DEPLOY = Path(__file__).parents[2] / "deploy"
 Clock = trio.testing.MockClock
 
 
@@ -16,6 +25,11 @@ async def samples(host: Host) -> dict[str, float]:
     """`name{labels}` to value."""
     text = (await host.ask("metrics"))["text"]
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[0] != "#"}
+
+
+def dashboard_metrics() -> list[str]:
+    text = "".join(path.read_text() for path in (DEPLOY / "grafana/dashboards").glob("*.json"))
+    return re.findall(r"\bintellectd_[a-z_]+", text)
 
 
 async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: Clock) -> None:
@@ -26,22 +40,97 @@ async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: 
         status = await one.status()
         assert (status["state"], status["reason"]) == ("waiting", "1 of 2 peers are here to start")
         assert (status["round"], status["head_round"], status["until"]) == (0, 0, 6)
+        assert status["parameters"] == 300 * 200 + 40
         assert re.fullmatch("[0-9a-f]{64}", status["state_digest"])
 
         two = await world.host("b", one)
         await two.ask("join", run_id=run_id, peers=[one.address])
         words: dict[str, bool] = {}
+        lines: dict[str, bool] = {}
         while (status := await two.status())["state"] != "finished":
             words[status["state"]] = True
+            lines[headline(two.services.values())] = True
             await trio.sleep(0.1)
         assert set(words) <= {"joining", "waiting", "training", "reducing", "catching-up"}
         assert "training" in words and "reducing" in words
+        assert {"shell: round 3, 0 of 2 ready", "shell: round 3, 2 of 2 ready"} <= lines.keys()
         await finish_alike([one, two], 6)
+        assert headline(two.services.values()) == "shell: finished with round 6"
         assert (await one.status())["warnings"] == []
         await trio.sleep(10)  # for the beacons that say so
         (peer,) = (await one.ask("peers"))["peers"]
         assert (peer["peer"], peer["state"], peer["role"], peer["head_round"]) == (two.peer, "alive", "voter", 6)
-        assert peer["runs"] == ["shell"] and peer["addresses"]
+        assert peer["runs"] == ["shell"] and peer["addresses"] and peer["doing"] == "finished"
+        world.service(one).post(PeerLearned(NOBODY, ("/ip4/127.0.0.1/tcp/9",)))  # a member of some other run
+        await trio.sleep(1)
+        assert [row["peer"] for row in (await one.ask("peers"))["peers"]] == [two.peer]
+
+
+async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(autojump_clock: Clock) -> None:
+    """SPEC A15, Q1: of two, the junior one alone waits for the senior one."""
+    async with shell() as world:
+        _, hosts = await swarm(world, "ab", rounds=12)
+        order = (await hosts[0].until(lambda run: len(run["voters"]) == 2))["voters"]
+        senior, junior = sorted(hosts, key=lambda host: order.index(host.peer))
+        await senior.kill()
+        status = await junior.until(lambda run: not run["quorum"]["reached"])
+        assert status["state"] == "waiting"
+        assert status["quorum"] == {"reached": False, "here": 1, "of": 2, "missing": [senior.peer]}
+        words = f"1 of 2 voters reachable: waiting for {senior.peer[:4]}…{senior.peer[-8:]}"
+        assert status["reason"] == words
+        assert any("start their daemons again" in warning for warning in status["warnings"])
+        service = world.service(junior)
+        assert (ails(service), hangs(service)) == (f"run shell waits: {words}", "")
+        assert headline([service]) == f"shell: waiting: {words}"
+        assert (await samples(junior))['intellectd_quorum{run="shell"}'] == 0
+        await senior.start()
+        status = await junior.until(lambda run: run["quorum"]["reached"])
+        assert ails(service) == ""
+        await finish_alike(hosts, 12)
+        assert (await junior.status())["quorum"] is None
+        assert (await samples(junior))['intellectd_quorum{run="shell"}'] == 1
+
+
+async def test_a_joiner_without_a_trainer_is_told_to_start_one(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "a", rounds=9)
+        late = await world.host("late", hosts[0])
+        assert late.trainer is not None
+        await late.trainer.end()
+        await late.ask("join", run_id=run_id, peers=[hosts[0].address])
+        status = await late.wait("synced")
+        assert status["reason"].startswith("synced, no trainer is attached: start your program, as in `INTELLECTD_SOCK")
+        late.trainer.serve(world.nursery, late.config.socket)
+        await late.until(lambda run: run["inner"] == {"round": run["round"] + 1, "step": 0, "steps": 4})
+        status = await late.wait("finished")
+        await late.trainer.finished.wait()
+        assert status["warnings"] == []
+
+
+async def test_a_restart_keeps_the_losses_and_the_pace(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=3)
+        await host.wait("finished")
+        kept = ("loss", "loss_round", "train_loss", "tokens_per_s", "outer_step_s")
+        before = {key: (await host.status())[key] for key in kept}
+        assert before["loss_round"] == 2 and before["outer_step_s"] > 9  # this trainer goes without the last anchor
+        await host.kill()
+        host.trainer = None
+        await host.start()
+        assert {key: (await host.status())[key] for key in kept} == before
+        assert (await samples(host))['intellectd_heldout_loss{run="shell"}'] == before["loss"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"losses": {"a": 1}}', '{"losses": {"1": NaN}}', "[" * 9999])
+def test_a_damaged_history_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "history.json").write_text(text)
+    assert load_history(tmp_path) == History()
+
+
+def test_a_long_history_is_cut_and_keeps_its_beginning(tmp_path: Path) -> None:
+    (tmp_path / "history.json").write_bytes(History({n: float(n) for n in range(9999)}).encoded())
+    rounds = list(load_history(tmp_path).losses)
+    assert (rounds[0], rounds[-1], len(rounds)) == (0, 9998, LOSSES_MAX + 1)
 
 
 async def test_warnings_end_when_their_time_is_over(autojump_clock: Clock) -> None:
@@ -73,8 +162,23 @@ async def test_the_metrics_of_a_catch_up(autojump_clock: Clock) -> None:
         assert seen['intellectd_dht_requests_total{op="provide",outcome="ok"}'] > 0
         assert seen['intellectd_peers{run="shell",state="alive"}'] == 2
         assert seen[f'intellectd_run_info{{model="external",peer_id="{late.peer}",run="shell"}}'] == 1
+        assert seen['intellectd_peers{run="shell",state="suspect"}'] == 0
+        assert seen["intellectd_dht_routing_table_peers"] == 2
+        assert seen['intellectd_network_bytes_total{direction="in",protocol="control"}'] > 0
+        assert seen['intellectd_ring_failures_total{reason="silent",run="shell"}'] == 0
+        exported = [sample.partition("{")[0] for one in (seen, *told) for sample in one]
+        assert [name for name in dashboard_metrics() if name not in exported] == []
         first = told[0]
+        assert first['intellectd_catchup_progress_ratio{run="shell"}'] == 1.0  # it had nothing to catch up with
         assert first['intellectd_tokens_total{run="shell"}'] == 12_000
+        await hosts[0].ask("leave", run_id=run_id)
+        left = await samples(hosts[0])
+        assert not [name for name in left if name.startswith(("intellectd_peers", "intellectd_run_info"))]
+        await trio.sleep(60)  # its seat is the last record's, so it stays on the list
+        states = {row["peer"]: row["state"] for row in (await late.ask("peers"))["peers"]}
+        assert states == {hosts[0].peer: "left", hosts[1].peer: "alive"}
+        (late_row,) = [row for row in (await late.ask("peers"))["peers"] if row["peer"] == hosts[1].peer]
+        assert (late_row["version"], late_row["round_trip_s"]) == (version("intellectd"), 0.0)
         assert first['intellectd_checkpoint_outer_step{run="shell"}'] == 12
         assert first['intellectd_outer_steps_total{outcome="committed",run="shell"}'] == 12
         assert first['intellectd_allreduce_bytes_total{run="shell",stage="wire"}'] > 0

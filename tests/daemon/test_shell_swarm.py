@@ -1,4 +1,4 @@
-"""Whole daemons in one swarm: they train, die, come late, come back, leave, and end with the same bits."""
+"""Whole daemons in one swarm: they train, die, come late, come back, and end with the same bits."""
 
 import shutil
 from typing import Any
@@ -112,83 +112,6 @@ async def test_one_alone_restarts_again_and_again(autojump_clock: Clock) -> None
             await host.start()
         status = await finish_alike([host], 12)
         assert status["tokens_total"] == 12_000  # nothing was counted twice or lost
-
-
-async def test_a_host_leaves_and_comes_back_as_the_voter_it_was(autojump_clock: Clock) -> None:
-    async with shell() as world:
-        run_id, hosts = await swarm(world, "abc", rounds=11)
-        gone = hosts[2]
-        await gone.wait("round=2")
-        voted = (world.hosts["c"].state / "runs" / run_id / "log" / "votes").read_bytes()
-        await gone.ask("leave", run_id=run_id)
-        assert (await gone.ask("runs"))["runs"] == []
-        assert not (gone.state / "runs" / run_id).exists()
-        aside = gone.state / "left" / run_id
-        assert (aside / "log" / "votes").read_bytes().startswith(voted)
-        status = await hosts[0].until(lambda run: gone.peer not in run["voters"])
-        await hosts[0].wait(f"round={status['round'] + 1}")
-        assert gone.peer not in (await hosts[0].status())["roster"]
-
-        await gone.ask("join", run_id=run_id, peers=[hosts[0].address])
-        assert not aside.exists()
-        await finish_alike(hosts, 11)
-        assert gone.peer in (await rosters(hosts[0], run_id))[11]
-
-
-async def test_leaving_is_not_half_done_when_the_client_hangs_up(autojump_clock: Clock) -> None:
-    async with shell() as world:
-        run_id, hosts = await swarm(world, "ab", rounds=50)
-        await hosts[1].wait("round=2")
-        with trio.move_on_after(1.0) as impatient:
-            await hosts[1].ask("leave", run_id=run_id)
-        assert impatient.cancelled_caught
-        await hosts[0].until(lambda run: hosts[1].peer not in run["voters"])
-        await trio.sleep(10)
-        assert (await hosts[1].ask("runs"))["runs"] == []
-        assert (hosts[1].state / "left" / run_id).is_dir()
-
-
-async def test_the_senior_of_two_leaves_and_the_other_can_go_on_alone(autojump_clock: Clock) -> None:
-    """Two voters are a quorum only with the senior one: it waits for the round that takes its seat away."""
-    async with shell() as world:
-        run_id, hosts = await swarm(world, "ab", rounds=8)
-        await hosts[1].wait("round=2")
-        senior_peer = (await hosts[0].status())["voters"][0]
-        senior = next(host for host in hosts if host.peer == senior_peer)
-        other = next(host for host in hosts if host is not senior)
-        await senior.ask("leave", run_id=run_id)
-        status = await other.wait("finished")
-        assert status["voters"] == [other.peer] and status["roster"] == [other.peer]
-
-
-async def test_leaving_outlives_a_restart_and_takes_as_long_as_it_takes(autojump_clock: Clock) -> None:
-    async with shell() as world:
-        run_id, hosts = await swarm(world, "abc", rounds=6)
-        for host in hosts:
-            assert host.trainer is not None
-            host.trainer.round_s = 100.0
-        gone = hosts[2]
-        await gone.wait("round=1")
-        error = await refusal(gone, "leave", run_id=run_id)
-        assert error.code == "timeout" and "still counts on this host's vote" in error.message
-        assert (await gone.status())["reason"].startswith("leaving; ")
-        error = await refusal(gone, "join", run_id=run_id, peers=[])
-        assert error.code == "busy" and "leaving" in error.message
-        await gone.kill()
-        await gone.start()
-        assert (await gone.status())["reason"].startswith("leaving; ")
-        await hosts[0].until(lambda run: gone.peer not in run["voters"])
-        await trio.sleep(10)
-        assert (await gone.ask("runs"))["runs"] == []
-        await gone.ask("join", run_id=run_id, peers=[])
-        await gone.wait("synced")
-        assert not (await gone.status())["reason"].startswith("leaving")
-        await gone.kill()
-        for host in hosts:
-            assert host.trainer is not None
-            host.trainer.round_s = 10.0
-        await gone.start()  # the mark is gone with the change of mind
-        await finish_alike(hosts, 6)
 
 
 async def test_an_update_with_a_nan_names_its_tensor_and_the_round_goes_on(autojump_clock: Clock) -> None:

@@ -75,3 +75,4 @@ def test_an_interrupted_demo_leaves_no_process(temporary: Path, number: signal.S
     assert (demo.returncode, out) == (-9 if number == signal.SIGKILL else 130, "")
     _, alive = psutil.wait_procs(running, timeout=30)
     assert alive == []
+    assert number == signal.SIGKILL or list(temporary.glob("intellectd-*")) == []

@@ -13,6 +13,7 @@ def test_tensors_start_on_blocks_in_the_order_given() -> None:
     layout = Layout(TWO)
     assert layout.slots == (Slot("embed", (100, 3), 0, 300), Slot("scale", (), 512, 1))
     assert layout.elements == 768
+    assert layout.parameters == 301
 
 
 def test_find_names_the_tensor_padding_included() -> None:

@@ -4,7 +4,7 @@ from itertools import chain, combinations
 
 import pytest
 
-from intellectd.protocol.quorum import is_majority, is_quorum
+from intellectd.protocol.quorum import is_majority, is_quorum, reach
 
 VOTERS = ["PA", "PB", "PC", "PD", "PE", "PF"]
 
@@ -41,3 +41,10 @@ def test_two_go_on_as_one_only_with_the_senior() -> None:
     """SPEC Q1."""
     assert is_quorum(["PA", "PB"], ["PA"]) and not is_quorum(["PA", "PB"], ["PB"])
     assert not is_majority(["PA", "PB"], ["PA"])
+
+
+def test_of_two_the_junior_one_is_enough_for_nothing() -> None:
+    """SPEC Q1."""
+    assert reach(["PA", "PB"], ["PA"]).quorum
+    alone = reach(["PA", "PB"], ["PB", "PX"])
+    assert (alone.quorum, alone.missing, alone.voters) == (False, ("PA",), ("PA", "PB"))

@@ -281,4 +281,4 @@ def test_a_ready_peer_on_another_state_is_not_ready() -> None:
     pa = Host(run).meet("PB").work()
     pa.told(pa.beacon("PB", state="ready", ready=ready_of(run.head, "PB", hash_of("elsewhere"))))
     pa.silent()
-    assert pa.node.round.reason == "1 of 2 ready, the run asks for 2"
+    assert pa.node.round.reason == "1 of 2 have done their steps, the run asks for 2"

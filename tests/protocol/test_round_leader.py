@@ -143,7 +143,7 @@ def test_no_quorum_on_any_state_stops_loudly() -> None:
     run, pa = leader()
     pa.told(pa.says("PB", say.promise(run, MINE, state=hash_of("b"))))
     pa >> pa.says("PC", say.promise(run, MINE, state=hash_of("c")))
-    pa << "halt: no quorum of the voters agrees on the state after round 0"
+    pa << "halt: no quorum of the voters agrees on the first parameters"
     assert pa.node.halted and pa.node.handle(ev.Tick(), pa.now) == []
 
 

@@ -4,8 +4,14 @@ from random import Random
 
 import pytest
 
+from intellectd.protocol import events as ev
+from intellectd.protocol.branch import branch_bytes
+from intellectd.protocol.ids import Ballot
+from intellectd.protocol.keeper import NoRecovery
+from intellectd.protocol.records import Certificate, Entry, Vote
 from tests.sim.faults import Faults
-from tests.sim.world import World, sim_config
+from tests.sim.tags import TagCrypto
+from tests.sim.world import OWNER, RUN, World, sim_config
 
 
 def forking(seed: int, names: str, **swarm: int) -> World:
@@ -138,3 +144,44 @@ def storm_of_forks(seed: int, seconds: float = 200.0) -> World:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_short_storm_of_forks(seed: int) -> None:
     storm_of_forks(seed)
+
+
+def recover(world: World, name: str) -> None:
+    """What `intellectd recover` does: the daemon drafts, the owner signs, the daemon announces."""
+    host = world.hosts[name]
+    assert host.node is not None
+    record, blob = host.node.recovery_draft(host.clock(world.now))
+    vote = Vote(OWNER, TagCrypto(OWNER).sign(branch_bytes(RUN, record)))
+    world.tell(host, ev.RecoverySigned(Entry(record, blob, Certificate(Ballot(0, name), [vote]))))
+
+
+def test_the_owner_ends_a_wait_and_who_comes_back_later_follows() -> None:
+    """SPEC G5, G6: though the others went on among themselves meanwhile, the owner's word stands."""
+    world = World(7, sim_config(start_peers=5))
+    for n, letter in enumerate("ABCDE"):
+        world.add("P" + letter, ["PA"] if n else [])
+    assert world.run(120, lambda: min(rounds(world)) >= 2)
+    split(world, "ABC", "DE")
+    assert world.run(60, lambda: max(rounds(world, "ABC")) >= 5)
+    recover(world, "PD")
+    assert world.run(100, lambda: min(rounds(world, "DE")) >= 6)
+    heal(world)
+    assert world.run(60, lambda: generations(world) == 1)
+    assert all(h.node.head.recoveries == 1 for h in world.hosts.values() if h.node)
+    best = max(rounds(world))
+    assert world.run(100, lambda: min(rounds(world)) >= best + 3)
+
+
+def test_there_is_nothing_to_recover_while_a_quorum_is_here() -> None:
+    world = World(8, sim_config(start_peers=3))
+    for n, letter in enumerate("ABC"):
+        world.add("P" + letter, ["PA"] if n else [])
+    assert world.run(120, lambda: min(rounds(world)) >= 2)
+    with pytest.raises(NoRecovery, match="a quorum of the voters is here"):
+        recover(world, "PA")
+    for name in ("PA", "PB"):
+        world.kill(world.hosts[name])
+    world.run(20)
+    recover(world, "PC")
+    at = max(rounds(world))
+    assert world.run(100, lambda: min(rounds(world)) >= at + 3)

@@ -168,9 +168,10 @@ class Truth:
     def rebased(self, host: Host, effect: ef.Rebase) -> None:
         """Called before the disk has it: nobody leaves a line of history for one with less in it."""
         left, taken = host.disk.entries[effect.round + 1 :], effect.entries
-        if left and taken and not self._recovered(left, taken):
-            if taken[-1].record.tokens_total < left[-1].record.tokens_total:
-                raise Violation(f"{host.name} leaves a line with {left[-1].record.tokens_total} tokens for a lesser one")
+        if not left or not taken or self._recovered(left, taken):
+            return
+        if taken[-1].record.tokens_total < left[-1].record.tokens_total:
+            raise Violation(f"{host.name} leaves a line of history for one with fewer tokens")
 
     def _recovered(self, left: Sequence[Entry], taken: Sequence[Entry]) -> bool:
         by_owner = lambda line: sum(any(v.voter == self._owner for v in e.certificate.votes) for e in line)  # noqa: E731

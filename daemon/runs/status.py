@@ -1,0 +1,171 @@
+"""How a run is doing, as plain data and in an operator's words: for `status`, `wait` and /healthz.
+
+Owns the form of one run's status, its reason, and its warnings with what to do next. Refuses to change anything.
+"""
+
+from typing import Any
+
+import trio
+
+from intellectd.daemon.runs.service import RunService
+from intellectd.kernels import ops
+from intellectd.protocol.quorum import Reach
+
+PEERS_NAMED_MAX = 3  # in a sentence; `status --json` has all of them
+ALIVE_S_MAX = 30.0  # a driver that has not gone round for this long hangs; it ticks every 5 s
+
+
+def run_status(service: RunService) -> dict[str, Any]:
+    node, journal = service.node, service.journal
+    now = trio.current_time()
+    head, reach = node.head, service.reach
+    loss_round = max(journal.losses, default=None)
+    return {
+        "run_id": service.run_id,
+        "name": service.config.name,
+        "parameters": service.state.layout.parameters,
+        "state": state_of(service, reach),
+        "reason": reason_of(service, reach),
+        "quorum": _quorum(reach),
+        "inner": _inner(service),
+        "generation": head.generation.hex(),
+        "round": max(0, node.catchup.applied),
+        "head_round": max(0, head.round),
+        "until": service.config.until.rounds,
+        "roster": [c.peer for c in head.blob.contributions],
+        "voters": list(head.voters),
+        "eligible": [a.peer for a in head.blob.assignments],
+        "peers": sum(1 for p in node.membership.peers if node.membership.alive(p, now)),
+        "loss": None if loss_round is None else journal.losses[loss_round],
+        "loss_round": loss_round,
+        "train_loss": journal.train_loss,
+        "tokens_total": head.tokens_total,
+        "tokens_per_s": journal.tokens_per_s,
+        "outer_step_s": round(journal.outer_step_s, 3),
+        "wire_bytes": journal.wire_bytes,
+        "state_digest": _digest(service),
+        "catchup": journal.catchup.plain(now) if journal.catchup else None,
+        "trainer": node.progress.state,
+        "warnings": warnings(service, reach, now),
+    }
+
+
+def state_of(service: RunService, reach: Reach | None) -> str:
+    """The node's word, as an operator sees it: who waits for voters does not train in any useful sense."""
+    node = service.node
+    state = {"synced": "waiting", "ready": "training"}.get(node.state, node.state)
+    if state == "training" and node.round.reducing is not None:
+        state = "reducing"
+    return "waiting" if _lost(reach) and state in ("training", "reducing") else state
+
+
+def reason_of(service: RunService, reach: Reach | None) -> str:
+    node = service.node
+    if node.halted:
+        return node.halted
+    return ("leaving; " if node.leaving else "") + _why(service, reach)
+
+
+def _why(service: RunService, reach: Reach | None) -> str:
+    node, head = service.node, service.node.head
+    me = service.host.identity.peer_id
+    if reach is not None and not reach.quorum and me not in reach.missing and node.state != "finished":
+        return _quorum_words(reach)
+    if node.state == "synced" and not service.seat.link.attached:
+        return f"synced, {_no_trainer(service)}"
+    if node.state == "waiting" and head.round >= 0 and head.assignment(me) is None:
+        return "synced; the next round names this host, when this one is decided"
+    return node.round.reason
+
+
+def _no_trainer(service: RunService) -> str:
+    config, process = service.host.config, service.trainer
+    if service.awaits_program:
+        return (
+            "no trainer is attached: start your program, as in "
+            f"`INTELLECTD_SOCKET={config.socket} python your_program.py`"
+        )
+    if process is not None and process.last_failure:
+        return "the trainer keeps dying: see the daemon's log"
+    return "the trainer is starting"
+
+
+def _lost(reach: Reach | None) -> bool:
+    return reach is not None and not reach.quorum
+
+
+def _quorum(reach: Reach | None) -> dict[str, Any] | None:
+    """None when there is nothing to judge: the run is over, or this host still reads the log."""
+    if reach is None:
+        return None
+    here = len(reach.voters) - len(reach.missing)
+    return {"reached": reach.quorum, "here": here, "of": len(reach.voters), "missing": list(reach.missing)}
+
+
+def _quorum_words(reach: Reach) -> str:
+    here, total = len(reach.voters) - len(reach.missing), len(reach.voters)
+    return f"{here} of {total} voters reachable: waiting for {some(reach.missing)}"
+
+
+def some(peers: tuple[str, ...]) -> str:
+    """Some of the names, short: `intellectd peers` lists them in full."""
+    named = ", ".join(f"{peer[:4]}…{peer[-8:]}" if len(peer) > 16 else peer for peer in peers[:PEERS_NAMED_MAX])
+    more = len(peers) - PEERS_NAMED_MAX
+    return f"{named} and {more} more" if more > 0 else named
+
+
+def _inner(service: RunService) -> dict[str, Any] | None:
+    """How far this host's trainer is in its round, as it last said."""
+    node = service.node
+    if node.progress.state != "training":
+        return None
+    round_, steps = node.progress.training
+    seen, step = service.journal.inner
+    return {"round": round_, "step": step if seen == round_ else 0, "steps": steps}
+
+
+def _digest(service: RunService) -> str | None:
+    """Of the state that this host has, if it has one."""
+    node = service.node
+    if not node.catchup.has_state:
+        return None
+    if node.round.state_digest is not None:
+        return node.round.state_digest.hex()
+    seen = service.journal.rounds.get(max(0, node.catchup.applied))
+    return seen.state_digest if seen is not None else None
+
+
+def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
+    node, name = service.node, service.config.name
+    has_trainer = service.seat.link.attached or node.state == "finished"
+    found = service.journal.warnings(over=("trainer_gone",) if has_trainer else ())
+    if _lost(reach):
+        found.append(
+            "no round is decided without the missing voters: start their daemons again, or see why they cannot be "
+            "reached (`intellectd peers`); the run then goes on by itself. Should they be lost for good, it cannot go "
+            f'on: `intellectd checkpoint export "{name}" DIR` saves what it has learned'
+        )
+    alone = [b for b in node.membership.alive_beacons(now).values() if b.applied >= -1]
+    if not alone and service.host.identity.peer_id in service.manifest.first_voters and node.head.round <= 0:
+        found.append("no second peer has synced yet: losing this host loses the run")
+    if ops.implementation() != "native":
+        found.append(f"slow kernels in use: {ops.reason()}")
+    if service.trainer is not None and service.trainer.last_failure and not service.seat.link.attached:
+        found.append(f"the trainer keeps dying: {service.trainer.last_failure}; see the daemon's log")
+    return found
+
+
+def hangs(service: RunService) -> str:
+    """Why this run wants a restart of the daemon, or nothing."""
+    stuck_s = service.stuck_s
+    return f"run {service.config.name} has not moved for {stuck_s:.0f} s" if stuck_s > ALIVE_S_MAX else ""
+
+
+def ails(service: RunService) -> str:
+    """Why this run does not go on, or nothing. Not all of it is mended by a restart."""
+    node, name = service.node, service.config.name
+    if node.halted:
+        return f"run {name} is halted: {node.halted}"
+    reach = service.reach
+    lost = f"run {name} waits: {_quorum_words(reach)}" if reach is not None and not reach.quorum else ""
+    return hangs(service) or lost

@@ -1,0 +1,35 @@
+"""May a host leave, and what does its leaving do to the others? SPEC Q1, R10.
+
+Owns these judgements, for the shell that takes a host out of a run. Refuses to know files and words.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from intellectd.protocol.entries import Head
+from intellectd.protocol.messages import Beacon
+from intellectd.protocol.quorum import is_quorum
+
+
+@dataclass(frozen=True)
+class Farewell:
+    """How things stand if this host went now."""
+
+    seat_is_needed: bool  # it has a vote, and somebody stays who could decide the round that takes it away
+    strands: tuple[str, ...]  # the others, if they can decide nothing without this host's vote
+    takes_last_state: bool  # nobody that stays has a state as new as this host's, or one round older
+
+
+def farewell(
+    me: str, head: Head, applied: int, alive: Mapping[str, Beacon], *, over: bool = False, abstains: bool = False
+) -> Farewell:
+    """`alive` are the others' beacons; who leaves too is waited for by nobody, and waits for nobody."""
+    staying = {peer: beacon for peer, beacon in alive.items() if not beacon.leaving}
+    votes = me in head.voters and not over
+    others = dict.fromkeys(peer for peer in [*head.voters, *staying] if peer != me)
+    go_on = not votes or abstains or is_quorum(head.voters, staying)
+    return Farewell(
+        seat_is_needed=votes and bool(staying),
+        strands=() if go_on else tuple(others),
+        takes_last_state=applied >= -1 and not any(b.applied >= max(-1, applied - 1) for b in staying.values()),
+    )

@@ -1,0 +1,232 @@
+"""What keeps the parts of a node agreed on one head: its log, its state, and the line of history it follows.
+
+Owns what happens when a record is certain, when a state is there, and when a line is left for a better one (SPEC
+R13, K6, G7-G9). Refuses to know messages, and what is due when; node.py has that.
+"""
+
+from random import Random
+
+from intellectd.protocol import events as ev
+from intellectd.protocol import limits
+from intellectd.protocol.branch import branch_record
+from intellectd.protocol.branching import Branching, Switch
+from intellectd.protocol.catchup import Catchup
+from intellectd.protocol.context import Context
+from intellectd.protocol.effects import AbortTransfer, AppendEntry, Halt, Note, Out, PeerFault, PersistVote, Rebase, To
+from intellectd.protocol.herald import Herald
+from intellectd.protocol.ids import NO_HASH, state_name
+from intellectd.protocol.manifest import Manifest, config_of
+from intellectd.protocol.membership import Membership
+from intellectd.protocol.messages import Commit
+from intellectd.protocol.port import Crypto
+from intellectd.protocol.progress import Progress
+from intellectd.protocol.records import BadRecord, Blob, Entry, Head, Record, check_entry
+from intellectd.protocol.round import Round
+from intellectd.protocol.seat import Seat
+
+
+class NoRecovery(ValueError):
+    """There is nothing to recover, or nobody to go on with; says why."""
+
+
+class Keeper:
+    def __init__(
+        self,
+        *,
+        peer: str,
+        run: bytes,
+        manifest: Manifest,
+        crypto: Crypto,
+        rng: Random,
+        now: float,
+        incarnation: int,
+        addresses: tuple[str, ...] = (),
+        bulk: tuple[str, bytes] = ("", b""),
+        entries: list[Entry] | None = None,
+        applied: int = -2,
+        applied_digest: bytes | None = None,
+        vote: PersistVote | None = None,
+        other_votes: tuple[PersistVote, ...] = (),
+        held_updates: tuple[bytes, ...] = (),
+    ) -> None:
+        """`entries` is the verified log from genesis; `applied` the round whose state is loaded (-2: none); `vote` the
+        newest in the journal, whatever decision it is about (None: there is no journal), `other_votes` the newest on
+        each other line of history."""
+        self.context = Context(peer, run, manifest, config_of(manifest), crypto, rng)
+        self.membership = Membership(self.context, now)
+        self.catchup = Catchup(self.context, self.membership, applied)
+        self.progress = Progress(self.context)
+        self.herald = Herald(incarnation, addresses, bulk)
+        self.head = Head(manifest, run, None)
+        self.genesis_generation = self.head.generation
+        for root in held_updates:
+            self.catchup.on_update_held(root)
+        self.branching = Branching(self.context, self.membership, self.head, now)
+        for entry in entries or []:
+            self._grow(entry)
+        self.seat = Seat(peer, self.head, applied, vote)
+        self._votes = {v.at.generation: v for v in (*other_votes, vote) if v is not None}
+        self.round = self._new_round(now)
+        self.halted: str | None = None
+        self.leaving = False
+        self._contradicted = 0  # states computed here, in a row, that the log contradicts
+        if applied_digest is not None:
+            self._stands(applied_digest, now)
+
+    # ---- the log
+
+    def _on_entries(self, sender: str, entries: tuple[Entry, ...], now: float, pushed: bool = False) -> list[Out]:
+        out: list[Out] = []
+        useful = False
+        for entry in entries:
+            record = entry.record
+            if record.parent != self.head.hash or (not pushed and record.generation != self.head.generation):
+                continue
+            try:
+                check_entry(self.head, entry, self.context.crypto)
+            except BadRecord as error:
+                out.append(PeerFault(sender, f"record {record.round}: {error}"))
+                useful = False
+                break
+            if record.generation != self.head.generation and not self.branching.follows(self.head, entry, now):
+                break
+            useful = True
+            out += self._decide(entry, now)
+        if not pushed:
+            self.catchup.on_entries(useful, now)
+        return out
+
+    def _decide(self, entry: Entry, now: float) -> list[Out]:
+        """A record is certain: it goes to the log, and the next round begins."""
+        record, old = entry.record, self.round
+        out: list[Out] = [*self._seat(self.head, entry), AppendEntry(entry)]
+        running = old.reducing
+        if running is not None and running != record.transfer:
+            out.append(AbortTransfer(running))
+            self.herald.on_transfer_over()
+            running = None
+        self.catchup.awaited_transfer = running or NO_HASH
+        wrong = old.state_digest is not None and old.state_digest != record.state_digest
+        self._grow(entry)
+        self.round = self._new_round(now)
+        names = [c.peer for c in entry.blob.contributions]
+        text = f"round {record.round} decided: {len(names)} contributed, {record.tokens_total} tokens in all"
+        out.append(Note("round_decided", text, fields={"round": record.round, "roster": names}))
+        if wrong:
+            out += self._drop_state(f"{state_name(record.round - 1)} differs here from the agreed one")
+        self.membership.soon(now)
+        return out
+
+    def _grow(self, entry: Entry) -> None:
+        self.catchup.on_decided(entry)
+        self.head = self.head.next(entry)
+        self.branching.trail.add(self.head)
+
+    def _seat(self, before: Head, entry: Entry) -> list[PersistVote]:
+        """What must be on disk before the record is; never instead of a later vote on the same line."""
+        voted = self._votes.get(before.generation)
+        marks = self.seat.on_record(before, entry.record, self.catchup.applied)
+        return [mark for mark in marks if voted is None or voted.at.round < mark.at.round]
+
+    def _new_round(self, now: float) -> Round:
+        self.membership.seat(self.head.voters)
+        vote = self._votes.get(self.head.generation)
+        return Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
+
+    # ---- other lines of history
+
+    def _on_rival(self, event: ev.EntriesReceived, now: float) -> list[Out]:
+        """Whatever of that line goes on from here as ours is taken first; the rest is judged (G7)."""
+        ours = tuple(e for e in event.entries if e.record.generation == self.head.generation)
+        out = self._on_entries(event.peer, ours, now, pushed=True)
+        said, switch = self.branching.on_entries(event.peer, event.generation, event.entries, self.head, now)
+        return [*out, *said, *(self._switch(switch, now) if switch else [])]
+
+    def _switch(self, switch: Switch, now: float) -> list[Out]:
+        """Leave our line at `base`. Nothing of it is counted in the other; it stays on the disk (G8)."""
+        if switch.base.hash == self.head.hash:
+            return [out for entry in switch.entries for out in self._decide(entry, now)]
+        left = self.head
+        out: list[Out] = [AbortTransfer(self.round.reducing)] if self.round.reducing else []
+        self.herald.on_transfer_over()
+        self.catchup.awaited_transfer = NO_HASH
+        self.catchup.cut(switch.base.round)
+        self.progress.on_jump()
+        self.branching.switched(switch.base)
+        self.head = switch.base
+        for entry in switch.entries:
+            out += self._seat(self.head, entry)
+            self._grow(entry)
+        text = f"rounds {switch.base.round + 1} to {left.round} of this host are left for a history with more in it"
+        out += [Rebase(switch.base.round, switch.entries), Note("switched", text, "warning")]
+        self.round = self._new_round(now)
+        self.membership.soon(now)
+        return out
+
+    def _open_branch(self, now: float) -> list[Out]:
+        """Our turn to go on without the quorum, if the run allows it (G3)."""
+        self.branching.look(self.head, self.round.parts.acceptor.votes, now)
+        able = self.round.parts.muster.able_peers(now)
+        entry = self.branching.opens(self.head, able, self.round.state_digest, now)
+        if entry is None:
+            return []
+        lost = len(self.head.voters)
+        note = Note("branched", f"no quorum of {lost} voters: {len(able)} peers go on by themselves", "warning")
+        return [note, *self._announce(entry, now)]
+
+    def recovery_draft(self, now: float) -> tuple[Record, Blob]:
+        """The branch that the owners would have to sign for the run to go on with who is here (G5). Raises
+        NoRecovery."""
+        self.branching.look(self.head, self.round.parts.acceptor.votes, now)
+        digest = self.round.state_digest
+        if self.branching.quorum:
+            raise NoRecovery("a quorum of the voters is here: the run goes on without a recovery")
+        if self.round.finished:
+            raise NoRecovery("the run is finished")
+        if digest is None:
+            raise NoRecovery(f"this host is catching up: it has not reached round {self.head.round} of its log")
+        able = self.round.parts.muster.able_peers(now)
+        least = max(1, self.context.config.swarm.min_peers)
+        if len(able) < least:
+            raise NoRecovery(f"{len(able)} peers are here, in step and with a trainer; the run asks for {least}")
+        return branch_record(self.head, able, digest)
+
+    def _on_recovery(self, entry: Entry, now: float) -> list[Out]:
+        try:
+            check_entry(self.head, entry, self.context.crypto)
+        except BadRecord as error:
+            return [Note("recovery_refused", f"the recovery does not fit: {error}", "error")]
+        voters = len(entry.record.next_voters)
+        note = Note("recovered", f"the owner's word: {voters} voters go on from round {self.head.round}", "warning")
+        return [note, *self._announce(entry, now)]
+
+    def _announce(self, entry: Entry, now: float) -> list[Out]:
+        told = sorted(self.membership.peers)
+        return [*self._decide(entry, now), *(To(peer, Commit(entry)) for peer in told)]
+
+    def _drop_state(self, why: str) -> list[Out]:
+        self.catchup.drop_state()
+        self.progress.on_jump()
+        return [Note("diverged", f"{why}; fetching that", "error")]
+
+    def _on_applied(self, event: ev.Applied, now: float) -> list[Out]:
+        if not self.catchup.on_applied(event.round):
+            return []
+        proven = self.catchup.window.proven(event.round)
+        if proven is not None and proven != event.digest:
+            self._contradicted += 1
+            if self._contradicted >= limits.DIVERGENCES_MAX:
+                return [Halt(f"this host computes other states than the run agreed on, last in round {event.round}")]
+            return self._drop_state(f"applying round {event.round} gave another state than the agreed one")
+        if proven is not None:
+            self._contradicted = 0
+        note = Note("round_applied", f"round {event.round} applied", fields={"round": event.round})
+        return [note, *self._stands(event.digest, now)]
+
+    def _stands(self, digest: bytes, now: float) -> list[Out]:
+        """A state is here: `applied` says which."""
+        self.membership.soon(now)
+        proven = self.catchup.window.proven(self.catchup.applied)
+        if proven is not None and proven != digest:
+            return self._drop_state(f"{state_name(self.catchup.applied)} is not the agreed one")
+        return self.round.on_applied(digest, now) if self.catchup.applied == self.head.round else []

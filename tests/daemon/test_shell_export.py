@@ -1,0 +1,60 @@
+"""What a daemon exports, and where the files go when it may not write where the operator asked."""
+
+from pathlib import Path
+
+import torch
+import trio.testing
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from intellectd.daemon.export_files import foothold, is_same
+from tests.daemon.shell_trainer import LAYOUT
+from tests.daemon.shell_world import shell
+from tests.daemon.test_shell_swarm import refusal, swarm
+
+
+async def test_an_external_model_is_exported_as_bare_tensors(autojump_clock: trio.testing.MockClock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=2)
+        await host.wait("finished")
+        target = world.folder / "out"
+        refused = await refusal(host, "export", path=str(target))
+        assert "known to the attached program alone" in refused.message and "--format safetensors" in refused.hint
+        answer = await host.ask("export", path=str(target), format="safetensors")
+        assert (answer["path"], answer["files"], answer["round"]) == (str(target), ["model.safetensors"], 2)
+
+        tensors, theta = load_file(target / "model.safetensors"), world.service(host).state.theta
+        assert theta is not None
+        for slot in LAYOUT.slots:  # the padding between them stays behind
+            assert torch.equal(tensors[slot.name].flatten(), theta[slot.offset : slot.offset + slot.size])
+        with safe_open(target / "model.safetensors", "pt") as file:
+            assert file.metadata() == {"format": "pt", "run": "shell", "round": "2"}
+
+        refused = await refusal(host, "export", path=str(target), format="safetensors")
+        assert refused.message == f"{target} is not empty; nothing was written"  # the hint is not in it a second time
+        assert refused.hint == "name a directory that does not exist yet"
+
+
+async def test_a_daemon_that_sees_another_directory_writes_at_home(autojump_clock: trio.testing.MockClock) -> None:
+    """As in a service's sandbox, whose /tmp is its own and whose /home is empty."""
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=2)
+        await host.wait("finished")
+        target = world.folder / "user" / "out"
+        for seen in ([str(target.parent), 1, 1], [str(world.folder), 1, 1]):
+            answer = await host.ask("export", path=str(target), format="safetensors", seen=seen)
+            spool = host.state / "exports" / run_id
+            assert answer["path"] == str(spool) and not target.parent.exists()
+            assert [path.name for path in spool.iterdir()] == ["model.safetensors"]  # the newer one in place of the old
+        await host.ask("export_fetched", run_id="")
+        assert not spool.exists()
+        answer = await host.ask("export", path=str(target), format="safetensors", seen=list(foothold(target)))
+        assert answer["path"] == str(target)
+
+
+def test_a_foothold_is_the_deepest_directory_that_exists(tmp_path: Path) -> None:
+    status = tmp_path.stat()
+    found = foothold(tmp_path / "new" / "deeper")
+    assert found == (str(tmp_path), status.st_dev, status.st_ino) and is_same(found)
+    assert not is_same((str(tmp_path), status.st_dev, status.st_ino + 1))
+    assert not is_same((str(tmp_path / "new"), status.st_dev, status.st_ino))

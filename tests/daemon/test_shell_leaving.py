@@ -1,0 +1,159 @@
+"""Hosts that leave: the others go on, or it is said that they cannot; the folder stays, and joining takes it up."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from intellectd.daemon.runs.leaving import put_aside
+from tests.daemon.shell_world import Host, shell
+from tests.daemon.test_shell_swarm import finish_alike, refusal, rosters, swarm
+
+Clock = trio.testing.MockClock
+
+
+async def by_seniority(hosts: list[Host]) -> list[Host]:
+    """The senior one first."""
+    voters: list[str] = (await hosts[0].until(lambda run: len(run["voters"]) == len(hosts)))["voters"]
+    return sorted(hosts, key=lambda host: voters.index(host.peer))
+
+
+def set_pace(hosts: list[Host], round_s: float) -> None:
+    for host in hosts:
+        assert host.trainer is not None
+        host.trainer.round_s = round_s
+
+
+async def test_a_host_leaves_and_comes_back_as_the_voter_it_was(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=11)
+        gone = hosts[2]
+        await gone.wait("round=2")
+        voted = (gone.state / "runs" / run_id / "log" / "votes").read_bytes()
+        answer = await gone.ask("leave", run_id=run_id)
+        aside = gone.state / "left" / run_id
+        assert (answer["left"], answer["path"], answer["warnings"]) == (True, str(aside), [])
+        assert (await gone.ask("leave", run_id=run_id))["left"]  # who asks again missed the answer
+        assert (await gone.ask("runs"))["runs"] == []
+        assert not (gone.state / "runs" / run_id).exists()
+        assert (aside / "log" / "votes").read_bytes().startswith(voted)
+        status = await hosts[0].until(lambda run: gone.peer not in run["voters"])
+        await hosts[0].wait(f"round={status['round'] + 1}")
+        assert gone.peer not in (await hosts[0].status())["roster"]
+
+        await gone.ask("join", run_id=run_id, peers=[hosts[0].address])
+        assert not aside.exists()
+        await finish_alike(hosts, 11)
+        assert gone.peer in (await rosters(hosts[0], run_id))[11]
+
+
+async def test_leaving_is_not_half_done_when_the_client_hangs_up(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=50)
+        await hosts[1].wait("round=2")
+        with trio.move_on_after(1.0) as impatient:
+            await hosts[1].ask("leave", run_id=run_id)
+        assert impatient.cancelled_caught
+        await hosts[0].until(lambda run: hosts[1].peer not in run["voters"])
+        await trio.sleep(10)
+        assert (await hosts[1].ask("runs"))["runs"] == []
+        assert (hosts[1].state / "left" / run_id).is_dir()
+
+
+@pytest.mark.parametrize("leaver", [0, 1], ids=["senior", "junior"])
+async def test_one_of_two_leaves_and_the_other_goes_on_alone(leaver: int, autojump_clock: Clock) -> None:
+    """SPEC Q1, R10: the senior one hands over: it waits for the round that takes its seat away."""
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=8)
+        order = await by_seniority(hosts)
+        gone, other = order[leaver], order[1 - leaver]
+        answer = await gone.ask("leave", run_id=run_id)
+        assert answer["left"] and answer["warnings"] == []
+        status = await other.wait("finished")
+        assert status["voters"] == [other.peer] and status["roster"] == [other.peer]
+
+
+async def test_the_senior_of_two_goes_at_once_and_is_told_whom_it_strands(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=8)
+        senior, other = await by_seniority(hosts)
+        set_pace(hosts, 1000.0)
+        await senior.until(lambda run: run["trainer"] == "training")
+        answer = await senior.ask("leave", run_id=run_id, timeout_s=3)
+        assert not answer["left"] and "without this host's vote" in answer["waits_for"]
+        answer = await senior.ask("leave", run_id=run_id, now=True)
+        (warning,) = answer["warnings"]
+        assert answer["left"] and other.peer[-8:] in warning and "will wait until it joins again" in warning
+        set_pace(hosts, 10.0)
+        assert "1 of 2 voters reachable" in (await other.until(lambda run: run["state"] == "waiting"))["reason"]
+        await senior.ask("join", run_id=run_id)
+        await finish_alike(hosts, 8)
+
+
+async def test_the_last_one_leaves_with_the_only_state_and_is_told_so(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=6)
+        await host.wait("round=2")
+        answer = await host.ask("leave", run_id=run_id)
+        (warning,) = answer["warnings"]
+        assert answer["left"] and "no other host" in warning and f"intellectd join {run_id}" in warning
+        await host.ask("join", run_id=run_id)
+        await finish_alike([host], 6)
+
+
+async def test_leaving_outlives_a_restart_and_takes_as_long_as_it_takes(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=6)
+        set_pace(hosts, 100.0)
+        gone = hosts[2]
+        await gone.wait("round=1")
+        answer = await gone.ask("leave", run_id=run_id)
+        assert not answer["left"] and "0 of 3 have done their steps" in answer["waits_for"]
+        assert (await gone.status())["reason"].startswith("leaving; ")
+        error = await refusal(gone, "join", run_id=run_id, peers=[])
+        assert error.code == "busy" and "leaving" in error.message
+        await gone.end()
+        assert (gone.state / "runs" / run_id).is_dir()  # a daemon that stops has not left
+        await gone.start()
+        assert (await gone.status())["reason"].startswith("leaving; ")
+        await hosts[0].until(lambda run: gone.peer not in run["voters"])
+        await trio.sleep(10)
+        assert (await gone.ask("runs"))["runs"] == []
+        await gone.ask("join", run_id=run_id, peers=[])
+        await gone.wait("synced")
+        assert not (await gone.status())["reason"].startswith("leaving")
+        await gone.kill()
+        set_pace(hosts, 10.0)
+        await gone.start()  # the mark is gone with the change of mind
+        await finish_alike(hosts, 6)
+
+
+async def test_a_voter_whose_folder_was_thrown_away_votes_for_nothing_until_it_is_named_anew(
+    autojump_clock: Clock,
+) -> None:
+    """SPEC A13."""
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abc", rounds=20)
+        gone = hosts[2]
+        await gone.until(lambda run: gone.peer in run["voters"])
+        set_pace(hosts, 100.0)
+        await gone.ask("leave", run_id=run_id, now=True)
+        shutil.rmtree(gone.state / "left")
+        await gone.ask("join", run_id=run_id, peers=[hosts[0].address])
+        await gone.until(lambda run: "this host's votes are lost" in run["reason"])
+        set_pace(hosts, 10.0)
+        await gone.until(lambda run: gone.peer not in run["voters"])
+        await gone.until(lambda run: gone.peer in run["voters"])
+        await finish_alike(hosts, 20)
+
+
+def test_an_older_copy_does_not_take_the_place_of_the_newest(tmp_path: Path) -> None:
+    aside = tmp_path / "left" / "run"
+    for text in ("old", "older votes than", "the newest"):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "votes").write_text(text)
+        put_aside(tmp_path / "run", aside)
+    assert (aside / "votes").read_text() == "the newest"
+    assert sorted(path.name for path in aside.parent.iterdir()) == ["run", "run.1", "run.2"]
