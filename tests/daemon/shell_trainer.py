@@ -21,6 +21,7 @@ from intellectd.kernels.layout import Layout, TensorSpec
 TENSORS = (TensorSpec("embed", (300, 200)), TensorSpec("bias", (40,)))  # five groups: slices for five members
 LAYOUT = Layout(TENSORS)
 RETRY_S = 1.0
+LOGGED = {"tokens_per_s": 100.0, "grad_norm": 1.5, "mfu": 0.4}
 
 
 class FakeTrainer:
@@ -112,6 +113,7 @@ class FakeTrainer:
             self.dies_in.remove(round_)
             await trio.sleep(seconds / 2)
             return False
+        await send_frame(sock, {"op": "log", "round": round_, "step": 1, "loss": 1.0, "tokens": 250, **LOGGED})
         await trio.sleep(seconds)
         flat.copy_(trained(start, self.name, round_))
         if round_ in self.nan_rounds:

@@ -101,7 +101,7 @@ async def test_a_joiner_without_a_trainer_is_told_to_start_one(autojump_clock: C
         status = await late.wait("synced")
         assert status["reason"].startswith("synced, no trainer is attached: start your program, as in `INTELLECTD_SOCK")
         late.trainer.serve(world.nursery, late.config.socket)
-        await late.until(lambda run: run["inner"] == {"round": run["round"] + 1, "step": 0, "steps": 4})
+        await late.until(lambda run: run["inner"] == {"round": run["round"] + 1, "step": 1, "steps": 4})
         status = await late.wait("finished")
         await late.trainer.finished.wait()
         assert status["warnings"] == []
