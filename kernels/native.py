@@ -81,9 +81,7 @@ class Native:
         )
         return _index(first) is None
 
-    def outer_step(
-        self, codec: Codec, update: Tensor, theta: Tensor, momentum: Tensor, lr: float, mu: float
-    ) -> None:
+    def outer_step(self, codec: Codec, update: Tensor, theta: Tensor, momentum: Tensor, lr: float, mu: float) -> None:
         self._library.intellectd_native_outer_step(
             codec.native_id,
             update.data_ptr(),

@@ -142,9 +142,7 @@ def ring_hop(
     return _choice.kernels.ring_hop(codec, incoming, own, weight, divisor, out)
 
 
-def outer_step(
-    codec: Codec, update: Tensor, theta: Tensor, momentum: Tensor, lr: float, mu: float
-) -> None:
+def outer_step(codec: Codec, update: Tensor, theta: Tensor, momentum: Tensor, lr: float, mu: float) -> None:
     """Nesterov: d = dec(update); m <- mu*m + d; theta <- theta - lr*(d + mu*m).
 
     Raises NotFinite, with nothing changed, if the update is not.

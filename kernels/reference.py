@@ -64,9 +64,7 @@ def ring_hop(
     return _encode_groups(codec, out, sums()) is None
 
 
-def outer_step(
-    codec: Codec, update: Tensor, theta: Tensor, momentum: Tensor, lr: float, mu: float
-) -> None:
+def outer_step(codec: Codec, update: Tensor, theta: Tensor, momentum: Tensor, lr: float, mu: float) -> None:
     with torch.no_grad():
         for first, last in _groups(theta.numel()):
             d = _decode_group(codec, update, first, last)

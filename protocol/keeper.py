@@ -126,12 +126,19 @@ class Keeper:
         """What must be on disk before the record is; never instead of a later vote on the same line."""
         voted = self._votes.get(before.generation)
         marks = self.seat.on_record(before, entry.record, self.catchup.applied)
-        return [mark for mark in marks if voted is None or voted.at.round < mark.at.round]
+        return [mark for mark in marks if voted is None or voted.at.round < mark.at.round] if self._remembers else []
+
+    @property
+    def _remembers(self) -> bool:
+        """Is there room in the journal for a vote on this line? (G9)"""
+        return self.head.generation in self._votes or len(self._votes) < limits.LINES_VOTED_MAX
 
     def _new_round(self, now: float) -> Round:
         self.membership.seat(self.head.voters)
         vote = self._votes.get(self.head.generation)
-        return Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
+        made = Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
+        made.parts.acceptor.behind |= not self._remembers
+        return made
 
     # ---- other lines of history
 

@@ -36,6 +36,7 @@ BRANCHES_MAX = 64  # generations that one line of history passes through; each i
 TRAIL_HEADS = 64  # newest heads kept whole: where a rival line may have parted from ours
 RIVAL_ENTRIES_MAX = 4096  # records of a rival line in memory, at under 4 KiB each for 16 members
 DISTRUST_MIN_S = 15.0  # a peer whose claim to a better history came to nothing; doubles EXCLUSION_DOUBLINGS_MAX times
+LINES_VOTED_MAX = 128  # generations whose newest vote a host keeps; on further ones it has no vote
 OWNERS_MAX = 16  # keys that may sign a recovery
 WINDOW_ROUNDS = 1024  # decided rounds kept in memory for replay; donors keep snapshots far newer than that
 HELD_MAX = 4096  # updates known to be on disk; a forgotten one is fetched again

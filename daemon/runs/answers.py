@@ -64,7 +64,7 @@ class Answers:
         service = self._service_of(request.run) if request else None
         if request is None or service is None:
             return NO_ENTRIES
-        store, generation = service.store, service.node.genesis_generation
+        store, generation = service.store, service.node.head.generation
         try:
             answer: bytes = await self._host.runner(lambda: entries_answer(store, request, generation))
         except Closed:

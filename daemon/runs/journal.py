@@ -159,6 +159,12 @@ class Journal:
             del self.rounds[next(iter(self.rounds))]  # they come in order
         return seen
 
+    def left(self, round_: int) -> None:
+        """What came after this round is no longer this host's history."""
+        self.rounds = {r: seen for r, seen in self.rounds.items() if r <= round_}
+        self.losses = {r: loss for r, loss in self.losses.items() if r <= round_}
+        self._decided_at = None
+
     def applied(self, round_: int, digest: bytes) -> None:
         seen = self.rounds.get(round_)
         if seen is not None:

@@ -33,7 +33,8 @@ class Opened:
     manifest: Manifest
     manifest_bytes: bytes  # signed, for peers that join
     entries: list[Entry]
-    vote: PersistVote | None
+    vote: PersistVote | None  # the newest
+    votes: tuple[PersistVote, ...]  # the newest of each line of history
     state: OuterState
     applied: int  # the round whose state is loaded
     digest: bytes | None
@@ -64,6 +65,7 @@ def open_run(path: Path, identity: Identity) -> Opened:
             encode(signed),
             entries,
             store.vote(),
+            tuple(store.votes().values()),
             state,
             applied,
             digest,

@@ -70,6 +70,7 @@ class Performer:
         )
         self._states = StateFetch(run, state, compute, bulk, journal, self._inbox, self.snapshots, stall_s, post)
         self._nursery: trio.Nursery | None = None
+        self._lines = 0  # of history that were left
 
     def begin(self, nursery: trio.Nursery) -> None:
         """What effects start lives in `nursery` from here on."""
@@ -100,6 +101,8 @@ class Performer:
             case ef.AppendEntry():
                 await self._runner(lambda: self._store.append(effect.entry))
                 self._journal.decided(effect.entry)
+            case ef.Rebase():
+                await self._rebase(effect)
             case ef.StartTransfer():
                 await self._transfers.start_ring(effect)
             case ef.AbortTransfer():
@@ -136,9 +139,9 @@ class Performer:
         request = encode(EntriesRequest(self._run, effect.generation, effect.from_round))
         try:
             answer = decode(await self._network.call(effect.peer, "entries", request, CALL_TIMEOUT_S), EntriesAnswer)
-            self._post(ev.EntriesReceived(effect.peer, tuple(answer.entries)))
+            self._post(ev.EntriesReceived(effect.peer, tuple(answer.entries), effect.generation))
         except (NetworkError, BadMessage) as error:
-            self._post(ev.CallFailed(effect.peer, "entries", str(error)))
+            self._post(ev.CallFailed(effect.peer, "entries", str(error), effect.generation))
 
     async def _ask_members(self, effect: ef.AskMembers) -> None:
         try:
@@ -147,11 +150,21 @@ class Performer:
         except (NetworkError, BadMessage) as error:
             self._post(ev.CallFailed(effect.peer, "members", str(error)))
 
+    async def _rebase(self, effect: ef.Rebase) -> None:
+        """In its turn among the states that are being written: none of the old line comes to lie beside the new log."""
+        self._lines += 1
+        await self._compute.do(lambda: self._store.rebase(effect.round, effect.entries))
+        self._journal.left(effect.round)
+        for entry in effect.entries:
+            self._journal.decided(entry)
+        held = await self._runner(lambda: self.snapshots.held(effect.round))
+        self._post(held)
+
     # ---- the outer state
 
     def _apply(self, effect: ef.ApplyUpdate) -> None:
         lr, momentum = from_float32_hex(effect.lr), from_float32_hex(effect.momentum)
-        root = effect.root
+        root, line = effect.root, self._lines
 
         def work() -> bytes | NotHeld:
             try:
@@ -168,7 +181,8 @@ class Performer:
                 return
             self._journal.applied(effect.round, outcome)
             self._post(ev.Applied(effect.round, outcome))
-            self.snapshots.maybe_write(effect.round, outcome, self._post)
+            if line == self._lines:
+                self.snapshots.maybe_write(effect.round, outcome, self._post)
 
         self._compute.submit(work, then)
 

@@ -287,6 +287,7 @@ def _node(host: Host, service: RunService, opened: Opened) -> Node:
         applied=opened.applied,
         applied_digest=opened.digest,
         vote=opened.vote,
+        other_votes=opened.votes,
         held_updates=opened.held_updates,
     )
 

@@ -55,6 +55,12 @@ class Snapshots:
 
         self._compute.submit(work, then)
 
+    def proven(self, round_: int, digest: bytes) -> bool:
+        """Does the log, as it is now, say that this is the state after that round?"""
+        if round_ < 0:
+            return digest == self._store.manifest().manifest.state_digest
+        return round_ + 1 < self._store.length and self._store.entry(round_ + 1).record.state_digest == digest
+
     def held(self, applied: int) -> ev.SnapshotsHeld:
         return ev.SnapshotsHeld(
             tuple(self._store.reached_snapshots()[-OFFERED_MAX:]), self._store.updates_from(applied)

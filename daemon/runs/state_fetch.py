@@ -81,7 +81,8 @@ class StateFetch:
                 return missed, None, None
             self._state.install(theta, momentum)
             try:
-                self._snapshots.write(effect.round, digest)
+                if self._snapshots.proven(effect.round, digest):  # another line may have been taken meanwhile
+                    self._snapshots.write(effect.round, digest)
                 problem = None
             except StorageError as error:  # it is in memory: a restart would fetch it again
                 problem = str(error)

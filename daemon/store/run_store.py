@@ -6,11 +6,12 @@ they come here, and digests are compared by who loads a state.
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from intellectd.daemon.atomic import make_dir, storage_errors, write_atomic
+from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_atomic
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
 from intellectd.daemon.store.snapshot import State, check_room, snapshot_bytes, write_snapshot
 from intellectd.daemon.store.updates import Updates
@@ -18,7 +19,7 @@ from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.ids import NO_HASH, encode
 from intellectd.protocol.limits import ENTRIES_PER_CALL_MAX
 from intellectd.protocol.manifest import BadManifest, SignedManifest, decode_signed
-from intellectd.protocol.records import BadRecord, Entry, decode_entry
+from intellectd.protocol.records import BadRecord, Entry, decode_entry, record_hash
 
 LOG_MAGIC, VOTES_MAGIC = b"intellectd-log-2\n", b"intellectd-votes-2\n"
 VOTES_KEPT_MAX = 256  # frames in the vote file before it is rewritten with the newest alone
@@ -133,25 +134,65 @@ class RunStore:
         assert entry.record.round == len(self._log), "the log has a gap"
         self._log.append(encode(entry))
 
+    def rebase(self, round_: int, entries: Sequence[Entry]) -> None:
+        """The log goes on after `round_` with these (SPEC G8). What it leaves, records and states, is kept in a folder
+        of its own. Raises StorageError; whenever the power goes, the log is the one or the other."""
+        keep = round_ + 1
+        bodies = [self._log.read(index) for index in range(len(self._log))]
+        if bodies[keep:]:
+            self._put_aside(keep, bodies[keep:])
+        self._log.rewrite([*bodies[:keep], *(encode(entry) for entry in entries)])
+
+    def _put_aside(self, keep: int, bodies: list[bytes]) -> None:
+        folder = self.path / "left" / f"{keep:08d}-{record_hash(decode_entry(bodies[-1]).record).hex()[:16]}"
+        make_dir(folder, 0o700)
+        with storage_errors(folder):
+            if not (folder / "records").exists():
+                FrameFile.create(folder / "records", LOG_MAGIC, self._remedy).close()
+            copy = FrameFile(folder / "records", LOG_MAGIC, self._remedy)
+            try:
+                copy.rewrite(bodies)
+            finally:
+                copy.close()
+            # The states go first: a log must not come to stand beside states of another line.
+            for round_ in self.snapshots():
+                if round_ >= max(1, keep):
+                    os.replace(self.snapshot_path(round_), folder / self.snapshot_path(round_).name)
+            fsync_dir(folder)
+            fsync_dir(self.path / "snapshots")
+
     def vote(self) -> PersistVote | None:
-        if not len(self._votes):
-            return None
+        """The newest."""
+        return self._vote(len(self._votes) - 1) if len(self._votes) else None
+
+    def votes(self) -> dict[bytes, PersistVote]:
+        """The newest of each generation (SPEC G9), the oldest first."""
+        newest: dict[bytes, PersistVote] = {}
+        for index in range(len(self._votes)):
+            vote = self._vote(index)
+            newest.pop(vote.at.generation, None)
+            newest[vote.at.generation] = vote
+        return newest
+
+    def _vote(self, index: int) -> PersistVote:
         try:
-            return msgspec.msgpack.decode(self._votes.read(len(self._votes) - 1), type=PersistVote)
+            return msgspec.msgpack.decode(self._votes.read(index), type=PersistVote)
         except msgspec.MsgspecError as error:
             raise CorruptFile(f"{self._votes.path} is damaged: {error}", self._remedy) from error
 
     def write_vote(self, vote: PersistVote) -> None:
-        body = msgspec.msgpack.encode(vote)
         if len(self._votes) >= VOTES_KEPT_MAX:
-            self._votes.rewrite([body])
+            others = {g: v for g, v in self.votes().items() if g != vote.at.generation}
+            self._votes.rewrite([msgspec.msgpack.encode(v) for v in (*others.values(), vote)])
         else:
-            self._votes.append(body)
+            self._votes.append(msgspec.msgpack.encode(vote))
 
     def _check_votes(self) -> None:
         """Records are on disk before a vote on what follows them. A log that is too short has lost some, and
         this host would vote on them again."""
-        vote = self.vote()
+        votes = self.votes()
+        mine = self.entry(len(self._log) - 1).record.generation if len(self._log) else None
+        vote = votes.get(mine) if mine else next(reversed(votes.values()), None)
         if vote is not None and vote.at.round > len(self._log):
             raise CorruptFile(
                 f"{self._log.path} ends with record {len(self._log) - 1}, but this host has voted on record "

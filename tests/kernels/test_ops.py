@@ -147,9 +147,7 @@ AGREE = settings(max_examples=25, deadline=None)
 def test_agreement_of_encode_decode_subtract(codec: Codec, blocks: int, x: Tensor, y: Tensor) -> None:
     x, y = x[: blocks * 256], y[: blocks * 256]
 
-    def run(
-        kernels: Kernels, x: Tensor, y: Tensor, enc: Tensor, delta: Tensor, back: Tensor
-    ) -> object:
+    def run(kernels: Kernels, x: Tensor, y: Tensor, enc: Tensor, delta: Tensor, back: Tensor) -> object:
         squares, refused = kernels.encode_delta(codec, x, y, delta)
         first = kernels.encode(codec, x, enc)
         kernels.decode(codec, enc, back)
@@ -268,9 +266,7 @@ class Contracted:
     def __getattr__(self, name: str) -> object:
         return getattr(self._sound, name)
 
-    def outer_step(
-        self, codec: Codec, update: Tensor, theta: Tensor, momentum: Tensor, lr: float, mu: float
-    ) -> None:
+    def outer_step(self, codec: Codec, update: Tensor, theta: Tensor, momentum: Tensor, lr: float, mu: float) -> None:
         d = decoded(codec, update)
         momentum.copy_((float(torch.tensor(mu)) * momentum.double() + d).float())
         theta.copy_(theta - torch.tensor(lr) * (d + torch.tensor(mu) * momentum))
