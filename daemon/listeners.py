@@ -90,6 +90,19 @@ def refuse_if_taken(path: Path) -> None:
             raise AlreadyRunning(f"a daemon already answers on {path}", "use that one, or stop it first")
 
 
+def claim_tcp(host: str, port: int, what: str) -> None:
+    """Bind and let go: raises what `tcp_listener` would, long before anything listens there."""
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # [::] and 0.0.0.0 may be two listeners of one port
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise _not_listening(f"cannot listen on {host}:{port} for {what}", port, error) from error
+
+
 def _not_listening(what: str, port: int, error: OSError) -> OperatorError:
     if error.errno == errno.EADDRINUSE:
         hint = f"find who has it with `ss -ltnp 'sport = :{port}'`, or choose another address"
