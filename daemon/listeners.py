@@ -55,10 +55,11 @@ async def unix_listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
     refuse_if_taken(path)
     # Bound under another name and renamed, so that nobody finds the path without its final mode or unserved.
     temp = path.with_name(path.name[:-1] + "~")  # as long as the path, whose length was checked
-    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with trio.socket.from_stdlib_socket(plain) as sock:
         try:
             temp.unlink(missing_ok=True)
-            await sock.bind(str(temp))
+            plain.bind(str(temp))  # trio's would use a thread, which takes longer than the call
             temp.chmod(SOCKET_MODE)
             sock.listen(BACKLOG)
             inode = temp.stat().st_ino
