@@ -89,7 +89,7 @@ SETTINGS = (
     Setting("network.listen", _addresses, ("/ip4/0.0.0.0/tcp/4001",), "multiaddrs of the control plane"),
     Setting("network.announce", _addresses, (), "multiaddrs told to peers instead (behind NAT)"),
     Setting("network.bulk_listen", values.read_host_port, "0.0.0.0:4002", "host:port for tensors"),
-    Setting("network.bulk_announce", values.read_host_port_or_none, "", "host:port told to peers instead"),
+    Setting("network.bulk_announce", values.read_announced, "", "host:port told to peers instead"),
     Setting("network.bootstrap", values.list_of(values.multiaddr_of_peer), (), "peers to try at first"),
     Setting("metrics.listen", values.read_host_port_or_none, "127.0.0.1:9477", 'host:port, "" for off'),
     Setting("log.format", values.one_of("auto", "human", "json"), "auto", "auto, human or json"),

@@ -96,6 +96,15 @@ def read_host_port_or_none(value: Any, base: Path) -> str:
     return "" if value == "" else read_host_port(value, base)
 
 
+def read_announced(value: Any, base: Path) -> str:
+    text = read_host_port_or_none(value, base)
+    if text:
+        host, port = split_host_port(text)
+        if port == 0 or host in ("0.0.0.0", "::"):
+            raise ValueError('a "host:port" that others can dial, such as "203.0.113.5:4002"')
+    return text
+
+
 def split_host_port(text: str) -> tuple[str, int]:
     """`("::1", 4002)` of `[::1]:4002`."""
     host, colon, port = text.rpartition(":")

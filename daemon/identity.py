@@ -137,17 +137,13 @@ def _read(path: Path, kind: type[Key]) -> bytes:
 
 
 def _parse(pem: bytes, path: Path, kind: type[Key]) -> Ed25519PrivateKey:
+    why = f": it has more than {KEY_FILE_BYTES_MAX} bytes" if len(pem) > KEY_FILE_BYTES_MAX else ""
     try:
-        if len(pem) > KEY_FILE_BYTES_MAX:
-            raise ValueError(f"it has more than {KEY_FILE_BYTES_MAX} bytes")
-        private = load_pem_private_key(pem, password=None)
-        if not isinstance(private, Ed25519PrivateKey):
-            raise ValueError(f"it holds a {type(private).__name__}")
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        # The parser's own text can run over pages; its first line says enough.
-        why = (str(error).splitlines() or ["unreadable"])[0][:200]
-        raise IdentityError(
-            f"{kind.what} {path} is no Ed25519 private key (PKCS8 PEM): {why}",
-            kind.remedy,
-        ) from error
-    return private
+        private = None if why else load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        private = None  # the parser's own text speaks of its insides and links to its handbook
+    if isinstance(private, Ed25519PrivateKey):
+        return private
+    if private is not None:
+        why = f": it holds a {type(private).__name__}"
+    raise IdentityError(f"{kind.what} {path} is no Ed25519 private key (PKCS8 PEM){why}", kind.remedy)

@@ -55,10 +55,11 @@ async def unix_listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
     refuse_if_taken(path)
     # Bound under another name and renamed, so that nobody finds the path without its final mode or unserved.
     temp = path.with_name(path.name[:-1] + "~")  # as long as the path, whose length was checked
-    with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with trio.socket.from_stdlib_socket(plain) as sock:
         try:
             temp.unlink(missing_ok=True)
-            await sock.bind(str(temp))
+            plain.bind(str(temp))  # trio's would use a thread, which takes longer than the call
             temp.chmod(SOCKET_MODE)
             sock.listen(BACKLOG)
             inode = temp.stat().st_ino
@@ -88,6 +89,19 @@ def refuse_if_taken(path: Path) -> None:
         # Anything but a refusal, such as EAGAIN for a full backlog, means that somebody listens.
         if probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT):
             raise AlreadyRunning(f"a daemon already answers on {path}", "use that one, or stop it first")
+
+
+def claim_tcp(host: str, port: int, what: str) -> None:
+    """Bind and let go: raises what `tcp_listener` would, long before anything listens there."""
+    try:
+        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:  # [::] and 0.0.0.0 may be two listeners of one port
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(where)
+    except OSError as error:
+        raise _not_listening(f"cannot listen on {host}:{port} for {what}", port, error) from error
 
 
 def _not_listening(what: str, port: int, error: OSError) -> OperatorError:

@@ -58,7 +58,7 @@ class Branching:
     def look(self, head: Head, votes: bool, now: float) -> None:
         """Who of the voters is alive on our own line?"""
         alive = self._members.alive_beacons(now)
-        here = [v for v in head.voters if (b := alive.get(v)) is not None and b.generation == head.generation]
+        here = [v for v in head.voters if (b := alive.get(v)) and b.generation == head.generation and b.lineage.votes]
         self.quorum = is_quorum(head.voters, [*here, self._context.peer] if votes else here)
         if self.quorum:
             self._lost_since = None

@@ -39,6 +39,7 @@ class Catchup:
         self.awaited_transfer = NO_HASH  # our own transfer may still bring the bytes of the newest record
         self._asking: str | None = None  # an AskEntries under way
         self._fetching: bytes | int | None = None  # an update's root or a snapshot's round, under way
+        self.own_snapshots: tuple[int, ...] = ()  # on this disk; 0 stands for the first parameters
         self._void = False  # the state that is being fetched is one of a line that was left
         self._donors = Donors(context.rng)
         self._ask_retry, self._fetch_retry = Retry(), Retry()
@@ -200,6 +201,10 @@ class Catchup:
             if beacon.generation == head.generation or head.round == -1:
                 for round_ in beacon.snapshots:  # the first parameters are served as round 0
                     offers.setdefault(-1 if round_ == 0 else round_, []).append(peer)
+        for round_ in self.own_snapshots:
+            own = self._donors.good([self._context.peer], -1 if round_ == 0 else round_, now)
+            if own:
+                offers[-1 if round_ == 0 else round_] = own
         provable = sorted((r for r in offers if self.window.proven(r) and r > self.applied), reverse=True)
         fresh = [r for r in provable if self._donors.good(offers[r], r, now)]
         for round_ in (fresh or provable)[:1]:

@@ -45,10 +45,12 @@ class Decision:
         return root == NO_HASH or root in self.held
 
     def alive_voters(self, now: float) -> list[str]:
-        """On this line of history: who follows another does not answer here."""
+        """Those that can vote here: who follows another line of history does not, nor who has forgotten its votes."""
         alive = self.members.alive_beacons(now)
         mine, me = self.head.generation, self.context.peer
-        return [v for v in self.head.voters if v == me or ((b := alive.get(v)) and b.generation == mine)]
+        return [
+            v for v in self.head.voters if v == me or ((b := alive.get(v)) and b.generation == mine and b.lineage.votes)
+        ]
 
     def may_start(self, now: float) -> tuple[bool, str]:
         """May an attempt begin now, and why (not)? Without a quorum in sight it would only burn ballots."""

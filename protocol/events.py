@@ -191,4 +191,5 @@ Event = (
     | SnapshotMissed
     | SnapshotsHeld
     | LeaveRequested
+    | RecoverySigned
 )

@@ -10,6 +10,9 @@ from intellectd.protocol.messages import Beacon, Lineage, Ready, Transfer
 PROGRESS_S = 0.5  # a transfer's progress is news, but not for each chunk
 
 
+Quorum = tuple[bool, bool]  # is one alive to this host, and can this host vote
+
+
 class Herald:
     def __init__(self, incarnation: int, addresses: tuple[str, ...], bulk: tuple[str, bytes]) -> None:
         self._incarnation, self._sequence = incarnation, 0
@@ -28,15 +31,19 @@ class Herald:
     def on_transfer_over(self) -> None:
         self._transfer = None
 
-    def is_news(self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool, quorum: bool) -> bool:
+    def is_news(
+        self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool, standing: Quorum
+    ) -> bool:
         """Would the beacon say something else than when this was last asked?"""
-        key = (head.hash, applied, state, ready, leaving, quorum, self._snapshots, self._updates_from)
+        key = (head.hash, applied, state, ready, leaving, standing, self._snapshots, self._updates_from)
         if key == self._said:
             return False
         self._said = key
         return True
 
-    def beacon(self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool, quorum: bool) -> Beacon:
+    def beacon(
+        self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool, standing: Quorum
+    ) -> Beacon:
         self._sequence += 1
         return Beacon(
             incarnation=self._incarnation,
@@ -54,5 +61,5 @@ class Herald:
             transfer=self._transfer,
             snapshots=list(self._snapshots),
             updates_from=self._updates_from,
-            lineage=Lineage(head.recoveries, head.branches, head.tokens_total, quorum),
+            lineage=Lineage(head.recoveries, head.branches, head.tokens_total, *standing),
         )

@@ -65,6 +65,7 @@ class Lineage(Wire, frozen=True, array_like=True):
     branches: Annotated[int, Meta(ge=0, le=limits.BRANCHES_MAX)]
     tokens: Count
     quorum: bool  # a quorum of its voters is alive to the sender
+    votes: bool  # the sender can vote on it: it has a seat and the memory of its votes
 
 
 class Beacon(Message, frozen=True, array_like=True):

@@ -132,6 +132,7 @@ class Node(Keeper):
                 return [Note("snapshot_missed", f"state from {event.donor}: {event.reason}", "warning")]
             case ev.SnapshotsHeld():
                 self.herald.on_snapshots(event)
+                self.catchup.own_snapshots = event.rounds
                 self.catchup.window.pruned(event.updates_from)
             case ev.RecoverySigned():
                 return self._on_recovery(event.entry, now)
@@ -259,7 +260,7 @@ class Node(Keeper):
         return ApplyUpdate(record.round, root, record.codec, record.lr, record.momentum, local)
 
     def _beacon(self, now: float) -> list[Out]:
-        quorum = self.branching.quorum
+        quorum = (self.branching.quorum, self.round.parts.acceptor.votes)
         content = (self.head, self.catchup.applied, self.state, self.progress.ready, self._leaves, quorum)
         if self.herald.is_news(*content):
             self.membership.soon(now)

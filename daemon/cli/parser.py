@@ -149,6 +149,11 @@ def _run_verbs(verbs: Any) -> None:
     )
     _timeout(wait)
 
+    recover = _verb(verbs, "recover", "recover:recover", "go on without a quorum, by the owner's word")
+    _known_run(recover)
+    recover.add_argument("--key", metavar="FILE", action="append", default=[], help="an owner's key (repeatable)")
+    recover.add_argument("--yes", action="store_true", help="do it; without this only what it would do is shown")
+
 
 def _run_id(verb: Any) -> None:
     verb.add_argument("run_id", metavar="RUN-ID", help="as `intellectd init` printed it")

@@ -158,7 +158,7 @@ def _make_host(seed: bytes, announce: list[str]) -> Any:
         raise ValueError(f"an Ed25519 seed has {SEED_BYTES} bytes, got {len(seed)}")
     keys = create_new_key_pair(seed)
     own = ID.from_pubkey(keys.public_key)
-    fixed = [Multiaddr(str(parse_announce(text, str(own)))) for text in announce]
+    fixed = [_announced(text, str(own)) for text in announce]
 
     def advertise(bound: list[Any]) -> list[Any]:
         # Asked anew each time: an interface may come up after the daemon.
@@ -185,6 +185,14 @@ def _make_host(seed: bytes, announce: list[str]) -> Any:
     )
     patches.harden(host)
     return host
+
+
+def _announced(text: str, own: str) -> Multiaddr:
+    address = parse_announce(text, own)
+    try:
+        return Multiaddr(str(address))
+    except ValueError as error:  # a domain name that is none, such as xn--a
+        raise BadAddress(f"announce address {text!r} cannot be dialled by others; give the public one") from error
 
 
 def _claim(address: Address) -> None:

@@ -13,6 +13,7 @@ import trio
 
 from intellectd.daemon.control import ControlError, Handler
 from intellectd.daemon.logs import get_log
+from intellectd.daemon.runs import recovering
 from intellectd.daemon.runs.peers import peer_rows
 from intellectd.daemon.runs.registry import LEAVE_S_MAX, Registry, parse_run_id
 from intellectd.daemon.runs.status import run_status
@@ -37,7 +38,7 @@ class Operations:
 
     def handlers(self) -> dict[str, Handler]:
         questions = ("status", "runs", "peers", "rounds", "metrics", "wait")
-        orders = ("init", "join", "leave", "export", "export_fetched", "shutdown")
+        orders = ("init", "join", "leave", "recovery_draft", "recover", "export", "export_fetched", "shutdown")
         return {name: getattr(self, f"_{name}") for name in (*questions, *orders)}
 
     # ---- questions
@@ -134,6 +135,13 @@ class Operations:
             "path": str(self._host.left_dir / parting.run_id) if gone else None,
             "warnings": parting.warnings,
         }
+
+    async def _recovery_draft(self, request: dict[str, Any]) -> dict[str, Any]:
+        return recovering.draft(self._registry.get(_text(request, "run_id", "")))
+
+    async def _recover(self, request: dict[str, Any]) -> dict[str, Any]:
+        service, entry = self._registry.get(_text(request, "run_id")), _text(request, "entry")
+        return await recovering.take(service, entry, _texts(request, "owners"), _texts(request, "signatures"))
 
     async def _export(self, request: dict[str, Any]) -> dict[str, Any]:
         from intellectd.daemon.runs.exporting import export

@@ -68,7 +68,9 @@ class Performer:
         self._transfers = Transfers(
             run, store, state.layout.elements, compute, bulk, journal, self._inbox, runner, stall_s, post
         )
-        self._states = StateFetch(run, state, compute, bulk, journal, self._inbox, self.snapshots, stall_s, post)
+        self._states = StateFetch(
+            network.peer_id, run, state, compute, bulk, journal, self._inbox, self.snapshots, stall_s, post
+        )
         self._nursery: trio.Nursery | None = None
         self._lines = 0  # of history that were left
 

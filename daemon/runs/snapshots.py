@@ -11,7 +11,7 @@ from intellectd.daemon.runs.compute import Compute
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.outer_state import OuterState
 from intellectd.daemon.store.run_store import RunStore
-from intellectd.daemon.store.snapshot import State
+from intellectd.daemon.store.snapshot import State, read_snapshot
 from intellectd.kernels.codec import codec_by_name
 from intellectd.protocol import events as ev
 
@@ -54,6 +54,11 @@ class Snapshots:
             post(held)
 
         self._compute.submit(work, then)
+
+    def read(self, round_: int) -> State:
+        """Raises OperatorError."""
+        path = self._store.snapshot_path(round_)
+        return read_snapshot(path, self._state.layout.elements, max(0, round_)).state
 
     def proven(self, round_: int, digest: bytes) -> bool:
         """Does the log, as it is now, say that this is the state after that round?"""

@@ -16,6 +16,7 @@ from intellectd.daemon.bulk.interface import (
     TransferFailed,
     TransferProgress,
 )
+from intellectd.daemon.errors import OperatorError
 from intellectd.daemon.runs.compute import Compute
 from intellectd.daemon.runs.inbox import Inbox
 from intellectd.daemon.runs.journal import Journal
@@ -37,6 +38,7 @@ class FetchError(Exception):
 class StateFetch:
     def __init__(
         self,
+        me: str,
         run: bytes,
         state: OuterState,
         compute: Compute,
@@ -47,11 +49,14 @@ class StateFetch:
         stall_s: float,
         post: Post,
     ) -> None:
-        self._run, self._state, self._compute, self._bulk = run, state, compute, bulk
+        self._me, self._run, self._state, self._compute, self._bulk = me, run, state, compute, bulk
         self._journal, self._inbox, self._snapshots = journal, inbox, snapshots
         self._stall_s, self._post = stall_s, post
 
     async def fetch(self, effect: ef.FetchSnapshot) -> None:
+        if effect.donor == self._me:
+            self._load(effect)
+            return
         elements = self._state.layout.elements
         theta, momentum = torch.empty(elements), torch.zeros(elements)
         parts = {"theta": theta} if effect.round < 0 else {"theta": theta, "momentum": momentum}
@@ -72,6 +77,21 @@ class StateFetch:
             self._post(ev.SnapshotMissed(effect.round, effect.donor, failures[0]))
             return
         self._install(effect, theta, momentum)
+
+    def _load(self, effect: ef.FetchSnapshot) -> None:
+        """From this host's own disk, where another state was dropped."""
+
+        def work() -> ev.Event:
+            try:
+                own = self._snapshots.read(effect.round)
+            except OperatorError as error:
+                return ev.SnapshotMissed(effect.round, effect.donor, str(error))
+            if state_digest(own.theta, own.momentum) != effect.digest:
+                return ev.SnapshotMissed(effect.round, effect.donor, "it is not the one that the log proves")
+            self._state.install(own.theta, own.momentum)
+            return ev.SnapshotInstalled(effect.round, effect.digest)
+
+        self._compute.submit(work, self._post)
 
     def _install(self, effect: ef.FetchSnapshot, theta: torch.Tensor, momentum: torch.Tensor) -> None:
         def work() -> tuple[ev.Event, str | None, ev.Event | None]:

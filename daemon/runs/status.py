@@ -29,6 +29,7 @@ def run_status(service: RunService) -> dict[str, Any]:
         "quorum": _quorum(reach),
         "inner": _inner(service),
         "generation": head.generation.hex(),
+        "branches": head.branches,
         "round": max(0, node.catchup.applied),
         "head_round": max(0, head.round),
         "until": service.config.until.rounds,

@@ -46,10 +46,12 @@ def run(ram_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
 
     def start(state: Path, **settings: str) -> tuple[int, str]:
         config = ram_path / "config.toml"
-        chosen = {"listen": '["/ip4/127.0.0.1/tcp/0"]', "bulk_listen": '"127.0.0.1:0"', "metrics": '""'} | settings
+        chosen = {"listen": '["/ip4/127.0.0.1/tcp/0"]', "bulk_listen": '"127.0.0.1:0"', "metrics": '""'}
+        chosen |= {"announce": "[]"} | settings
         config.write_text(
             f'state_dir = "{state}"\nsocket = "{ram_path / "socket"}"\ntrainer = "external"\n'
             f"[network]\nlisten = {chosen['listen']}\nbulk_listen = {chosen['bulk_listen']}\n"
+            f"announce = {chosen['announce']}\n"
             f"[metrics]\nlisten = {chosen['metrics']}\n"
         )
         code = main(["run", "--config", str(config)])
@@ -170,7 +172,7 @@ def test_a_second_daemon_on_the_same_socket(state: Path, ram_path: Path, run: Ru
 def test_the_control_planes_port_in_use(state: Path, run: Run) -> None:
     with taken_port() as port:
         code, said = run(state, listen=f'["/ip4/127.0.0.1/tcp/{port}"]')
-    assert code == 69 and f"/ip4/127.0.0.1/tcp/{port}" in said and "another port" in said
+    assert code == 69 and f"/ip4/127.0.0.1/tcp/{port}" in said and "another address" in said
 
 
 def test_the_bulk_planes_port_in_use(state: Path, run: Run) -> None:
@@ -181,7 +183,7 @@ def test_the_bulk_planes_port_in_use(state: Path, run: Run) -> None:
 
 def test_the_bulk_planes_address_is_another_hosts(state: Path, run: Run) -> None:
     code, said = run(state, bulk_listen='"203.0.113.1:4002"')
-    assert code == 78 and "203.0.113.1:4002" in said and "own host" in said and "internal" not in said
+    assert code == 78 and "203.0.113.1:4002" in said and "choose an address of this host" in said
 
 
 def test_a_metrics_address_of_another_host(state: Path, run: Run, in_memory: None) -> None:
@@ -199,6 +201,11 @@ def test_cheap_checks_come_before_heavy_imports(state: Path, ram_path: Path) -> 
     words = ["run", "--state-dir", str(state), "--socket", str(ram_path / "socket")]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
     assert done.stdout == "78 []\n", done.stderr
+
+
+def test_an_announced_name_that_is_none(state: Path, run: Run) -> None:
+    code, said = run(state, announce='["/dns4/xn--a/tcp/4001"]')
+    assert code == 78 and "/dns4/xn--a/tcp/4001" in said and "internal" not in said
 
 
 def test_the_metrics_port_in_use(state: Path, run: Run, in_memory: None) -> None:

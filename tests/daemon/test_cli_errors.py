@@ -120,6 +120,7 @@ def test_a_socket_path_too_long_is_told(capsys: Capture) -> None:
         (["join", "--json"], "usage", "RUN-ID"),
         (["--json", "config", "validate", "--config", "/nowhere"], "bad_config", "/nowhere"),
         (["status", "--json", "--socket", "/var/none"], "not_running", "/var/none"),
+        (["config", "validate", "--json", "--network-bulk-announce", "0.0.0.0:0"], "bad_config", "others can dial"),
     ],
 )
 def test_with_json_an_error_is_one_object_too(words: list[str], code: str, what: str, capsys: Capture) -> None:

@@ -6,6 +6,7 @@ Owns the processes, and that none outlives its test. Refuses to know what a test
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from intellectd.daemon.parent_death import end_with_parent
 
 INTELLECTD = (sys.executable, "-m", "intellectd.daemon.cli.main")
 TINY_TRAINER = Path(__file__).with_name("tiny_trainer.py")
+LIGHT_TRAINER = Path(__file__).with_name("light_trainer.py")
 # Limits for a machine much slower than two busy cores: they make a hang a failure, nothing waits for them to pass.
 START_S_MAX = 120.0
 STEP_S_MAX = 120.0
@@ -47,6 +49,10 @@ Answer = dict[str, Any]
 
 def tiny_trainer(gate: Path) -> tuple[str, ...]:
     return (sys.executable, str(TINY_TRAINER), str(gate))
+
+
+def light_trainer(gate: Path) -> tuple[str, ...]:
+    return (sys.executable, str(LIGHT_TRAINER), str(gate))
 
 
 def run_toml(start_peers: int, *more: str) -> str:
@@ -95,10 +101,13 @@ class Host:
 
     def wait_ready(self) -> None:
         """As systemd would: the daemon says READY=1."""
-        with self._ready:
-            self._ready.settimeout(START_S_MAX)
-            said = self._ready.recv(1024)
-        assert said.startswith(b"READY=1"), self.told(f"it said {said!r}")
+        said = b""
+        ended = os.pidfd_open(self.process.pid)
+        with self._ready, open(ended, "rb"):
+            while not said.startswith(b"READY=1"):  # before that it may tell what it is doing
+                readable, _, _ = select.select([self._ready, ended], [], [], START_S_MAX)
+                assert self._ready in readable, self.told(f"it ended, or never got ready; its last word was {said!r}")
+                said = self._ready.recv(1024)
         status = self.status()
         self.peer, self.address = status["peer"], status["addresses"][0]
 
@@ -139,7 +148,8 @@ class Host:
         return answer
 
     def run_status(self) -> Answer:
-        (run,) = self.status()["runs"]
+        """Without a command line between: the stories ask often."""
+        (run,) = ask(self.socket, "status")["runs"]
         status: Answer = run
         return status
 

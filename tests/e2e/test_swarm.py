@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tests.e2e.host import Host
+from tests.e2e.host import Host, light_trainer
 from tests.e2e.swarm import Swarm
 
 
@@ -15,14 +15,15 @@ def agree(hosts: Sequence[Host]) -> None:
 
 
 def test_the_run_outlives_its_founder_and_a_latecomer_catches_up(swarm: Swarm) -> None:
-    founder, second, third = first = [swarm.host() for _ in range(3)]
+    trainer = light_trainer(swarm.gate.path)  # four processes that import torch take longer than all the rest
+    founder, second, third = first = [swarm.host(trainer) for _ in range(3)]
     swarm.begin(first)
     swarm.advance(first, 4)
     agree(first)
     rounds = second.rounds(swarm.run_id)
     assert [sorted(rounds[r]["roster"]) for r in range(1, 5)] == 4 * [sorted(host.peer for host in first)]
 
-    late = swarm.host()  # boots while the others go on; of the run it knows nothing
+    late = swarm.host(trainer)  # boots while the others go on; of the run it knows nothing
     swarm.gate.open(5)
     founder.kill()  # in the midst of a round
     survivors = [second, third]

@@ -102,7 +102,10 @@ class History:
         return self.state if root == NO_HASH else hash_of("state", self.state, root)
 
     def decide(self, proposal: Proposal) -> Entry:
-        entry, state = self.certify(proposal), self.after(proposal)
+        return self.decide_entry(self.certify(proposal))
+
+    def decide_entry(self, entry: Entry) -> Entry:
+        state = self.after(Proposal(entry.record, entry.blob, []))
         self.entries.append(entry)
         self.head = self.head.next(entry)
         self.heads[self.head.round], self.states[self.head.round] = self.head, state

@@ -128,7 +128,7 @@ class Host:
             "ready": None,
             "transfer": None,
             "snapshots": [],
-            "lineage": m.Lineage(head.recoveries, head.branches, head.tokens_total, True),
+            "lineage": m.Lineage(head.recoveries, head.branches, head.tokens_total, True, peer in head.voters),
             "updates_from": 0,
             **fields,
         }

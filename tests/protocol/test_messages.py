@@ -46,7 +46,7 @@ beacons = st.builds(
     st.none() | st.builds(m.Transfer, hashes, counts, counts),
     st.lists(round_numbers, max_size=8),
     round_numbers,
-    st.builds(m.Lineage, st.integers(0, limits.BRANCHES_MAX), st.integers(0, 64), counts, st.booleans()),
+    st.builds(m.Lineage, st.integers(0, limits.BRANCHES_MAX), st.integers(0, 64), counts, st.booleans(), st.booleans()),
 )
 anything = st.one_of(
     beacons,

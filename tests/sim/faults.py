@@ -1,145 +1,208 @@
-"""What befalls a world: a schedule of faults drawn from one seed, then calm.
+"""What befalls a world: each kind of fault, and what it does to the host that it names.
 
-Owns the choice of faults, their rhythm, and which of them a run must survive: a voter's disk is only lost while
-the others are a quorum without it. Refuses to know the protocol.
+Owns which faults a run must survive (a voter's disk is only lost while the others are a quorum without it) and how
+many took effect. Refuses to know the protocol, and draws nothing: every number is in the scenario.
 """
 
-from collections.abc import Callable
-from random import Random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import product
 
 from tests.sim.host import Disk, Host
-from tests.sim.world import Weather, World
+from tests.sim.network import Pair
+from tests.sim.scenario import CALM_S, Fault, Scenario, Weather
+from tests.sim.truth import enough
+from tests.sim.world import CrashPoint, World
 
-BEGINS_S, CALM_S = 30.0, 20.0  # the first fault; from the last one to the end
-RESTARTS_S_MAX = 60.0
+Spells = Sequence[Sequence[float]]  # of a cut: (begins, ends), in seconds after it strikes; several: it flaps
 
 
 class Faults:
-    def __init__(self, world: World, rng: Random, until_s: float) -> None:
-        """They come until that moment; then the weather clears and everybody is started again."""
-        self._world, self._rng, self._until_s = world, rng, until_s
-        self._begins_s, self._mean_s, self._down_s = BEGINS_S, rng.choice([15.0, 40.0, 120.0]), RESTARTS_S_MAX
-        self._wiped = self._left = self._rotted = self._reckless = False
-        weather = world.weather
-        weather.loss, weather.duplicates = rng.choice([0, 0.01, 0.05]), rng.choice([0, 0, 0.02])
-        weather.crash_chance = rng.choice([0, 0.0005, 0.002])
-        weather.ring_s = rng.choice([1.0, 1.0, 3.0, 9.0])
-        weather.latency_s = rng.choice([0.01, 0.05, 0.3])
-        for host in world.hosts.values():
-            host.speed *= rng.choice([1, 1, 1, 1.4, 2.5])
-        self._kinds = [self._crash, self._crash, self._split, self._deafen, self._stop, self._trainer, self._pair]
-        self._kinds += [self._join, self._leave, self._wipe, self._rot]
-
-    def storm(self, kind: str) -> None:
-        """As bad as it gets, from the beginning, and never mind whether it can go on: is a broken machine found out?"""
-        self._begins_s, self._mean_s, self._down_s, self._reckless = 4.0, 5.0, 12.0, True
-        self._world.weather = Weather(loss=0.08, duplicates=0.02, latency_s=0.5, crash_chance=0.004, ring_s=1.0)
-        self._kinds = [self._crash, self._crash, self._split, self._split, self._stop, self._pair, self._deafen]
-        if kind == "amnesia":
-            self._kinds.append(self._wipe)
-        if kind == "rot":
-            self._world.weather = Weather(latency_s=0.2)
-            self._kinds = [self._rot, self._rot, self._trainer]
+    def __init__(self, world: World, scenario: Scenario) -> None:
+        self._world, self._scenario = world, scenario
+        self.counts: Counter[str] = Counter()
+        self._calm_at = scenario.seconds - CALM_S
 
     def schedule(self) -> None:
-        moment = self._begins_s
-        while moment < self._until_s - CALM_S:
-            moment += self._rng.expovariate(1 / self._mean_s)
-            self._world.at(moment, self._strike)
-        self._world.at(self._until_s - CALM_S, self._calm)
+        """They come until it is calm; then the weather clears and everybody is started again."""
+        for fault in self._scenario.faults:
+            if fault.at < self._calm_at:
+                self._world.at(fault.at, lambda fault=fault: self._strike(fault))  # type: ignore[misc]
+        self._world.at(max(0.0, self._calm_at), self._calm)
 
-    def _strike(self) -> None:
-        if self._world.now < self._until_s - CALM_S:
-            host = self._world.hosts[self._rng.choice(sorted(self._world.hosts))]
-            self._rng.choice(self._kinds)(host)
+    def _strike(self, fault: Fault) -> None:
+        host = self._world.hosts.get(fault.host)
+        if host is not None and KINDS[fault.kind](self, host, **fault.params) is not False:
+            self.counts[fault.kind] += 1
+            self._world.say(host, f"FAULT {fault.kind} {fault.params or ''}")
 
     def _calm(self) -> None:
         world = self._world
-        world.weather = Weather(ring_s=world.weather.ring_s)
-        world.blocked = lambda a, b: False
+        world.net.weather = Weather(ring_s=world.weather.ring_s)
+        world.net.mend_all()
+        world.crash_points.clear()
         for host in world.hosts.values():
-            host.frozen_until = 0.0
-            self._revive(host)
+            host.stopped_until = host.full_until = host.event_s = 0.0
+            host.uplink = None
+            world.revive(host)
+        if world.trace:
+            world.log.append(f"{world.now:9.3f} CALM")
 
-    # ---- kinds
+    # ---- daemons and machines
 
-    def _crash(self, host: Host) -> None:
+    def crash(self, host: Host, back: float, machine: bool = False) -> bool:
+        """kill -9; with `machine`, the trainer beside it goes too."""
         if host.node is None:
-            return
-        self._world.kill(host)
-        if self._rng.random() < 0.5:  # the machine, not only the daemon
+            return False
+        if machine:
             host.trainer.life += 1
             host.trainer.working = False
-        self._world.at(self._rng.uniform(1, self._down_s), lambda: self._revive(host))
+        self._world.die(host, back, "")
+        return True
 
-    def _split(self, host: Host) -> None:
-        side = {name: self._rng.random() < 0.5 for name in self._world.hosts}
-        self._cut(lambda a, b: side.get(a, False) != side.get(b, False))
+    def crash_point(self, host: Host, effect: str, skip: int, back: float) -> None:
+        """Between two effects: just before one of that kind."""
+        self._world.crash_points[host.name] = CrashPoint(effect, skip, back)
 
-    def _deafen(self, host: Host) -> None:
-        """It hears nobody, and everybody hears it; or the other way round."""
-        name, deaf = host.name, self._rng.random() < 0.5
-        self._cut(lambda a, b: (b if deaf else a) == name)
+    def freeze(self, host: Host, seconds: float) -> None:
+        """The process is stopped, and goes on later as if nothing had been."""
+        host.stopped_until = self._world.now + seconds
+        host.steady_since = host.stopped_until
 
-    def _pair(self, host: Host) -> None:
-        """Two hosts that cannot reach each other; the others reach both."""
-        pair = (host.name, self._rng.choice(sorted(self._world.hosts)))
-        self._cut(lambda a, b: a in pair and b in pair and a != b)
+    def slow(self, host: Host, event_s: float, seconds: float) -> None:
+        """Each event takes it so long."""
+        host.event_s = event_s
+        self._later(host, seconds, "event_s", 0.0)
 
-    def _cut(self, blocked: Callable[[str, str], bool]) -> None:
-        """For a while; sometimes it flaps."""
-        spells = 3 if self._rng.random() < 0.3 else 1
-        begins = 0.0
-        for _ in range(spells):
-            ends = begins + (self._rng.uniform(3, 40) if spells == 1 else self._rng.uniform(2, 8))
-            self._block(begins, blocked)
-            self._block(ends, lambda a, b: False)
-            begins = ends + self._rng.uniform(1, 5)
-
-    def _block(self, delay: float, blocked: Callable[[str, str], bool]) -> None:
-        def change() -> None:
-            if self._world.now < self._until_s - CALM_S:
-                self._world.blocked = blocked
-
-        self._world.at(delay, change)
-
-    def _stop(self, host: Host) -> None:
-        host.frozen_until = self._world.now + self._rng.choice([self._rng.uniform(1, 24), self._rng.uniform(24, 70)])
-
-    def _trainer(self, host: Host) -> None:
+    def trainer(self, host: Host) -> None:
         self._world.training.die(host)
 
-    def _join(self, host: Host) -> None:
-        names = [n for n in ("PX", "PY", "PZ") if n not in self._world.hosts]
-        if names:
-            self._world.add(names[0], [host.name])
+    def clock(self, host: Host, wall: float, jump: float) -> None:
+        """The wall clock is set; the monotonic one, which never goes back, leaps as after a suspended machine."""
+        host.wall_offset_s += wall
+        host.clock_offset_s += jump
 
-    def _leave(self, host: Host) -> None:
-        """The operator takes it out: it says so, and stops when it has lost its seat."""
-        if self._left or host.node is None or len(self._world.hosts) < 3 or not self._world.truth.entries:
-            return
-        self._left = True
-        self._world.leave(host)
+    # ---- links
 
-    def _wipe(self, host: Host) -> None:
-        """Its disk is lost, its key is not: a voter without memory. Once, and not when it would take the quorum."""
-        voters = self._world.newest_voters()
-        few = len(voters) < 4 or self._wiped or any(self._world.hosts[voter].leaving for voter in voters)
-        if host.leaving or not host.disk.entries or (host.name in voters and few and not self._reckless):
-            return
-        self._wiped = True
-        self._world.kill(host)
+    def split(self, host: Host, side: list[str], spells: Spells) -> bool:
+        there = [name for name in self._world.hosts if name not in side]
+        return self._cut([*product(side, there), *product(there, side)], spells)
+
+    def one_way(self, host: Host, side: list[str], spells: Spells) -> bool:
+        """Nothing comes out of that side, everything goes in."""
+        return self._cut([*product(side, (name for name in self._world.hosts if name not in side))], spells)
+
+    def deaf(self, host: Host, spells: Spells) -> bool:
+        """It hears nobody, and everybody hears it."""
+        return self._cut([(name, host.name) for name in self._world.hosts if name != host.name], spells)
+
+    def mute(self, host: Host, spells: Spells) -> bool:
+        return self._cut([(host.name, name) for name in self._world.hosts if name != host.name], spells)
+
+    def pair(self, host: Host, other: str, spells: Spells) -> bool:
+        """Two hosts that cannot reach each other; the others reach both."""
+        pairs = [(host.name, other), (other, host.name)]
+        return self._cut(pairs if other != host.name else [], spells)
+
+    def narrow(self, host: Host, uplink: float, seconds: float) -> None:
+        before, host.uplink = host.uplink, uplink
+        self._later(host, seconds, "uplink", before)
+
+    def _cut(self, pairs: list[Pair], spells: Spells) -> bool:
+        net, world = self._world.net, self._world
+
+        def mend() -> None:
+            if world.now < self._calm_at:
+                net.mend(pairs)
+
+        for begins, ends in spells:
+            if world.now + begins < self._calm_at:
+                world.at(begins, lambda: net.cut(pairs))
+                world.at(ends, mend)
+        return bool(pairs)
+
+    # ---- disks
+
+    def wipe(self, host: Host, back: float) -> bool:
+        """Its disk is lost, its key is not: a voter without memory."""
+        if host.leaving or not host.disk.entries or (self._scenario.must_go_on and not self._can_lose(host)):
+            return False
+        world, voters = self._world, self._world.newest_voters()
+        world.die(host, back, "and its disk is lost")
         host.disk = Disk()
-        self._world.truth.wiped(host, voters)
-        host.joined = [name for name in sorted(self._world.hosts) if name != host.name]
-        self._world.at(self._rng.uniform(1, self._down_s), lambda: self._revive(host))
+        world.truth.wiped(host, voters)
+        host.joined = [name for name in sorted(world.hosts) if name != host.name]
+        return True
 
-    def _rot(self, host: Host) -> None:
+    def _can_lose(self, host: Host) -> bool:
+        """Without its vote and its log, the others are a quorum that has the newest record."""
+        world, voters = self._world, self._world.newest_voters()
+        newest = max(world.truth.entries, default=-1)
+        sane = [v for v in voters if not world.truth.forgetful(v) and not world.hosts[v].leaving and v != host.name]
+        knowing = [v for v in sane if len(world.hosts[v].disk.entries) > newest and world.hosts[v].disk.snapshots]
+        return host.name not in voters or (len(voters) >= 4 and enough(voters, knowing))
+
+    def full(self, host: Host, seconds: float) -> bool:
+        """Its disk takes no more votes, records and updates: the daemon stops loudly, until a person made room."""
+        host.full_until = self._world.now + seconds
+        host.steady_since = host.full_until
+        return True
+
+    def rot(self, host: Host) -> bool:
         """A bit flips in its state: the others, a quorum on the right one, must see it. One at a time."""
         sick = any(other.rots or other.rotten for other in self._world.hosts.values())
-        if len(self._world.newest_voters()) >= 3 and not sick and (not self._rotted or self._reckless):
-            self._rotted = host.rots = True
+        if len(self._world.newest_voters()) < 3 or sick:
+            return False
+        host.rots = True
+        return True
 
-    def _revive(self, host: Host) -> None:
-        if host.node is None and not host.left:
-            self._world.start(host)
+    # ---- comings and goings
+
+    def join(self, host: Host, name: str) -> bool:
+        """A new host, which knows this one."""
+        if name in self._world.hosts:
+            return False
+        self._world.add(name, [host.name])
+        return True
+
+    def leave(self, host: Host) -> bool:
+        """The operator takes it out: it says so, and stops when it has lost its seat."""
+        world = self._world
+        staying = [h for h in world.hosts.values() if not h.leaving]
+        going = any(h.leaving and not h.left for h in world.hosts.values())
+        if going or host.leaving or host.node is None or len(staying) < 3 or not world.truth.entries:
+            return False
+        world.leave(host)
+        return True
+
+    # ---- inside
+
+    def _later(self, host: Host, seconds: float, name: str, value: float | None) -> None:
+        def change() -> None:
+            if self._world.now < self._calm_at:
+                setattr(host, name, value)
+                host.steady_since = self._world.now
+
+        host.steady_since = self._world.now + seconds
+        self._world.at(seconds, change)
+
+
+KINDS: dict[str, Callable[..., bool | None]] = {
+    "crash": Faults.crash,
+    "crash-point": Faults.crash_point,
+    "freeze": Faults.freeze,
+    "slow": Faults.slow,
+    "trainer": Faults.trainer,
+    "clock": Faults.clock,
+    "split": Faults.split,
+    "one-way": Faults.one_way,
+    "deaf": Faults.deaf,
+    "mute": Faults.mute,
+    "pair": Faults.pair,
+    "narrow": Faults.narrow,
+    "wipe": Faults.wipe,
+    "full": Faults.full,
+    "rot": Faults.rot,
+    "join": Faults.join,
+    "leave": Faults.leave,
+}

@@ -62,10 +62,17 @@ class Host:
     node: Node | None = None
     life: int = 0  # events for an earlier life are dropped
     state: tuple[int, bytes] | None = None
-    frozen_until: float = 0.0
-    speed: float = 1.0
-    clock_offset_s: float = 0.0
+    steady_since: float = 0.0  # nothing befell it since
+    stopped_until: float = 0.0  # its process does not run: stopped, or busy with what came before
+    full_until: float = 0.0  # its disk takes nothing
+    event_s: float = 0.0  # of computing for each event: a slow peer
+    speed: float = 1.0  # how many times slower its trainer is
+    uplink: float | None = None  # bytes a second; None: as fast as anybody's
+    sending_until: float = 0.0
+    tick_at: float = 0.0
+    clock_offset_s: float = 0.0  # of the monotonic clock, which everything but incarnations is told by
     clock_rate: float = 1.0
+    wall_offset_s: float = 0.0  # of the clock on the wall, which operators and NTP set
     joined: list[str] = field(default_factory=list)
     trainer: Trainer = field(default_factory=Trainer)
     attached: bool = False
@@ -79,6 +86,13 @@ class Host:
 
     def clock(self, now: float) -> float:
         return now * self.clock_rate + self.clock_offset_s
+
+    def stopped(self, now: float) -> bool:
+        """Longer than to finish what it is at."""
+        return now < self.stopped_until - self.event_s
+
+    def wall_ms(self, now: float) -> int:
+        return max(0, int((now + self.wall_offset_s) * 1000))
 
     def freeze(self) -> bytes:
         root = hash_of("delta", self.name.encode(), len(self.deltas).to_bytes(8, "big"))

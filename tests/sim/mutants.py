@@ -5,25 +5,26 @@ Owns the registry: a name, and what to replace while it is in force. The rules o
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from random import Random
+from dataclasses import dataclass
 from typing import Any
 
 from intellectd.protocol import decision, leader, proposal, records
 from intellectd.protocol import effects as ef
 from intellectd.protocol.acceptor import Acceptor
+from intellectd.protocol.attempts import Attempts
+from intellectd.protocol.catchup import Catchup
 from intellectd.protocol.decision import Decision
-from intellectd.protocol.entries import Blob
+from intellectd.protocol.entries import Blob, Head
 from intellectd.protocol.leader import Leader
+from intellectd.protocol.membership import Membership
 from intellectd.protocol.node import Node
 from intellectd.protocol.progress import Progress
 from intellectd.protocol.round import Round
 from intellectd.protocol.seat import Seat
-from tests.sim.faults import Faults
-from tests.sim.test_sim import swarm
-from tests.sim.truth import Violation
-from tests.sim.world import World
+from tests.sim.drawing import draw
+from tests.sim.play import play
 
-STORM_S, STORM_ATTEMPT_S = 150.0, 2.0
+NODES, MINUTES = (3, 5), 2.5  # small swarms with short rounds, in which a fault comes each few seconds
 Patch = tuple[Any, str, Any]  # owner, name, replacement
 
 
@@ -129,21 +130,108 @@ def _data_given_back_is_lost() -> list[Patch]:
     return [(leader, "next_blob", lossy), (records, "next_blob", lossy)]
 
 
-# Each with the kind of weather that it needs.
-MUTANTS: dict[str, tuple[Callable[[], list[Patch]], str]] = {
-    "votes-not-persisted": (_votes_are_not_persisted, "storm"),
-    "votes-forgotten": (_votes_are_forgotten_in_a_restart, "storm"),
-    "accepted-ignored": (_accepted_values_are_ignored, "storm"),
-    "quorum-of-members": (_quorum_is_counted_over_the_members, "storm"),
-    "quorum-of-half": (_any_half_is_a_quorum, "storm"),
-    "promises-broken": (_promises_do_not_bind, "storm"),
-    "no-first-phase": (_the_first_phase_is_skipped, "storm"),
-    "apply-before-commit": (_results_are_applied_before_they_are_decided, "storm"),
-    "vote-without-bytes": (_votes_do_not_wait_for_the_bytes, "storm"),
-    "journal-not-needed": (_a_lost_journal_is_no_reason, "amnesia"),
-    "work-after-jump": (_work_survives_a_jump_of_the_state, "rot"),
-    "carried-unaccounted": (_carried_data_is_not_accounted_for, "storm"),
-    "data-lost": (_data_given_back_is_lost, "storm"),
+def _turns_do_not_pass() -> list[Patch]:
+    return [(Attempts, "_stalled", lambda self, now: False)]
+
+
+def _the_first_attempt_bars_all_others() -> list[Patch]:
+    return [(Attempts, "busy", lambda self, promised, now: "busy" if promised else None)]
+
+
+def _snapshots_are_not_asked_for() -> list[Patch]:
+    return [(Catchup, "_ask_snapshot", lambda self, head, now: [])]
+
+
+def _records_are_not_asked_for() -> list[Patch]:
+    return [(Catchup, "_ask_records", lambda self, head, now: [])]
+
+
+def _the_voters_before_go_on_voting() -> list[Patch]:
+    """The seats that a record gives are not taken: its successor is decided by who decided it."""
+    build = Head.__init__
+
+    def late(self: Head, manifest: Any, run: bytes, entry: Any, before: Any = None) -> None:
+        build(self, manifest, run, entry, before)
+        self.named = self.voters  # type: ignore[attr-defined]
+        self.voters = before.named if before is not None and before.entry is not None else self.voters
+
+    return [(Head, "__init__", late)]
+
+
+def _work_that_counted_is_carried_over() -> list[Patch]:
+    honest = Progress.before_apply
+
+    def again(self: Progress, decided: Any, head: Any) -> Any:
+        tokens, local = self._tokens, honest(self, decided, head)
+        if decided.mine and local == "adopt":
+            self._carried_tokens = tokens
+            return "carry"
+        return local
+
+    return [(Progress, "before_apply", again)]
+
+
+def _the_newest_result_is_applied() -> list[Patch]:
+    """Whatever lies on disk last, instead of what the record names."""
+    honest = Node._apply
+
+    def newest(self: Node, decided: Any) -> ef.ApplyUpdate:
+        effect = honest(self, decided)
+        root = next(reversed(self.catchup.held), None) if effect.root else None
+        return ef.ApplyUpdate(effect.round, root, effect.codec, effect.lr, effect.momentum, effect.local)
+
+    return [(Node, "_apply", newest)]
+
+
+def _tokens_are_counted_twice() -> list[Patch]:
+    twice: Callable[[Any, Any], int] = lambda head, done: head.tokens_total + 2 * sum(c.tokens for c in done)  # noqa: E731
+    return [(proposal, "tokens_after", twice), (records, "tokens_after", twice)]
+
+
+def _nothing_is_forgotten() -> list[Patch]:
+    """Each beacon that was sent is kept."""
+    send = Membership.send_beacon
+
+    def keep(self: Membership, beacon: Any, now: float) -> Any:
+        self.sent = [*getattr(self, "sent", []), beacon]  # type: ignore[attr-defined]
+        return send(self, beacon, now)
+
+    return [(Membership, "send_beacon", keep)]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    patches: Callable[[], list[Patch]]
+    weather: str  # the kind that it needs, as in drawing.py
+    says: str
+
+
+# Each breaks one rule; `says` names it.
+MUTANTS: dict[str, Mutant] = {
+    "votes-not-persisted": Mutant(_votes_are_not_persisted, "storm", "A4, A7: a vote is on disk before it is sent"),
+    "votes-forgotten": Mutant(_votes_are_forgotten_in_a_restart, "storm", "A4: in no life"),
+    "accepted-ignored": Mutant(_accepted_values_are_ignored, "storm", "A6: a value that may be chosen is proposed"),
+    "quorum-of-members": Mutant(_quorum_is_counted_over_the_members, "storm", "A9: a quorum is of the voters"),
+    "quorum-of-half": Mutant(_any_half_is_a_quorum, "storm", "Q1: half is a quorum with the senior only"),
+    "promises-broken": Mutant(_promises_do_not_bind, "storm", "A4: it takes part in no lower ballot"),
+    "no-first-phase": Mutant(_the_first_phase_is_skipped, "storm", "A6: a quorum promised first"),
+    "apply-before-commit": Mutant(
+        _results_are_applied_before_they_are_decided, "storm", "A9: nothing is applied that is not in the log"
+    ),
+    "apply-newest": Mutant(_the_newest_result_is_applied, "storm", "K3: what is applied is what the record names"),
+    "vote-without-bytes": Mutant(_votes_do_not_wait_for_the_bytes, "storm", "A7: the update's bytes are on disk"),
+    "voters-before": Mutant(_the_voters_before_go_on_voting, "storm", "R10: the voters are those the record names"),
+    "journal-not-needed": Mutant(_a_lost_journal_is_no_reason, "amnesia", "A13: a lost journal is no vote"),
+    "work-after-jump": Mutant(_work_survives_a_jump_of_the_state, "rot", "P7: work from another state is dropped"),
+    "work-counted-again": Mutant(_work_that_counted_is_carried_over, "storm", "P3: nothing of it is left over"),
+    "carried-unaccounted": Mutant(_carried_data_is_not_accounted_for, "storm", "P4: carried work keeps its data"),
+    "data-lost": Mutant(_data_given_back_is_lost, "storm", "R9: every stream is somewhere"),
+    "tokens-twice": Mutant(_tokens_are_counted_twice, "storm", "R5: the total is the sum of what was contributed"),
+    "turns-do-not-pass": Mutant(_turns_do_not_pass, "half-deaf", "A11: the next leader's turn comes"),
+    "busy-forever": Mutant(_the_first_attempt_bars_all_others, "half-deaf", "A5: only while it makes progress"),
+    "no-snapshots": Mutant(_snapshots_are_not_asked_for, "half-deaf", "K5: who has no state fetches one"),
+    "no-records": Mutant(_records_are_not_asked_for, "half-deaf", "K1: who sees a higher head asks for what it lacks"),
+    "nothing-forgotten": Mutant(_nothing_is_forgotten, "storm", "L1: every table is bounded"),
 }
 
 
@@ -159,26 +247,12 @@ def in_force(patches: list[Patch]) -> Iterator[None]:
             setattr(owner, name, original)
 
 
-def storm(seed: int, kind: str = "storm") -> World:
-    """A small swarm with short rounds in the worst weather."""
-    rng = Random(seed * 7919)
-    # Attempts shorter than a slow message takes: several ballots are under way at once.
-    world = swarm(seed, rng.choice([3, 4, 5]), 1, attempt_s=STORM_ATTEMPT_S)
-    world.training.round_s = 3.0
-    faults = Faults(world, rng, STORM_S)
-    faults.storm(kind)
-    faults.schedule()
-    world.run(STORM_S)
-    return world
-
-
 def found(name: str, seeds: int) -> tuple[int, str] | None:
     """The first seed at which an invariant breaks, and how; None within so many."""
-    make, kind = MUTANTS[name]
+    mutant = MUTANTS[name]
     for seed in range(seeds):
-        with in_force(make()):
-            try:
-                storm(seed, kind)
-            except Violation as violation:
-                return seed, str(violation)
+        with in_force(mutant.patches()):
+            problem = play(draw(seed, NODES, MINUTES, mutant.weather)).problem
+        if problem:
+            return seed, problem
     return None

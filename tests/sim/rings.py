@@ -44,19 +44,19 @@ class Rings:
         ring, world = self._rings[effect.transfer], self._world
         if host.life != life or ring.joined.get(host.name) != life or host.name in ring.finished:
             return
-        missing = [peer for peer in ring.members if not self._there(ring, peer)]
-        if not missing:
+        whole = all(self._there(ring, peer) and self._linked(ring, peer) for peer in ring.members)
+        if whole:
             moved, stalled = moved + STEP_S, 0.0
-            done = int(TOTAL_BYTES * min(1.0, moved / world.weather.ring_s))
+            done = int(TOTAL_BYTES * min(1.0, moved / self._needs_s(ring)))
             world.tell(host, ev.TransferMoved(effect.transfer, done, TOTAL_BYTES))
         else:
             stalled += STEP_S
-        if moved >= world.weather.ring_s:
+        culprit, silent = (None, True) if whole else self._culprit(ring, host)
+        if moved >= self._needs_s(ring):
             self._end(host, ring, effect.transfer)
-        elif stalled > effect.stall_s:
+        elif stalled > (effect.stall_s if silent else 0.0):
             ring.joined.pop(host.name, None)
-            silent = world.rng.random() < 0.7
-            world.tell(host, ev.TransferBroke(effect.transfer, missing[0], silent, "stalled"))
+            world.tell(host, ev.TransferBroke(effect.transfer, culprit, silent, "stalled" if silent else "reset"))
         else:
             world.at(STEP_S, lambda: self._step(host, effect, life, moved, stalled))
 
@@ -67,16 +67,36 @@ class Rings:
         ended = ev.TransferEnded(transfer, root, UPDATE_BYTES)
         self._world.tell(host, ended, self._world.rng.uniform(0.0, 0.3))
 
-    def _there(self, ring: Ring, member: str) -> bool:
+    def _needs_s(self, ring: Ring) -> float:
+        """The narrowest link is everybody's."""
         world = self._world
-        host = world.hosts[member]
+        return world.weather.ring_s * world.net.narrowness(world.hosts[member] for member in ring.members)
+
+    def _culprit(self, ring: Ring, host: Host) -> tuple[str | None, bool]:
+        """Who is named, and did it only fall silent? A member blames the neighbour that it misses; of what is further
+        upstream its neighbours tell it, so that nobody blames the messenger."""
+        members, here = list(ring.members), ring.members.index(host.name)
+        after = members[(here + 1) % len(members)]
+        if not self._linked(ring, host.name):
+            return after, self._process(after)
+        for back in range(1, len(members)):
+            peer = members[(here - back) % len(members)]
+            if not self._there(ring, peer) or not self._linked(ring, peer):
+                return peer, self._process(peer)
+        return None, True
+
+    def _process(self, name: str) -> bool:
+        """Is there one that could still hold a connection? A dead one's are reset."""
+        return self._world.hosts[name].node is not None
+
+    def _linked(self, ring: Ring, member: str) -> bool:
+        """To the next one; a connection needs both directions."""
+        after = ring.members[(ring.members.index(member) + 1) % len(ring.members)]
+        blocked = self._world.net.blocked
+        return not (blocked(member, after) or blocked(after, member))
+
+    def _there(self, ring: Ring, member: str) -> bool:
+        host = self._world.hosts[member]
         if member in ring.finished:
             return True
-        others = [other for other in ring.members if other != member]
-        cut = any(world.blocked(member, other) or world.blocked(other, member) for other in others)
-        return (
-            host.node is not None
-            and ring.joined.get(member) == host.life
-            and world.now >= host.frozen_until
-            and not cut
-        )
+        return host.node is not None and ring.joined.get(member) == host.life and not host.stopped(self._world.now)

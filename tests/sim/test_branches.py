@@ -1,6 +1,6 @@
 """Lost quorums: waiting, forking, the owner's word; and one history again when the lines meet. SPEC G*."""
 
-from random import Random
+from itertools import product
 
 import pytest
 
@@ -9,7 +9,8 @@ from intellectd.protocol.branch import branch_bytes
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.keeper import NoRecovery
 from intellectd.protocol.records import Certificate, Entry, Vote
-from tests.sim.faults import Faults
+from tests.sim.drawing import draw
+from tests.sim.play import generations, play
 from tests.sim.tags import TagCrypto
 from tests.sim.world import OWNER, RUN, World, sim_config
 
@@ -37,17 +38,13 @@ def tokens(world: World, name: str) -> int:
     return node.head.tokens_total
 
 
-def generations(world: World) -> int:
-    return len({h.node.head.generation: None for h in world.hosts.values() if h.node})
-
-
 def split(world: World, one: str, other: str) -> None:
-    side = {**{"P" + n: 1 for n in one}, **{"P" + n: 2 for n in other}}
-    world.blocked = lambda a, b: side.get(a) != side.get(b)
+    pairs = list(product(["P" + n for n in one], ["P" + n for n in other]))
+    world.net.cut([*pairs, *((b, a) for a, b in pairs)])
 
 
 def heal(world: World) -> None:
-    world.blocked = lambda a, b: False
+    world.net.mend_all()
 
 
 def test_survivors_without_a_quorum_go_on_by_themselves() -> None:
@@ -77,8 +74,8 @@ def test_a_minority_forks_and_comes_home_to_the_majority() -> None:
 def test_three_pieces_none_of_them_a_quorum_become_one() -> None:
     world = forking(3, "ABCDEF")
     assert world.run(120, lambda: min(rounds(world)) >= 3)
-    side = {"PA": 1, "PB": 1, "PC": 2, "PD": 2, "PE": 3, "PF": 3}
-    world.blocked = lambda a, b: side[a] != side[b]
+    split(world, "AB", "CDEF")
+    split(world, "CD", "EF")
     assert world.run(200, lambda: generations(world) == 3 and min(rounds(world)) >= 7)
     heal(world)
     assert world.run(60, lambda: len(dict.fromkeys(heads(world))) == 1 or generations(world) == 1)
@@ -124,26 +121,11 @@ def test_a_joiner_learns_a_history_with_branches_in_it() -> None:
     assert world.run(100, lambda: min(rounds(world)) >= best + 2)
 
 
-def storm_of_forks(seed: int, seconds: float = 200.0) -> World:
-    rng = Random(seed * 7919 + 1)
-    count = rng.choice([2, 3, 4, 5, 7])
-    world = World(seed, sim_config(on_quorum_loss="fork", start_peers=rng.choice([1, count])))
-    for n in range(count):
-        world.add("P" + "ABCDEFG"[n], ["PA"] if n else [])
-    Faults(world, rng, seconds).schedule()
-    world.run(seconds)
-    best = max(rounds(world))
-    # One history, longer than any part had, with everybody on it.
-    healed = world.run(200, lambda: generations(world) == 1 and min(rounds(world)) > 0)
-    assert healed, f"{generations(world)} lines after the calm, rounds {rounds(world)}, were at {best}"
-    best = max(rounds(world))
-    assert world.run(300, lambda: min(rounds(world)) >= best + 3), f"stuck at {rounds(world)}, were at {best}"
-    return world
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_short_storm_of_forks(seed: int) -> None:
-    storm_of_forks(seed)
+    scenario = draw(seed, (2, 7), 3.0, "fork")
+    outcome = play(scenario)
+    assert outcome.problem is None, f"{outcome.problem}\n{scenario.on_one_line()}"
 
 
 def recover(world: World, name: str) -> None:

@@ -1,33 +1,22 @@
 """The production machines under faults: one history, everybody on it, and it goes on. SPEC A*, K*, R*.
 
-`python -m tests.sim.test_sim A B` runs the seeds from A to before B; one that fails prints the line that replays it.
+`python -m tests.sim explore` plays more seeds; one that fails prints the line that replays it.
 """
 
-import argparse
-import sys
 import time
-from random import Random
 
 import pytest
 
-from tests.sim.faults import Faults
+from tests.sim.explore import Plan, again, explore
+from tests.sim.play import applied, heads
+from tests.sim.scenario import name_of
 from tests.sim.world import World, sim_config
-
-CHAOS_S, SHORT_S, HEALING_S = 540.0, 120.0, 400.0
-
-
-def heads(world: World) -> list[int]:
-    return [h.node.head.round for h in world.hosts.values() if h.node]
-
-
-def applied(world: World) -> list[int]:
-    return [h.state[0] if h.state else -2 for h in world.hosts.values() if h.node]
 
 
 def swarm(seed: int, count: int, start: int, until: int | None = None, least: int = 1, attempt_s: float = 4.0) -> World:
     world = World(seed, sim_config(until, attempt_s, start_peers=start, min_peers=least))
     for n in range(count):
-        world.add("P" + "ABCDEFGHJ"[n], ["PA"] if n else [])
+        world.add(name_of(n), ["PA"] if n else [])
     return world
 
 
@@ -136,54 +125,18 @@ def test_a_lost_disk_costs_a_seat_and_nothing_else() -> None:
     assert world.run(60, lambda: "PB" in contributors(world)[-1])
 
 
-def chaos(seed: int, seconds: float = CHAOS_S, trace: bool = False) -> World:
-    """Faults for so long, then calm: the run must have one history and go on with everybody."""
-    rng = Random(seed * 7919)
-    count = rng.choice([2, 3, 4, 5, 7])
-    start, least = rng.choice([1, count]), rng.choice([1, 1, 2])
-    world = swarm(seed, count, start, least=min(least, start))
-    world.trace = trace
-    Faults(world, rng, seconds).schedule()
-    world.run(seconds)
-    best = max(heads(world))
-    done = world.run(HEALING_S, lambda: min(applied(world)) >= best + 3)
-    if trace:
-        print("\n".join(world.log))
-    assert done, f"stuck: heads {heads(world)}, applied {applied(world)}, were at {best}"
-    return world
+def explored(plan: Plan) -> None:
+    print(f"seeds from {plan.first_seed}")
+    tally, found = explore(plan, jobs=1)
+    assert found is None, f"{found.problem}\n{again(plan, found.seed)}"
+    assert tally.commits
 
 
-def replay(seed: int, seconds: float = CHAOS_S) -> str:
-    return f"replay: python -m tests.sim.test_sim {seed}{f' --seconds {seconds:g}' if seconds != CHAOS_S else ''}"
-
-
-@pytest.mark.parametrize("seed", range(1000, 1005))
+@pytest.mark.parametrize("seed", range(1000, 1004))
 def test_a_short_chaos(seed: int) -> None:
-    try:
-        chaos(seed, SHORT_S)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{replay(seed, SHORT_S)}") from error
+    explored(Plan(seed, 1, (2, 5), 2.0))
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Run the simulator over a range of seeds; one seed prints its trace.")
-    parser.add_argument("first", type=int)
-    parser.add_argument("last", type=int, nargs="?", help="exclusive")
-    parser.add_argument("--seconds", type=float, default=CHAOS_S, help="virtual seconds of faults")
-    options = parser.parse_args(arguments)
-    began, bad, commits = time.process_time(), 0, 0
-    last = options.first + 1 if options.last is None else options.last
-    for seed in range(options.first, last):
-        try:
-            commits += max(chaos(seed, options.seconds, trace=options.last is None).truth.entries)
-        except AssertionError as problem:
-            bad += 1
-            print(f"seed {seed}: {problem}\n  {replay(seed, options.seconds)}", flush=True)
-    print(
-        f"{last - options.first} seeds, {commits} commits, {bad} bad, {time.process_time() - began:.1f} s of one core"
-    )
-    return 1 if bad else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+@pytest.mark.slow
+def test_a_long_chaos_with_seeds_that_nobody_has_seen() -> None:
+    explored(Plan(time.time_ns() // 1_000_000, 8, (2, 9), 20.0))

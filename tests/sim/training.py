@@ -28,6 +28,7 @@ class Training:
         trainer = host.trainer
         trainer.life += 1
         trainer.round, trainer.working = None, False
+        host.steady_since = self._world.now
         if host.attached and host.node is not None:
             host.attached = False
             self._world.tell(host, ev.TrainerDetached("killed"))

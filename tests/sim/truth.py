@@ -15,6 +15,8 @@ from intellectd.protocol.records import Entry, record_hash
 from tests.sim.host import Host, Stream
 
 TOKENS_PER_STREAM = 100
+OF_ROUNDS = ("window", "_donors")  # what remembers rounds, or what was asked for in them
+TABLE_PER_HOST = 16  # of messages, members, results, streams; the largest seen were one a host
 
 
 class Violation(AssertionError):
@@ -82,6 +84,9 @@ class Truth:
         """Its disk is gone, and if it is a voter, so is the memory of its votes."""
         if host.name in voters:
             self._forgetful[host.name] = None
+
+    def forgetful(self, voter: str) -> bool:
+        return voter in self._forgetful
 
     def said(self, host: Host, message: m.AnyMessage) -> None:
         if host.name in self._forgetful and isinstance(message, m.Promise | m.Accepted):
@@ -237,6 +242,10 @@ class Truth:
             for stream in claimed:
                 if ledger.used.setdefault(stream, entry.record.round) != entry.record.round:
                     raise Violation(f"stream {stream} counted twice")
+        before = self._link(entry.record.parent).entry
+        total = (before.record.tokens_total if before else 0) + sum(c.tokens for c in entry.blob.contributions)
+        if entry.record.tokens_total != total:
+            raise Violation(f"round {entry.record.round} says {entry.record.tokens_total} tokens, they are {total}")
         here = _handed(entry)
         if len(dict.fromkeys(here)) != len(here) or any(stream in ledger.used for stream in here):
             raise Violation(f"round {entry.record.round} hands a stream out twice")
@@ -258,23 +267,25 @@ class Truth:
 
     # ---- what is kept in memory
 
-    def bounded(self, node: Node) -> None:
-        """Every table of every machine, by walking through it."""
-        sizes = list(_tables(node, "node", 0))
-        path, size = max(sizes, key=lambda item: item[1])
-        self.largest = max(self.largest, size)
-        if size > max(limits.PEERS_MAX, limits.WINDOW_ROUNDS + 1):
-            raise Violation(f"{path} has grown to {size}")
+    def bounded(self, node: Node, hosts: int) -> None:
+        """Every table of every machine, by walking through it: what is kept of rounds has their bound, all else goes
+        by the number of hosts."""
+        for path, size in _tables(node, "node", {}):
+            self.largest = max(self.largest, size)
+            of_rounds = any(f".{part}." in path for part in OF_ROUNDS)
+            if size > (max(limits.PEERS_MAX, limits.WINDOW_ROUNDS + 1) if of_rounds else TABLE_PER_HOST * (hosts + 1)):
+                raise Violation(f"{path} has grown to {size} with {hosts} hosts")
 
 
-def _tables(value: object, path: str, depth: int) -> list[tuple[str, int]]:
+def _tables(value: object, path: str, seen: dict[int, None]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     if isinstance(value, dict | list):
         found.append((path, len(value)))
-    elif depth < 5 and type(value).__module__.startswith("intellectd.protocol") and hasattr(value, "__dict__"):
-        for name, inner in vars(value).items():
+    elif type(value).__module__.startswith("intellectd.protocol") and hasattr(value, "__dict__"):
+        for name, inner in () if id(value) in seen else vars(value).items():
             if name not in ("context", "_context", "head", "_head", "manifest", "config"):
-                found += _tables(inner, f"{path}.{name}", depth + 1)
+                seen[id(value)] = None
+                found += _tables(inner, f"{path}.{name}", seen)
     return found
 
 

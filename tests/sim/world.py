@@ -6,7 +6,7 @@ a hash chain: state after a round = hash(state before, update).
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from intellectd.protocol import effects as ef
@@ -16,7 +16,9 @@ from intellectd.protocol.ids import NO_HASH, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical, config_from_toml
 from intellectd.protocol.node import Node
 from tests.sim.host import Host
+from tests.sim.network import Network
 from tests.sim.rings import Rings
+from tests.sim.scenario import Weather
 from tests.sim.tags import TagCrypto
 from tests.sim.training import Training
 from tests.sim.truth import Truth, Violation
@@ -26,17 +28,22 @@ THETA0 = hash_of("sim-theta-0")
 OWNER = "KEY"
 SNAPSHOT_ROUNDS = 3
 DISCOVERY_S = 20.0
+WRITES = (ef.PersistVote, ef.AppendEntry, ef.StartTransfer, ef.FetchUpdate)  # what a full disk refuses, loudly
 
 
 @dataclass
-class Weather:
-    """How bad it is, for everybody."""
+class CrashPoint:
+    """A host dies before the effect that comes `skip` effects after the next one of this kind ("": of any)."""
 
-    loss: float = 0.0
-    duplicates: float = 0.0
-    latency_s: float = 0.05
-    crash_chance: float = 0.0  # before each effect
-    ring_s: float = 1.0
+    effect: str
+    skip: int
+    back_s: float
+    met: bool = field(default=False)
+
+    def is_here(self, effect: ef.Effect) -> bool:
+        self.met = self.met or not self.effect or type(effect).__name__ == self.effect
+        self.skip -= self.met
+        return self.skip < 0
 
 
 class World:
@@ -44,16 +51,20 @@ class World:
         self.rng, self.seed, self.now = Random(seed), seed, 0.0
         self.config = config or sim_config()
         self.hosts: dict[str, Host] = {}
-        self.weather = Weather()
-        self.blocked: Callable[[str, str], bool] = lambda a, b: False
+        self.net = Network(self, Random(f"network {seed}"))
+        self.crash_points: dict[str, CrashPoint] = {}
         self.rings, self.training = Rings(self), Training(self)
         self.log: list[str] = []
         self.trace = False
-        self.messages = self.handled = 0
+        self.handled = 0
         self._manifest: Manifest | None = None
         self._truth: Truth | None = None
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
+
+    @property
+    def weather(self) -> Weather:
+        return self.net.weather
 
     @property
     def truth(self) -> Truth:
@@ -65,7 +76,9 @@ class World:
     def add(self, name: str, knows: list[str]) -> Host:
         """A new host; the first founds the run."""
         host = self.hosts[name] = Host(name, speed=self.rng.uniform(0.9, 1.1), joined=knows)
-        host.clock_offset_s, host.clock_rate = self.rng.uniform(0, 1e5), self.rng.uniform(0.999, 1.001)
+        drift = self.weather.drift
+        host.clock_offset_s, host.clock_rate = self.rng.uniform(0, 1e5), self.rng.uniform(1 - drift, 1 + drift)
+        host.wall_offset_s = self.rng.uniform(0, 1e5)
         if self._manifest is None:
             tensors = [Tensor("w", [256])]
             self._manifest = Manifest(1, canonical(self.config), OWNER, bytes(32), [name], tensors, THETA0)
@@ -77,6 +90,7 @@ class World:
     def start(self, host: Host) -> None:
         assert self._manifest is not None
         host.life += 1
+        host.steady_since, host.tick_at = self.now, 0.0
         disk = host.disk
         newest = max(disk.snapshots, default=None)
         host.state = (newest, disk.snapshots[newest]) if newest is not None else None
@@ -88,7 +102,7 @@ class World:
             crypto=TagCrypto(host.name),
             rng=Random(self.rng.random()),
             now=host.clock(self.now),
-            incarnation=max(0, int(host.clock(self.now) * 1000)),
+            incarnation=host.wall_ms(self.now),
             bulk=("bulk", b"cert"),
             entries=list(disk.entries),
             applied=host.state[0] if host.state else -2,
@@ -101,7 +115,7 @@ class World:
             self.tell(host, ev.PeerLearned(peer, ("/ip4/127.0.0.1",)))
         self.tell(host, self._held(host))
         self.training.attach_soon(host)
-        self._tick(host)
+        self._arm(host)
         self._discover(host, host.life)
         if host.leaving:
             self.leave(host)
@@ -114,6 +128,7 @@ class World:
 
     def kill(self, host: Host) -> None:
         host.life += 1
+        host.steady_since = self.now
         host.node, host.state, host.attached = None, None, False
 
     def leave(self, host: Host) -> None:
@@ -155,30 +170,34 @@ class World:
         return until()
 
     def tell(self, host: Host, event: ev.Event, delay: float = 0.0) -> None:
-        """An event for this life of a host; a stopped process gets it when it goes on."""
+        """An event for this life of a host; a stopped process gets it when it goes on, in its turn."""
         life = host.life
 
         def fire() -> None:
             if host.life == life and host.node is not None:
-                if self.now < host.frozen_until:
-                    self.at(host.frozen_until - self.now, fire)
+                if self.now < host.stopped_until:
+                    self.at(host.stopped_until - self.now, fire)
                 else:
                     self._handle(host, event)
 
         self.at(delay, fire)
 
-    def _tick(self, host: Host) -> None:
-        life, node = host.life, host.node
-        assert node is not None
-        now = host.clock(self.now)
-        wait = min(max(node.deadline(now) - now, 0.01), 5.0)
+    def _arm(self, host: Host) -> None:
+        """The tick that the node asks for now: the one before was for another moment."""
+        assert host.node is not None
+        now, life = host.clock(self.now), host.life
+        wait = min(max(host.node.deadline(now) - now, 0.01), 5.0)
+        if self.now < host.tick_at <= self.now + wait:
+            return  # an earlier tick asks again
+        moment = host.tick_at = self.now + wait
 
         def fire() -> None:
-            if host.life == life:
-                if self.now >= host.frozen_until:
-                    self._handle(host, ev.Tick())
-                if host.life == life:
-                    self._tick(host)
+            if host.life != life or host.tick_at != moment:
+                return
+            if self.now < host.stopped_until:
+                self.at(host.stopped_until - self.now, fire)
+            else:
+                self._handle(host, ev.Tick())
 
         self.at(wait, fire)
 
@@ -186,28 +205,49 @@ class World:
         assert host.node is not None
         life = host.life
         self.handled += 1
+        if host.event_s:
+            host.stopped_until = self.now + host.event_s
         effects = host.node.handle(event, host.clock(self.now))
         if self.handled % 64 == 0:
-            self.truth.bounded(host.node)
+            self.truth.bounded(host.node, len(self.hosts))
         for effect in effects:
-            if self.weather.crash_chance and self.rng.random() < self.weather.crash_chance:
-                self.kill(host)
-                back = self.rng.uniform(1.0, 30.0)
-                self.at(back, lambda: self.start(host) if host.node is None and not host.left else None)
+            point = self.crash_points.get(host.name)
+            if point is not None and point.is_here(effect):
+                del self.crash_points[host.name]
+                self.die(host, point.back_s, f"before {type(effect).__name__}")
+            if host.life == life:
+                self._perform(host, effect)
             if host.life != life:
                 return
-            self._perform(host, effect)
+        self._arm(host)
+
+    def die(self, host: Host, back_s: float, why: str) -> None:
+        """The daemon ends here and is started again after a while."""
+        self.say(host, f"DIES {why}, back in {back_s:.1f} s")
+        self.kill(host)
+        self.at(back_s, lambda: self.revive(host))
+
+    def revive(self, host: Host) -> None:
+        if host.node is None and not host.left:
+            self.say(host, "STARTS")
+            self.start(host)
+
+    def say(self, host: Host, text: str) -> None:
+        if self.trace:
+            self.log.append(f"{self.now:9.3f} {host.name:>4} {text}")
 
     # ---- effects
 
     def _perform(self, host: Host, effect: ef.Effect) -> None:  # noqa: PLR0912 - one case an effect
+        if self.now < host.full_until and isinstance(effect, WRITES):
+            return self.die(host, host.full_until - self.now + 1.0, "of a full disk")
         match effect:
             case ef.Send():
                 self._send(host, effect)
             case ef.AskEntries():
-                self._call(host, effect.peer, "entries", lambda p: self._entries(p, effect), effect.generation)
+                self.net.call(host, effect.peer, "entries", lambda p: self._entries(p, effect), effect.generation)
             case ef.AskMembers():
-                self._call(host, effect.peer, "members", self._members)
+                self.net.call(host, effect.peer, "members", self._members)
             case ef.PersistVote():
                 self.truth.persisted(host, effect)
                 host.disk.vote = host.disk.votes[effect.at.generation] = effect
@@ -237,62 +277,23 @@ class World:
             case ef.Note():
                 if effect.event == "restless":
                     raise Violation(f"{host.name} does not come to rest")
-                if self.trace:
-                    self.log.append(f"{self.now:9.3f} {host.name:>4} {effect.event}: {effect.text}")
+                self.say(host, f"{effect.event}: {effect.text}")
 
     def _send(self, host: Host, effect: ef.Send) -> None:
-        self.messages += 1
         envelope = m.open_envelope(effect.data)
         if b"beacon" not in envelope.body[:16]:  # the tag comes first; beacons are many and promise nothing
             self.truth.said(host, m.decode(envelope.body, m.AnyMessage))  # type: ignore[arg-type]
-        copies = 2 if self.rng.random() < self.weather.duplicates else 1
-        for _ in range(copies):
-            if self.rng.random() >= self.weather.loss:
-                self._deliver(host.name, effect.peer, ev.MessageReceived(host.name, effect.data))
-
-    def _deliver(self, source: str, target: str, event: ev.Event) -> None:
-        host = self.hosts.get(target)
-
-        def arrive() -> None:
-            if host is not None and host.node is not None and not self.blocked(source, target):
-                self.tell(host, event)
-
-        self.at(self.delay(), arrive)
-
-    def delay(self) -> float:
-        return self.weather.latency_s * self.rng.uniform(0.5, 1.5) * (10 if self.rng.random() < 0.01 else 1)
-
-    def _call(
-        self, host: Host, peer: str, call: str, answer: Callable[[Host], ev.Event], generation: bytes = b""
-    ) -> None:
-        target = self.hosts.get(peer)
-        reachable = target is not None and target.node is not None and not self.blocked(host.name, peer)
-        if not reachable or target is None or self.blocked(peer, host.name) or self.now < target.frozen_until:
-            self.tell(host, ev.CallFailed(peer, call, "unreachable", generation), 2.0)
-        else:
-            self.tell(host, answer(target), 2 * self.delay())
+        self.net.post(host, effect.peer, effect.data)
 
     def _entries(self, donor: Host, effect: ef.AskEntries) -> ev.Event:
-        found = [e for e in donor.disk.entries if e.record.round >= effect.from_round]
         known = donor.node is not None and donor.node.head.generation == effect.generation
-        return ev.EntriesReceived(donor.name, tuple(found[:64]) if known else (), effect.generation)
+        found = donor.disk.entries[effect.from_round :][:64] if known else []
+        return ev.EntriesReceived(donor.name, tuple(found), effect.generation)
 
     def _members(self, donor: Host) -> ev.Event:
         return ev.MembersReceived(donor.name, tuple(donor.node.membership.envelopes()) if donor.node else ())
 
     # ---- states and updates
-
-    def _fetch(
-        self, host: Host, donor: str, has: Callable[[Host], bool], good: Callable[[], ev.Event], bad: ev.Event
-    ) -> None:
-        source, life = self.hosts.get(donor), host.life
-
-        def arrive() -> None:
-            if host.life == life:
-                there = source is not None and source.node is not None and not self.blocked(donor, host.name)
-                self.tell(host, good() if source is not None and there and has(source) else bad)
-
-        self.at(self.rng.uniform(0.3, 1.5), arrive)
 
     def _fetch_update(self, host: Host, effect: ef.FetchUpdate) -> None:
         def hold() -> ev.Event:
@@ -300,18 +301,21 @@ class World:
             return ev.UpdateHeld(effect.root)
 
         missed = ev.UpdateMissed(effect.root, effect.donor, "not there")
-        self._fetch(host, effect.donor, lambda d: effect.root in d.disk.updates, hold, missed)
+        self.net.fetch(host, effect.donor, lambda d: effect.root in d.disk.updates, hold, missed)
 
     def _fetch_snapshot(self, host: Host, effect: ef.FetchSnapshot) -> None:
         def install() -> ev.Event:
             host.state = (effect.round, effect.digest)
-            host.disk.snapshots[effect.round] = effect.digest
+            if self.truth.after(host, effect.round) == effect.digest:  # else another line was taken meanwhile
+                host.disk.snapshots[effect.round] = effect.digest
             host.rotten = host.sound = False  # what the arena holds began from a state that is no more
             self.tell(host, self._held(host))
             return ev.SnapshotInstalled(effect.round, effect.digest)
 
         missed = ev.SnapshotMissed(effect.round, effect.donor, "not there")
-        self._fetch(host, effect.donor, lambda d: d.disk.snapshots.get(effect.round) == effect.digest, install, missed)
+        rounds = (-1, 0) if effect.round < 0 else (effect.round,)  # the first parameters are the state after round 0
+        has = lambda donor: effect.digest in [donor.disk.snapshots.get(r) for r in rounds]  # noqa: E731
+        self.net.fetch(host, effect.donor, has, install, missed)
 
     def _rebase(self, host: Host, effect: ef.Rebase) -> None:
         """The log goes on from an older record; states after that one are of no use any more."""
@@ -331,7 +335,7 @@ class World:
             raise Violation(f"{host.name} applies round {effect.round} on {host.state}")
         if effect.root is not None and effect.root not in host.disk.updates:
             raise Violation(f"{host.name} applies an update it does not hold")
-        entry = next((e for e in host.disk.entries if e.record.round == effect.round), None)
+        entry = host.disk.entries[effect.round] if effect.round < len(host.disk.entries) else None
         if entry is None or entry.record.update_root != (effect.root or NO_HASH):
             raise Violation(f"{host.name} applies round {effect.round}, which is not in its log")
         life, before = host.life, host.state[1]
@@ -339,6 +343,10 @@ class World:
 
         def done() -> None:
             if host.life != life:
+                return
+            if host.disk.entries[effect.round : effect.round + 1] != [entry]:  # of a line that was left meanwhile
+                host.state = None
+                self.tell(host, ev.Applied(effect.round, digest))
                 return
             if host.rots and len(self.newest_voters()) >= 3:  # the senior of two is right, whatever it says (Q1)
                 host.rots, host.rotten = False, True
@@ -348,7 +356,8 @@ class World:
             host.state = (effect.round, after)
             if effect.local == "adopt":
                 host.work, host.sound = [], not host.rotten
-            if not host.rotten and effect.round % SNAPSHOT_ROUNDS == 0:
+            room = self.now >= host.full_until  # without it there is no snapshot, and a line in the log
+            if not host.rotten and effect.round % SNAPSHOT_ROUNDS == 0 and room:
                 host.disk.snapshots[effect.round] = digest
                 self.tell(host, self._held(host))
             self.tell(host, ev.Applied(effect.round, after))

@@ -1,0 +1,66 @@
+"""`intellectd recover`: the owner's word that ends a lost quorum. Signs here; the key stays with whoever holds it."""
+
+from pathlib import Path
+from typing import Any
+
+from intellectd.daemon.cli.client import ask, socket_of
+from intellectd.daemon.cli.membership import BadArgument, named_run
+from intellectd.daemon.cli.output import printable, write, write_error, write_json
+from intellectd.daemon.errors import EXIT_OK, EXIT_USAGE
+
+ANSWER_S_MAX = 60.0
+
+
+def recover(arguments: Any) -> int:
+    """Exit code 2 and the plan without --yes: who was cut off and works on loses that work."""
+    path = socket_of(arguments)
+    draft = ask(path, "recovery_draft", ANSWER_S_MAX, run_id=named_run(arguments.run_id))
+    if not arguments.yes:
+        for line in _plan(draft):
+            write_error(line)
+        if arguments.json:
+            write_json(draft)
+        return EXIT_USAGE
+    signatures = _signatures(arguments.key, draft)
+    answer = ask(path, "recover", ANSWER_S_MAX, run_id=draft["run_id"], entry=draft["entry"], signatures=signatures)
+    if arguments.json:
+        write_json(answer)
+    else:
+        voters = len(answer.get("voters") or [])
+        write(f"recovered: round {answer.get('round', '-')} was opened by the owner's word, {voters} voters go on")
+    return EXIT_OK
+
+
+def _plan(draft: dict[str, Any]) -> list[str]:
+    return [
+        f"run {printable(draft['name'])!r} would go on from round {draft['round']} with these voters:",
+        *(f"  {printable(voter)}" for voter in draft["voters"]),
+        "without these, and without anything that they decide among themselves from here on:",
+        *(f"  {printable(voter)}" for voter in draft["lost"]),
+        "if that is right, say it again with --yes",
+    ]
+
+
+def _signatures(keys: list[str], draft: dict[str, Any]) -> list[list[str]]:
+    """By every key that was named, else by the one that `init` left on the daemon's host."""
+    from intellectd.daemon.identity import OwnerKey
+    from intellectd.protocol.branch import branch_bytes
+    from intellectd.protocol.records import decode_entry
+    from intellectd.protocol.run_id import run_key
+
+    paths = keys or ([draft["key_path"]] if draft.get("key_path") else [])
+    if not paths:
+        raise BadArgument("this host has no owner's key of the run", "name the key's file with --key")
+    # What is signed is read out of the record itself: a signature is given for what was shown.
+    message = branch_bytes(run_key(draft["run_id"]), decode_entry(bytes.fromhex(draft["entry"])).record)
+    made: dict[str, str] = {}
+    for path in paths:
+        key = OwnerKey.load(Path(path))
+        if key.peer_id not in draft["owners"]:
+            raise BadArgument(f"{path} is not an owner's key of this run", "`intellectd init` said where it lies")
+        made[key.peer_id] = key.sign(message).hex()
+    if len(made) < draft["needed"]:
+        raise BadArgument(
+            f"the run asks for {draft['needed']} of its owners' keys, {len(made)} were given", "name each with --key"
+        )
+    return [[owner, signature] for owner, signature in sorted(made.items())]

@@ -1,0 +1,82 @@
+"""Whole daemons that lose their quorum: one run forks and heals, another waits for its owner. SPEC G*."""
+
+from pathlib import Path
+
+import trio.testing
+
+from intellectd.daemon.identity import OwnerKey
+from intellectd.daemon.store.run_store import RunStore
+from intellectd.protocol.branch import branch_bytes
+from intellectd.protocol.records import decode_entry
+from intellectd.protocol.run_id import run_key
+from tests.daemon.shell_world import RUN_TOML, Host, Shell, shell
+from tests.daemon.test_shell_swarm import finish_alike, refusal
+
+Clock = trio.testing.MockClock
+
+
+async def swarm(world: Shell, names: str, rounds: int, toml: str) -> tuple[str, list[Host]]:
+    first = await world.host(names[0])
+    text = toml.format(start_peers=len(names), rounds=rounds)
+    run_id = await first.init(toml=text)
+    hosts = [first, *[await world.host(name, first) for name in names[1:]]]
+    for host in hosts[1:]:
+        await host.ask("join", run_id=run_id, peers=[first.address])
+    return run_id, hosts
+
+
+def cut(world: Shell, one: list[Host], other: list[Host], heal: bool = False) -> None:
+    for a in one:
+        for b in other:
+            (world.net.heal if heal else world.net.cut)(a.peer, b.peer)
+            world.bulk.stall(b.peer, False)
+
+
+FORKS = RUN_TOML.replace("[timers]", 'on_quorum_loss = "fork"\n[timers]\nfork_s = 20.0\nsuspect_s = 12.0')
+
+
+async def test_a_minority_forks_and_comes_home_with_its_records_kept(autojump_clock: Clock) -> None:
+    """SPEC G3, G6-G9, over real stores: restarted in the branch, too."""
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "abcd", 30, FORKS)
+        major, minor = hosts[:2], hosts[2:]
+        await hosts[3].wait("round=3")
+        cut(world, major, minor)
+        status = await minor[0].until(lambda run: run["branches"] == 1 and run["round"] >= 8)
+        assert sorted(status["voters"]) == sorted(host.peer for host in minor)
+        await minor[0].kill()
+        await minor[0].start()
+        assert (await minor[0].status())["branches"] == 1
+        cut(world, major, minor, heal=True)
+        await finish_alike(hosts, 30)
+        assert [(await host.status())["branches"] for host in hosts] == [0, 0, 0, 0]
+        left = sorted((minor[0].state / "runs" / run_id / "left").iterdir())
+        assert left and (left[0] / "records").is_file()
+        await minor[0].kill()
+        store = RunStore(minor[0].state / "runs" / run_id)
+        assert len(store.votes()) == 2  # one for each line that it voted on
+        store.close()
+
+
+async def test_the_owner_ends_a_wait(autojump_clock: Clock) -> None:
+    """SPEC G5: what `intellectd recover` asks and sends."""
+    async with shell() as world:
+        run_id, (a, b, c) = await swarm(world, "abc", 9, RUN_TOML)
+        await c.wait("round=2")
+        refused = await refusal(c, "recovery_draft", run_id=run_id)
+        assert refused.code == "no_recovery" and "a quorum of the voters is here" in refused.message
+        for host in (a, b):
+            await host.kill()
+        await c.until(lambda run: not run["quorum"]["reached"])
+        draft = await c.ask("recovery_draft", run_id=run_id)
+        assert draft["voters"] == [c.peer] and sorted(draft["lost"]) == sorted([a.peer, b.peer])
+        key = OwnerKey.load(Path(a.state / "owner-keys" / f"{run_id}.pem"))
+        message = branch_bytes(run_key(run_id), decode_entry(bytes.fromhex(draft["entry"])).record)
+        signed = {"run_id": run_id, "entry": draft["entry"], "owners": [key.peer_id]}
+        refused = await refusal(c, "recover", **signed, signatures=[key.sign(message + b"!").hex()])
+        assert refused.code == "bad_recovery" and "is false" in refused.message
+        await c.ask("recover", **signed, signatures=[key.sign(message).hex()])
+        await c.wait("round=6")
+        for host in (a, b):
+            await host.start()
+        await finish_alike([a, b, c], 9)

@@ -1,0 +1,154 @@
+"""One node, a lost quorum, and lines of history that others show it. SPEC G1-G9."""
+
+import msgspec
+import pytest
+
+from intellectd.protocol import effects as ef
+from intellectd.protocol import events as ev
+from intellectd.protocol import messages as m
+from intellectd.protocol.branch import branch_bytes, branch_record, fork
+from intellectd.protocol.ids import NO_HASH, Ballot, hash_of
+from intellectd.protocol.manifest import config_from_toml
+from intellectd.protocol.records import BadRecord, Certificate, Entry, Head, Vote, check_entry, record_hash
+from tests.protocol.history import RUN, TIMERS, History
+from tests.protocol.playbook import Host
+from tests.sim.tags import TagCrypto
+
+CRYPTO = TagCrypto("PA")
+
+
+def history(on_quorum_loss: str = "fork", **recovery: object) -> History:
+    """PA, PB and PC, two rounds after the opening."""
+    swarm = {"start_peers": 3, "on_quorum_loss": on_quorum_loss}
+    run = History(config_from_toml({"name": "x", "swarm": swarm, "timers": TIMERS, "recovery": recovery}))
+    run.opening("PA", "PB", "PC")
+    run.round("PA", "PB", "PC")
+    run.round("PA", "PB", "PC")
+    return run
+
+
+def signed(head: Head, named: list[str], state: bytes, *signers: str, attempt: int = 0) -> Entry:
+    record, blob = branch_record(head, named, state)
+    votes = [Vote(name, TagCrypto(name).sign(branch_bytes(RUN, record))) for name in signers]
+    return Entry(record, blob, Certificate(Ballot(attempt, named[0]), votes))
+
+
+def test_a_branch_is_a_roster_in_a_generation_of_its_own() -> None:
+    """SPEC G1, G2: and the generation says all of it."""
+    run = history()
+    entry = fork(run.head, ["PC", "PB"], run.state, "PB", TagCrypto("PB"))
+    check_entry(run.head, entry, CRYPTO)
+    record = entry.record
+    assert record.next_voters == ["PB", "PC"] and record.update_root == NO_HASH
+    assert (record.parent, record.round) == (run.head.hash, run.head.round + 1)
+    bare = msgspec.structs.replace(record, generation=NO_HASH)
+    assert record.generation == hash_of("branch", run.head.generation, msgspec.msgpack.encode(bare))
+    after = run.head.next(entry)
+    assert (after.branches, after.recoveries, after.tokens_total) == (1, 0, run.head.tokens_total)
+    other = fork(run.head, ["PA", "PC"], run.state, "PC", TagCrypto("PC"))
+    assert other.record.generation != record.generation
+
+
+@pytest.mark.parametrize(
+    ("signers", "attempt", "mode", "says"),
+    [
+        (["PA"], 0, "wait", "without the owner's word"),
+        (["PB"], 0, "fork", "by somebody who has no part in it"),
+        (["PA", "PC"], 0, "fork", "by somebody who has no part in it"),
+        (["PA"], 1, "fork", "or voted on"),
+        (["PA", "PA"], 0, "fork", "signed twice"),
+        ([], 0, "fork", "no part in it"),
+        (["KEY", "PA"], 0, "wait", "and no other"),
+    ],
+)
+def test_by_whose_word_a_branch_does_not_stand(signers: list[str], attempt: int, mode: str, says: str) -> None:
+    """SPEC G4, G5."""
+    run = history(mode)
+    with pytest.raises(BadRecord, match=says):
+        check_entry(run.head, signed(run.head, ["PA", "PC"], run.state, *signers, attempt=attempt), CRYPTO)
+
+
+def test_the_owners_word_is_enough_in_any_run_and_two_of_three_where_the_manifest_says_so() -> None:
+    """SPEC G5."""
+    run = history("wait")
+    check_entry(run.head, signed(run.head, ["PA"], run.state, "KEY"), CRYPTO)
+    run = history("wait", keys=["K1", "K2", "K3"], needed=2)
+    check_entry(run.head, signed(run.head, ["PA"], run.state, "K1", "K3"), CRYPTO)
+    with pytest.raises(BadRecord, match="2 owners"):
+        check_entry(run.head, signed(run.head, ["PA"], run.state, "K1"), CRYPTO)
+    with pytest.raises(BadRecord, match="owner's word"):
+        check_entry(run.head, signed(run.head, ["PA"], run.state, "KEY"), CRYPTO)
+
+
+def test_a_branch_that_says_anything_else_is_none() -> None:
+    """SPEC G2: its signature is good, its content is not what follows from the names."""
+    run = history()
+    record, blob = branch_record(run.head, ["PA", "PC"], run.state)
+    for change in ({"next_voters": ["PC", "PA"]}, {"tokens_total": 9999}, {"lr": "00000000"}):
+        forged = msgspec.structs.replace(record, **change)
+        vote = Vote("PA", TagCrypto("PA").sign(branch_bytes(RUN, forged)))
+        with pytest.raises(BadRecord, match="nor one that opens a branch here"):
+            check_entry(run.head, Entry(forged, blob, Certificate(Ballot(0, "PA"), [vote])), CRYPTO)
+
+
+def test_a_host_without_a_quorum_opens_a_branch_when_its_turn_comes() -> None:
+    """SPEC G3: after fork_s, with those that see no quorum either."""
+    run = history()
+    pa = Host(run)
+    pa.told(ev.TrainerAttached(None)).skip()
+    alone = m.Lineage(0, 0, run.head.tokens_total, False, True)
+    opened: list[ef.Effect] = []
+    while not opened and pa.now < 400:
+        pa.told(pa.beacon("PD", lineage=alone, state="training"), pa.after(4.0))
+        opened = [e for e in pa.skip() if isinstance(e, ef.AppendEntry)]
+    assert pa.now >= 100 + 120 and sorted(pa.node.head.voters) == ["PA", "PD"]
+
+
+def test_a_claim_is_not_believed_and_a_proof_is() -> None:
+    """SPEC G6-G8: PA has one round of its own; PB shows a line that parted before it and holds more."""
+    run = history()
+    ours, theirs = history(), run  # of one manifest
+    ours.round("PA", "PB", "PC")
+    theirs.decide_entry(fork(theirs.head, ["PB", "PC"], theirs.state, "PB", TagCrypto("PB")))
+    for _ in range(3):
+        theirs.round("PB", "PC")
+    pa = Host(ours)
+    more = m.Lineage(0, 1, theirs.head.tokens_total, True, True)
+    claim = {"generation": theirs.head.generation, "lineage": more, "head_round": theirs.head.round}
+    pa.told(pa.beacon("PB", **claim))
+    asked = pa.one(ef.AskEntries)
+    assert (asked.peer, asked.generation, asked.from_round) == ("PB", theirs.head.generation, ours.head.round + 1)
+    while True:
+        pa.told(ev.EntriesReceived("PB", tuple(theirs.entries[asked.from_round :]), theirs.head.generation))
+        done = pa.skip()
+        if any(isinstance(e, ef.Rebase) for e in done):
+            break
+        (asked,) = [e for e in done if isinstance(e, ef.AskEntries)]
+    (rebase,) = [e for e in done if isinstance(e, ef.Rebase)]
+    assert rebase.round == 2 and record_hash(rebase.entries[-1].record) == theirs.head.hash
+    assert pa.node.head.hash == theirs.head.hash and not pa.node.catchup.has_state
+
+
+def test_who_claims_more_and_shows_nothing_is_not_heard_for_a_while() -> None:
+    """SPEC G7: and while it is undoubted, no attempt is begun (G8)."""
+    run = history()
+    pa = Host(run)
+    boast = m.Lineage(0, 1, 10**9, True, True)
+    pa.told(pa.beacon("PB", generation=hash_of("other"), lineage=boast))
+    asked = pa.one(ef.AskEntries)
+    assert pa.node.branching.pauses(pa.node.head, pa.now)
+    for _ in range(8):
+        pa.told(ev.EntriesReceived("PB", (), asked.generation))
+        pa.skip()
+    assert not pa.node.branching.pauses(pa.node.head, pa.now)
+    pa.now += 16.0
+    pa.told(pa.beacon("PB", generation=hash_of("other"), lineage=boast)).skip()
+    assert pa.node.branching.pauses(pa.node.head, pa.now)
+
+
+def test_a_vote_further_along_a_line_binds_until_the_log_is_there() -> None:
+    """SPEC G9."""
+    run = history()
+    vote = ef.PersistVote(msgspec.structs.replace(run.head.at, round=run.head.round + 3), Ballot(0, "PA"), None, None)
+    pa = Host(run, vote=vote)
+    assert pa.node.round.parts.acceptor.behind and not pa.node.round.parts.acceptor.votes

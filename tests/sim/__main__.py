@@ -1,0 +1,82 @@
+"""`python -m tests.sim`: explore random schedules, replay one, compare with another revision."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from tests.sim import explore
+from tests.sim.drawing import WEATHERS
+from tests.sim.mutants import MUTANTS
+from tests.sim.scenario import Scenario, read
+
+SHRINK_S = 120.0
+
+
+def main(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    return int(options.run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description="The production machines under faults.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    look = commands.add_parser("explore", help="random schedules until an invariant breaks")
+    look.set_defaults(run=_explore)
+    look.add_argument("--seeds", type=int, default=100, metavar="N")
+    look.add_argument("--first-seed", type=int, default=0, metavar="S")
+    look.add_argument("--fresh", action="store_true", help="begin at a seed that the clock chooses, and print it")
+    look.add_argument("--nodes", type=_range, metavar="7|2-9", help="hosts (2-9; of a mutant: 3-5)")
+    look.add_argument("--minutes", type=float, metavar="M", help="virtual ones (20; of a mutant: 2.5)")
+    look.add_argument("--weather", choices=WEATHERS, help="the same for every seed (a mutant has its own)")
+    look.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help="with the machines broken so")
+    look.add_argument("--list-mutants", action="store_true")
+    look.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    look.add_argument("--shrink-s", type=float, default=SHRINK_S, metavar="S", help="real time for cutting down")
+    look.add_argument("--json", action="store_true")
+    again = commands.add_parser("replay", help="play one scenario with its trace")
+    again.set_defaults(run=_replay)
+    again.add_argument("scenario", help="as explore printed it, or a file with it")
+    again.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME")
+    return parser
+
+
+def _explore(options: argparse.Namespace) -> int:
+    if options.list_mutants:
+        print("\n".join(f"{name:24} {mutant.says}" for name, mutant in sorted(MUTANTS.items())))
+        return 0
+    mutant = MUTANTS.get(options.mutant)
+    plan = explore.Plan(
+        first_seed=int(time.time()) * 1000 if options.fresh else options.first_seed,
+        seeds=options.seeds,
+        nodes=options.nodes or ((3, 5) if mutant else (2, 9)),
+        minutes=options.minutes or (2.5 if mutant else 20.0),
+        mutant=options.mutant,
+        weather=options.weather or (mutant.weather if mutant else None),
+    )
+    return explore.run(plan, max(1, options.jobs), options.json, options.shrink_s)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    text = options.scenario
+    try:
+        scenario: Scenario = read(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        print(f"this is no scenario: {error}", file=sys.stderr)
+        return 2
+    found = explore.Found(scenario.seed, "", scenario)
+    for line in explore.show(found, options.mutant):
+        print(line)
+    return 1 if explore.with_mutant(options.mutant, scenario).problem else 0
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    if not low.isdigit() or not (high or low).isdigit() or not 1 <= int(low) <= int(high or low):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of hosts nor a range as 2-9")
+    return int(low), int(high or low)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
