@@ -208,12 +208,12 @@ class Journal:
         log.debug("training", run=self.run_name, round=round_)
         self.phase("compute")
 
-    def phase(self, name: str) -> None:
-        """What this host's time goes into, from now on."""
+    def phase(self, name: str = "") -> None:
+        """What this host's time goes into, from now on; without a name: what it went into until now."""
         now = time.monotonic()
         if self._phase_at:
             self._metrics.phase(self.run_name, self._phase, now - self._phase_at)  # type: ignore[arg-type]
-        self._phase, self._phase_at = name, now
+        self._phase, self._phase_at = name or self._phase, now
 
     def transfer_started(self, members: int) -> None:
         log.debug("ring begins", run=self.run_name, members=members)

@@ -258,6 +258,7 @@ class RunService:
         metrics.peers(name, Counter(member_states(node, trio.current_time()).values()))
         metrics.trainer_attached(name, self.seat.link.attached)
         metrics.halted(name, bool(node.halted))
+        self.journal.phase()
         reach, voters = self.reach, node.head.voters
         here = sum(1 for voter in voters if node.membership.alive(voter, trio.current_time()))
         metrics.voters(name, reachable=here, seats=len(voters), quorum=reach is None or reach.quorum)

@@ -165,7 +165,7 @@ def ails(service: RunService) -> str:
     """Why this run does not go on, or nothing. Not all of it is mended by a restart."""
     node, name = service.node, service.config.name
     if node.halted:
-        return f"run {name} is halted: {node.halted}"
+        return f"run {name} is halted: {node.halted.replace(service.run_id, '…')}"  # any user may read /healthz
     reach = service.reach
     lost = f"run {name} waits: {_quorum_words(reach)}" if reach is not None and not reach.quorum else ""
     return hangs(service) or lost
