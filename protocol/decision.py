@@ -45,7 +45,8 @@ class Decision:
         return root == NO_HASH or root in self.held
 
     def alive_voters(self, now: float) -> list[str]:
-        return [voter for voter in self.head.voters if self.members.alive(voter, now)]
+        beacons, me = self.members.alive_beacons(now), self.context.peer
+        return [voter for voter in self.head.voters if voter in beacons or voter == me]
 
     def may_start(self, now: float) -> tuple[bool, str]:
         """May an attempt begin now, and why (not)? Without a quorum in sight it would only burn ballots."""

@@ -316,14 +316,15 @@ class Node:
 
     def _sent(self, out: list[Out], now: float) -> list[Effect]:
         effects: list[Effect] = []
-        queue = list(out)
+        queue, said, data = list(out), None, b""
         while queue:
             item = queue.pop(0)
             if isinstance(item, To) and item.peer == self.context.peer:
                 # In place, so that what it causes still comes after what was to be durable before it.
                 queue[0:0] = self._on_message(item.peer, item.message, b"", now)
             elif isinstance(item, To):
-                data = seal(self.context.run, self.context.peer, item.message, self.context.crypto)
+                if item.message is not said:  # what goes to many is signed once
+                    said, data = item.message, self._sealed(item.message)
                 effects.append(Send(item.peer, data))
             else:
                 effects.append(item)
@@ -333,12 +334,15 @@ class Node:
                     self.halted = item.reason
         return effects
 
+    def _sealed(self, message: AnyMessage) -> bytes:
+        return seal(self.context.run, self.context.peer, message, self.context.crypto)
+
     def _due(self, now: float) -> list[Out]:
         round_ = self.round
         if round_.decided is not None:
             entry, round_.decided = round_.decided, None
-            told = sorted(self.membership.peers)
-            return [*self._decide(entry, now), *(To(peer, Commit(entry)) for peer in told)]
+            told, message = sorted(self.membership.peers), Commit(entry)
+            return [*self._decide(entry, now), *(To(peer, message) for peer in told)]
         if round_.take_divergence():
             return self._drop_state(ASTRAY)
         out, decided = self.catchup.evaluate(self.head, now, round_.wanted)

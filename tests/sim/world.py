@@ -27,6 +27,8 @@ RUN = hash_of("sim-run")
 THETA0 = hash_of("sim-theta-0")
 SNAPSHOT_ROUNDS = 3
 DISCOVERY_S = 20.0
+# Where an envelope says what it is: after the run, the sender and the lengths of them. No run key contains it.
+BEACON, TAG_ENDS = b"\xa6beacon", 64
 WRITES = (ef.PersistVote, ef.AppendEntry, ef.StartTransfer, ef.FetchUpdate)  # what a full disk refuses, loudly
 
 
@@ -276,8 +278,8 @@ class World:
                 self.say(host, f"{effect.event}: {effect.text}")
 
     def _send(self, host: Host, effect: ef.Send) -> None:
-        envelope = m.open_envelope(effect.data)
-        if b"beacon" not in envelope.body[:16]:  # the tag comes first; beacons are many and promise nothing
+        if BEACON not in effect.data[:TAG_ENDS]:  # beacons are many and promise nothing
+            envelope = m.open_envelope(effect.data)
             self.truth.said(host, m.decode(envelope.body, m.AnyMessage))  # type: ignore[arg-type]
         self.net.post(host, effect.peer, effect.data)
 
