@@ -16,7 +16,8 @@ PACKAGE = "intellectd.daemon.cli"
 EPILOG = """\
 exit codes:
   0 done   1 failed   2 usage   3 daemon not running   4 degraded or not joined   124 timed out
-  the daemon itself: 69 port in use   75 state directory in use   77 permission or disk   78 configuration
+  78 bad configuration or run.toml; the daemon itself: 69 port in use   75 state directory in use
+  77 permission or disk   78 also a damaged file
 
 environment:
   INTELLECTD_SOCKET, INTELLECTD_CONFIG, and INTELLECTD_<KEY> for every key of the config file
