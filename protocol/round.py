@@ -64,13 +64,14 @@ class Round:
 
     def reach(self, now: float) -> Reach | None:
         """The voters of this decision that can vote, as this host hears them. None when that says nothing: the run is
-        over, or somebody's log is longer than ours, and others may be voters by now."""
-        members = self.parts.members
+        over, somebody's log is longer than ours (others may be voters by now), or they had no time to be heard."""
+        members, abstains = self.parts.members, self.parts.acceptor.abstains
         behind = any(b.head_round > self.head.round for b in members.alive_beacons(now).values())
         if self.finished or behind:
             return None
-        here = self.parts.alive_voters(now)
-        return reach(self.head.voters, [p for p in here if p != self.context.peer or not self.parts.acceptor.abstains])
+        here = [voter for voter in self.parts.alive_voters(now) if voter != self.context.peer or not abstains]
+        found = reach(self.head.voters, here)
+        return found if found.quorum or members.has_listened(now) else None
 
     def tell(self, own_ready: Ready | None, able: bool, leaving: bool, abstains: bool) -> None:
         """What the node knows of this host."""

@@ -20,6 +20,7 @@ from intellectd.daemon.metrics import Metrics, RingFailure
 from intellectd.daemon.runs.history import History
 from intellectd.protocol.effects import Note
 from intellectd.protocol.ids import state_name
+from intellectd.protocol.quorum import Reach
 from intellectd.protocol.records import Entry, record_hash
 
 ROUNDS_KEPT = 4096  # of history in memory, for `rounds`; the log on disk has them all
@@ -103,6 +104,7 @@ class Journal:
         self._round_wire_bytes = 0
         self._decided_at: float | None = None
         self._phase, self._phase_at = "idle", 0.0
+        self._quorum_lost = False
         self.on_news: Callable[[], None] = lambda: None  # the history has changed
 
     @property
@@ -254,6 +256,17 @@ class Journal:
             log.info("caught up", run=self.run_name, having=state_name(round_), **got)
         elif not behind and self.catchup is None:
             self._metrics.catching_up(self.run_name, 1, 1)  # it had nothing to catch up with
+
+    def voters(self, reach: Reach | None) -> None:
+        """Called as the state changes: the log has a line when the quorum is lost and one when it is back."""
+        lost = reach is not None and not reach.quorum
+        if reach is not None and lost != self._quorum_lost:
+            self._quorum_lost = lost
+            here = f"{len(reach.voters) - len(reach.missing)} of {len(reach.voters)} voters reachable"
+            if lost:
+                log.warning(f"quorum lost: {here}", run=self.run_name, missing=" ".join(reach.missing))
+            else:
+                log.info(f"quorum found again: {here}", run=self.run_name)
 
     def snapshot(self, round_: int, problem: str | None) -> None:
         if problem is None:

@@ -63,14 +63,18 @@ def reason_of(service: RunService, reach: Reach | None) -> str:
     node = service.node
     if node.halted:
         return node.halted
-    return ("leaving; " if node.leaving else "") + _why(service, reach)
+    return ("leaving; " if node.leaving else "") + why(service, reach)
 
 
-def _why(service: RunService, reach: Reach | None) -> str:
+def why(service: RunService, reach: Reach | None) -> str:
     node, head = service.node, service.node.head
     me = service.host.identity.peer_id
-    if reach is not None and not reach.quorum and me not in reach.missing and node.state != "finished":
+    if reach is not None and not reach.quorum and me not in reach.missing:
         return _quorum_words(reach)
+    if node.state == "finished":
+        return ""
+    if node.state == "joining" and not node.membership.alive_beacons(trio.current_time()):
+        return "no other member is heard yet"
     if node.state == "synced" and not service.seat.link.attached:
         return f"synced, {_no_trainer(service)}"
     if node.state == "waiting" and head.round >= 0 and head.assignment(me) is None:
@@ -142,8 +146,9 @@ def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
     if _lost(reach):
         found.append(
             "no round is decided without the missing voters: start their daemons again, or see why they cannot be "
-            "reached (`intellectd peers`); the run then goes on by itself. Should they be lost for good, it cannot go "
-            f'on: `intellectd checkpoint export "{name}" DIR` saves what it has learned'
+            "reached (`intellectd peers`; for a new address: `intellectd join RUN-ID --peer MULTIADDR`). The run then "
+            "goes on by itself. Should they be lost for good, it cannot go on: "
+            f'`intellectd checkpoint export "{name}" DIR` saves what it has learned'
         )
     alone = [b for b in node.membership.alive_beacons(now).values() if b.applied >= -1]
     if not alone and service.host.identity.peer_id in service.manifest.first_voters and node.head.round <= 0:

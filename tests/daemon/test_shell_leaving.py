@@ -40,11 +40,13 @@ async def test_a_host_leaves_and_comes_back_as_the_voter_it_was(autojump_clock: 
         assert not (gone.state / "runs" / run_id).exists()
         assert (aside / "log" / "votes").read_bytes().startswith(voted)
         status = await hosts[0].until(lambda run: gone.peer not in run["voters"])
-        await hosts[0].wait(f"round={status['round'] + 1}")
+        await hosts[0].wait(f"round={status['round'] + 3}")
         assert gone.peer not in (await hosts[0].status())["roster"]
 
         await gone.ask("join", run_id=run_id, peers=[hosts[0].address])
         assert not aside.exists()
+        goes_on = (await hosts[0].status())["head_round"]
+        assert (await gone.wait("synced"))["round"] >= goes_on - 1  # with the others, not with its own old log
         await finish_alike(hosts, 11)
         assert gone.peer in (await rosters(hosts[0], run_id))[11]
 

@@ -66,7 +66,9 @@ async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: 
         assert [row["peer"] for row in (await one.ask("peers"))["peers"]] == [two.peer]
 
 
-async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(autojump_clock: Clock) -> None:
+async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     """SPEC A15, Q1: of two, the junior one alone waits for the senior one."""
     async with shell() as world:
         _, hosts = await swarm(world, "ab", rounds=12)
@@ -83,8 +85,10 @@ async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(autojump_cloc
         assert (ails(service), hangs(service)) == (f"run shell waits: {words}", "")
         assert headline([service]) == f"shell: waiting: {words}"
         assert (await samples(junior))['intellectd_quorum{run="shell"}'] == 0
+        await trio.sleep(30)
+        assert [line for line in caplog.messages if "quorum" in line] == ["quorum lost: 1 of 2 voters reachable"]
         await senior.start()
-        status = await junior.until(lambda run: run["quorum"]["reached"])
+        await junior.until(lambda run: run["quorum"]["reached"])
         assert ails(service) == ""
         await finish_alike(hosts, 12)
         assert (await junior.status())["quorum"] is None
