@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intellectd.daemon.atomic import StorageFull
@@ -89,7 +89,6 @@ def test_one_changed_byte_anywhere_is_noticed_and_nothing_is_touched(path: Path,
         assert path.read_bytes() == damaged, at
 
 
-@settings(max_examples=200, deadline=None)
 @given(cut=st.integers(0, 250), at=st.integers(0, 250), change=st.integers(1, 255), tail=st.binary(max_size=80))
 def test_whatever_happens_to_it_it_never_says_what_was_not_written(cut: int, at: int, change: int, tail: bytes) -> None:
     with ram_folder() as folder:
