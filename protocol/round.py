@@ -41,6 +41,8 @@ class Round:
         self.finished = context.config.until.rounds is not None and head.round >= context.config.until.rounds
         self.reason = "starting"
         self.decided: Entry | None = None
+        self._may_since: float | None = None
+        self._worked_at = float("-inf")  # when a transfer last moved
 
     # ---- what others see of it, and set
 
@@ -73,6 +75,10 @@ class Round:
         found = reach(self.head.voters, here)
         return found if found.quorum or members.has_listened(now) else None
 
+    def stuck_s(self, now: float) -> float:
+        """For how long the round could have been decided, and nothing moved. Voters are heard, but do not vote."""
+        return 0.0 if self._may_since is None else now - max(self._may_since, self._worked_at)
+
     def tell(self, own_ready: Ready | None, able: bool, leaving: bool, abstains: bool) -> None:
         """What the node knows of this host."""
         muster = self.parts.muster
@@ -99,6 +105,7 @@ class Round:
             self.reason = self._why_no_voter()
             return out
         may, self.reason = parts.may_start(now)
+        self._may_since = None if not may else now if self._may_since is None else self._may_since
         parts.attempts.startable(may, now)
         if out or not may or self.leading.attempt is not None or parts.diverged:
             return out
@@ -201,16 +208,16 @@ class Round:
 
     def on_transfer_moved(self, transfer: bytes, now: float) -> None:
         if transfer == self.reducing:
-            self.parts.attempts.moved(now)
+            self._moved(now)
 
     def on_peer_moved(self, peer: str, transfer: bytes, done_bytes: int, now: float) -> None:
         if self.parts.exchange.peer_moved(peer, transfer, done_bytes, self.leading.members()):
-            self.parts.attempts.moved(now)
+            self._moved(now)
 
     def on_transfer_ended(self, transfer: bytes, root: bytes, update_bytes: int, now: float) -> list[Out]:
         out = self.parts.exchange.ended(transfer, root, update_bytes)
         if out:
-            self.parts.attempts.moved(now)
+            self._moved(now)
         return [*out, *self.voting.vote(now)]
 
     def on_transfer_broke(
@@ -231,6 +238,10 @@ class Round:
         return self.voting.vote(now)
 
     # ---- inside
+
+    def _moved(self, now: float) -> None:
+        self._worked_at = now
+        self.parts.attempts.moved(now)
 
     def _aborted(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
         parts = self.parts
