@@ -347,7 +347,9 @@ class Node:
             return self._drop_state(ASTRAY)
         out, decided = self.catchup.evaluate(self.head, now, round_.wanted)
         if decided is not None:
-            out = [*out, self._apply(decided)]
+            apply = self._apply(decided)
+            out = [*out, *self.progress.take_dropped(), apply]
+        out += self.progress.take_dropped()
         self.progress.offer(self.head, self.catchup.applied, round_.state_digest)
         out += self.progress.start(self.head, self.catchup.applied)
         if self.state == "finished":
