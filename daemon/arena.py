@@ -29,14 +29,18 @@ def create_arena(elements: int) -> int:
     try:
         descriptor = os.memfd_create("intellectd-arena", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     except OSError as error:
-        raise ArenaError(f"no shared memory for {length} bytes: {error}") from error
+        raise _none_left(length, error) from error
     try:
         os.ftruncate(descriptor, length)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
     except OSError as error:
         os.close(descriptor)
-        raise ArenaError(f"no shared memory for {length} bytes: {error}") from error
+        raise _none_left(length, error) from error
     return descriptor
+
+
+def _none_left(length: int, error: OSError) -> ArenaError:
+    return ArenaError(f"no shared memory for {length} bytes: {error}")
 
 
 def map_arena(descriptor: int, elements: int) -> mmap.mmap:

@@ -66,6 +66,11 @@ class TrainerLink:
         """The application may write the arena: a trainer is attached and does not own it now."""
         return self._connection is not None and not self._connection.trainer_writes
 
+    def refuse_second(self) -> None:
+        """Raises ControlError if a trainer is attached."""
+        if self._connection is not None:
+            raise ControlError("trainer_attached", "another trainer is attached to this run", "end that one first")
+
     async def accept(
         self, sock: trio.socket.SocketType, request: AttachRequest, reply: Mapping[str, Any], arena_fd: int
     ) -> None:
@@ -74,8 +79,7 @@ class TrainerLink:
         Use a fresh arena for each attachment: a trainer that was detached may still be writing to the old one.
         Raises ControlError (which the control server answers) if another trainer has the run.
         """
-        if self._connection is not None:
-            raise ControlError("trainer_attached", "another trainer is attached to this run", "end that one first")
+        self.refuse_second()
         outbox, frames = trio.open_memory_channel[Mapping[str, Any]](OUTBOX_FRAMES_MAX)
         initial = reply.get("want") == "initial"
         resumed = request.training_round if reply.get("resume") else None

@@ -49,22 +49,31 @@ def safetensors(layout: Layout, values: Callable[[Slot], memoryview], facts: Map
 
 def write_directory(target: Path, files: Mapping[str, Pieces]) -> list[str]:
     """`target` must not exist, or be empty. Returns the names of its files. Raises ExportError."""
+    refuse_occupied(target)
     try:
-        _refuse_occupied(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_whole(target, files)
     except OSError as error:
-        kind = ForbiddenHere if error.errno in _FORBIDDEN else ExportError
-        raise kind(f"cannot write {target}: {error.strerror or error}", "choose another path, or free space") from error
+        raise _not_written(target, error) from error
     return list(files)
 
 
-def _refuse_occupied(target: Path) -> None:
-    if target.is_dir() and not any(target.iterdir()):
-        return
-    if target.exists() or target.is_symlink():
+def refuse_occupied(target: Path) -> None:
+    """Raises ExportError, unless `target` does not exist or is an empty directory."""
+    try:
+        if target.is_dir() and not any(target.iterdir()):
+            return
+        occupied = target.exists() or target.is_symlink()
+    except OSError as error:
+        raise _not_written(target, error) from error
+    if occupied:
         what = "is not empty" if target.is_dir() else "is a file"
         raise ExportError(f"{target} {what}; nothing was written", "name a directory that does not exist yet")
+
+
+def _not_written(target: Path, error: OSError) -> ExportError:
+    kind = ForbiddenHere if error.errno in _FORBIDDEN else ExportError
+    return kind(f"cannot write {target}: {error.strerror or error}", "choose another path, or free space")
 
 
 def _write_whole(target: Path, files: Mapping[str, Pieces]) -> None:

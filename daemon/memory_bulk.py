@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from intellectd.daemon.bulk.errors import BulkBusy, BulkError, WireError
+from intellectd.daemon.bulk.errors import BulkBusy, BulkClosed, DeadlinePassed, WireError
 from intellectd.daemon.bulk.interface import (
     Endpoint,
     FetchJob,
@@ -129,11 +129,11 @@ class MemoryBulk:
 
     def _register(self, name: TransferId) -> _Running:
         if self._dead:
-            raise BulkError("the bulk engine is closed")
+            raise BulkClosed()
         if name in self._running:
             raise ValueError(f"transfer {name.hex()} is already running; abort it first")
         if len(self._running) >= TRANSFERS_MAX:
-            raise BulkBusy(f"{TRANSFERS_MAX} transfers are running; wait for one to end")
+            raise BulkBusy(TRANSFERS_MAX)
         running = self._running[name] = _Running()
         return running
 
@@ -155,7 +155,7 @@ class MemoryBulk:
                 on_event(TransferProgress(job.transfer_id, plan.payload_bytes // 2, plan.payload_bytes))
                 await self._turn(job, running)
         if deadline.cancelled_caught:
-            running.fail(TransferFailed(job.transfer_id, None, "the transfer's deadline has passed", True))
+            running.fail(TransferFailed(job.transfer_id, None, str(DeadlinePassed()), True))
         assert running.buffers is not None
         running.buffers.release()
         running.buffers = None

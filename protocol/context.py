@@ -4,6 +4,7 @@ Owns nothing that moves. Randomness is a seeded generator given from outside.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 
 from intellectd.protocol.ids import hash_of
@@ -23,9 +24,14 @@ class Context:
 
 def leader_order(voters: list[str], parent: bytes) -> list[str]:
     """Who may lead attempt 0, 1, 2… of a decision: no standing leader, the hash draws lots (SPEC A2)."""
-    return sorted(voters, key=lambda voter: hash_of("leader", parent, voter.encode()))
+    return list(_order(tuple(voters), parent))
+
+
+@lru_cache(maxsize=16)  # asked with every event, about a decision or two
+def _order(voters: tuple[str, ...], parent: bytes) -> tuple[str, ...]:
+    return tuple(sorted(voters, key=lambda voter: hash_of("leader", parent, voter.encode())))
 
 
 def leader_of(voters: list[str], parent: bytes, attempt: int) -> str:
-    order = leader_order(voters, parent)
+    order = _order(tuple(voters), parent)
     return order[attempt % len(order)]

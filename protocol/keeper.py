@@ -208,8 +208,8 @@ class Keeper:
         return [note, *self._announce(entry, now)]
 
     def _announce(self, entry: Entry, now: float) -> list[Out]:
-        told = sorted(self.membership.peers)
-        return [*self._decide(entry, now), *(To(peer, Commit(entry)) for peer in told)]
+        told, message = sorted(self.membership.peers), Commit(entry)
+        return [*self._decide(entry, now), *(To(peer, message) for peer in told)]
 
     def _drop_state(self, why: str) -> list[Out]:
         self.catchup.drop_state()

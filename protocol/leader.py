@@ -40,7 +40,8 @@ class Leader:
     def begin(self) -> list[Out]:
         """Ourselves first: our own promise is on disk before anybody hears of the ballot."""
         voters = [self._context.peer, *(v for v in self._head.voters if v != self._context.peer)]
-        return [To(voter, Prepare(self._head.at, self.ballot)) for voter in voters]
+        message = Prepare(self._head.at, self.ballot)
+        return [To(voter, message) for voter in voters]
 
     def on_promise(self, sender: str, promise: Promise, now: float) -> None:
         """Raises BadRecord when what it reports could never have been accepted."""
@@ -102,7 +103,8 @@ class Leader:
 
     def plan(self, members: list[Member], ready: dict[str, Ready]) -> list[Out]:
         self.phase, self.members, self._ready = REDUCE, members, dict(ready)
-        return [To(member.peer, self._plan()) for member in members]
+        message = self._plan()
+        return [To(member.peer, message) for member in members]
 
     def on_result(self, sender: str, result: Result) -> tuple[bool, Outcome | None]:
         """Count a member's result: (is it news, the outcome when a majority holds the same bytes)."""
@@ -137,7 +139,8 @@ class Leader:
 
     def propose_again(self, proposal: Proposal) -> list[Out]:
         self.phase, self.proposal = ACCEPT, proposal
-        return [To(voter, Accept(self._head.at, self.ballot, proposal)) for voter in self._head.voters]
+        message = Accept(self._head.at, self.ballot, proposal)
+        return [To(voter, message) for voter in self._head.voters]
 
     def on_accepted(self, sender: str, accepted: Accepted) -> tuple[bool, Entry | None]:
         """Count a vote: (is it news, the decided entry when a quorum has voted)."""

@@ -34,7 +34,7 @@ class Membership:
         self._handled_at = now
         self._voters: list[str] = []  # of the head: never forgotten
         self._alive: dict[str, Beacon] = {}
-        self._alive_at: float | None = None  # None: something has changed since
+        self._alive_until = now  # when the first of them falls silent; before that they are counted anew
         self._next_beacon_at = now
         self._exchange_s = limits.PEER_EXCHANGE_MIN_S
         self._next_exchange_at = now + self._exchange_s
@@ -44,7 +44,7 @@ class Membership:
         """Called with every event. If this host slept (it was stopped, or starved), the others' silence is its own
         deafness: it listens anew from here (B6)."""
         if now - self._handled_at > self._timers.suspect_s:
-            self._listening_since, self._alive_at = now, None
+            self._listening_since = self._alive_until = now
         self._handled_at = now
 
     def seat(self, voters: list[str]) -> None:
@@ -60,6 +60,10 @@ class Membership:
         heard_at = view.heard_at if view is not None and view.heard_at is not None else self._listening_since
         return now - max(heard_at, self._listening_since)
 
+    def has_listened(self, now: float) -> bool:
+        """Long enough to have heard whoever is alive."""
+        return now - self._listening_since >= self._timers.suspect_s
+
     def alive(self, peer: str, now: float) -> bool:
         """It told us itself, less than suspect_s ago."""
         return peer in self.alive_beacons(now) or peer == self._context.peer
@@ -73,14 +77,11 @@ class Membership:
 
     def alive_beacons(self, now: float) -> dict[str, Beacon]:
         """The newest beacons of the others that are alive, by peer id in sorted order. Not to be changed."""
-        if self._alive_at != now:  # asked several times an event: a thousand peers are looked through once
-            since = now - self._timers.suspect_s
-            self._alive_at = now
-            self._alive = {
-                p: v.beacon
-                for p, v in sorted(self.peers.items())
-                if v.beacon is not None and v.heard_at is not None and max(v.heard_at, self._listening_since) > since
-            }
+        if now >= self._alive_until:  # asked several times an event: a thousand peers are seldom looked through
+            heard = {p: self._heard_at(v) for p, v in sorted(self.peers.items())}
+            last = {p: at for p, at in heard.items() if at > now - self._timers.suspect_s}
+            self._alive = {p: beacon for p in last if (beacon := self.peers[p].beacon)}
+            self._alive_until = min(last.values(), default=float("inf")) + self._timers.suspect_s
         return self._alive
 
     # ---- events
@@ -111,13 +112,17 @@ class Membership:
             return out
         if old is None or not self.alive(peer, now):
             self.soon(now)
-        view.beacon, view.envelope, self._alive_at = beacon, envelope, None
+        view.beacon, view.envelope = beacon, envelope
         if not introduced:
             if view.heard_at is None or not self.alive(peer, now):
                 if not self.alive_beacons(now):
                     self._next_exchange_at = now  # the first one we meet: it knows others
                 out.append(Note("peer_alive", f"{peer} is here ({beacon.state}, {_rounds(beacon.head_round)})"))
-            view.heard_at, self._alive_at = now, None
+            view.heard_at = now
+        if peer in self._alive:
+            self._alive[peer] = beacon
+        elif not introduced:
+            self._alive_until = now
         moved = old is None or (old.bulk, old.certificate) != (beacon.bulk, beacon.certificate)
         return out + (self._retrust() if moved else [])
 
@@ -146,7 +151,7 @@ class Membership:
             silent_s = now - max(self._last(self.peers[peer]), self._listening_since)
             if silent_s > limits.FORGET_PEER_S and peer not in self._voters:
                 del self.peers[peer]
-                self._alive_at = None
+                self._alive_until = now
                 out.append(Note("peer_forgotten", f"{peer} silent for {silent_s:.0f} s, forgotten"))
         if now >= self._next_exchange_at:
             out += self._exchange(now)
@@ -169,6 +174,10 @@ class Membership:
         clock set back: nobody else can send in its name (B1)."""
         reborn = not introduced and beacon.incarnation != old.incarnation and not self.alive(peer, now)
         return reborn or (beacon.incarnation, beacon.sequence) > (old.incarnation, old.sequence)
+
+    def _heard_at(self, view: PeerView) -> float:
+        """When it was last heard, or we began to listen; for one that never spoke itself, never."""
+        return max(view.heard_at, self._listening_since) if view.heard_at is not None else float("-inf")
 
     def _last(self, view: PeerView) -> float:
         return view.heard_at if view.heard_at is not None else view.known_at

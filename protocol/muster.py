@@ -20,13 +20,15 @@ class Muster:
         self.able = False  # this host is synced and has a trainer
         self.leaving = False
         self._expected = [a.peer for a in head.blob.assignments]
+        self._judged: dict[str, tuple[Ready | None, bytes | None, Ready | None]] = {}  # (said, on this state): counts
         self._began_at = now
         self._half_ready_at: float | None = None
         self._some_ready_at: float | None = None
         self._short_since: float | None = None
 
     def standing(self, now: float) -> Standing:
-        here = [p for p in self._expected if self._members.alive(p, now)]
+        beacons, me = self._members.alive_beacons(now), self._context.peer
+        here = [p for p in self._expected if p in beacons or p == me]
         alive = [p for p in here if not self._suspicion.excluded(p, now)]
         ready = [p for p in alive if self.ready(p) is not None]
         able = self.able_peers(now)
@@ -48,8 +50,17 @@ class Muster:
     def ready(self, peer: str) -> Ready | None:
         """The peer's readiness for this very decision, on the state that is ours and data that is its own."""
         beacon = self._members.beacon(peer)
-        ready = self.own_ready if peer == self._context.peer else (beacon.ready if beacon else None)
-        if ready is None or ready.at != self._head.at or ready.tokens <= 0:
+        said = self.own_ready if peer == self._context.peer else (beacon.ready if beacon else None)
+        if said is None:
+            return None
+        known = self._judged.get(peer)
+        if known is None or known[0] is not said or known[1] != self.state_digest:
+            # Asked several times an event, said once a beacon.
+            known = self._judged[peer] = (said, self.state_digest, self._judge(peer, said))
+        return known[2]
+
+    def _judge(self, peer: str, ready: Ready) -> Ready | None:
+        if ready.at != self._head.at or ready.tokens <= 0:
             return None
         if self.state_digest is not None and ready.state_digest != self.state_digest:
             return None

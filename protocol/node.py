@@ -201,14 +201,15 @@ class Node(Keeper):
 
     def _sent(self, out: list[Out], now: float) -> list[Effect]:
         effects: list[Effect] = []
-        queue = list(out)
+        queue, said, data = list(out), None, b""
         while queue:
             item = queue.pop(0)
             if isinstance(item, To) and item.peer == self.context.peer:
                 # In place, so that what it causes still comes after what was to be durable before it.
                 queue[0:0] = self._on_message(item.peer, item.message, b"", now)
             elif isinstance(item, To):
-                data = seal(self.context.run, self.context.peer, item.message, self.context.crypto)
+                if item.message is not said:  # what goes to many is signed once
+                    said, data = item.message, self._sealed(item.message)
                 effects.append(Send(item.peer, data))
             else:
                 effects.append(item)
@@ -219,6 +220,9 @@ class Node(Keeper):
                     self.halted = item.reason
         return effects
 
+    def _sealed(self, message: AnyMessage) -> bytes:
+        return seal(self.context.run, self.context.peer, message, self.context.crypto)
+
     def _due(self, now: float) -> list[Out]:
         round_ = self.round
         if round_.decided is not None:
@@ -228,7 +232,9 @@ class Node(Keeper):
             return self._drop_state(ASTRAY)
         out, decided = self.catchup.evaluate(self.head, now, round_.wanted)
         if decided is not None:
-            out = [*out, self._apply(decided)]
+            apply = self._apply(decided)
+            out = [*out, *self.progress.take_dropped(), apply]
+        out += self.progress.take_dropped()
         self.progress.offer(self.head, self.catchup.applied, round_.state_digest)
         out += self.progress.start(self.head, self.catchup.applied)
         if self.state == "finished":

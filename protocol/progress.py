@@ -34,6 +34,7 @@ class Progress:
         self._frozen: DeltaFrozen | None = None
         self._stale = False  # u may not be contributed any more: adopt the anchor when the trainer is back
         self._resume: int | None = None
+        self._dropped: list[Out] = []  # to be said
         self._finished = False
 
     @property
@@ -77,8 +78,7 @@ class Progress:
 
     def on_frozen(self, event: DeltaFrozen) -> None:
         if self.state == "freezing" and self._stale:
-            self._forget()
-            self.state = "idle"
+            self._drop("it came too late to count")
         elif self.state == "freezing":
             self.state, self._frozen = "frozen", event
 
@@ -118,8 +118,7 @@ class Progress:
                 self._carried_tokens, self._carried_steps = self._tokens, self._steps
             self._frozen, self.state = None, "idle"
             return "carry"
-        self._forget()
-        self.state = "idle"
+        self._drop(f"round {round_} was decided without it, and it is too old or its data was given to others")
         return "adopt"
 
     def start(self, head: Head, applied: int) -> list[Out]:
@@ -153,8 +152,12 @@ class Progress:
         if self.state in ("training", "freezing"):
             self._stale = True
         elif self.state != "absent":
-            self._forget()
-            self.state = "idle"
+            self._drop("the state that it began from is gone")
+
+    def take_dropped(self) -> list[Out]:
+        """What has to be said of lost work; asked once."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
 
     def finish(self, reason: str, state_round: int) -> list[Out]:
         """The run is over: tell an attached trainer once."""
@@ -162,6 +165,15 @@ class Progress:
             return []
         self._finished = True
         return [FinishTraining(reason, state_round)]
+
+    def _drop(self, why: str) -> None:
+        """Work that will never count; nobody's is lost silently (P6)."""
+        tokens = self._carried_tokens if self.state == "idle" else self._tokens
+        if tokens:
+            text = f"{tokens} tokens of this host's work are dropped: {why}"
+            self._dropped.append(Note("progress_dropped", text, "warning", {"tokens": tokens}))
+        self._forget()
+        self.state = "idle"
 
     def _forget(self) -> None:
         """There is no uncommitted work any more."""

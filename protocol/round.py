@@ -42,6 +42,8 @@ class Round:
         self.reason = "starting"
         self.paused = False  # a better line of history may be there (G8)
         self.decided: Entry | None = None
+        self._may_since: float | None = None
+        self._worked_at = float("-inf")  # when a transfer last moved
 
     # ---- what others see of it, and set
 
@@ -65,13 +67,18 @@ class Round:
 
     def reach(self, now: float) -> Reach | None:
         """The voters of this decision that can vote, as this host hears them. None when that says nothing: the run is
-        over, or somebody's log is longer than ours, and others may be voters by now."""
-        members = self.parts.members
+        over, somebody's log is longer than ours (others may be voters by now), or they had no time to be heard."""
+        members, abstains = self.parts.members, self.parts.acceptor.abstains
         behind = any(b.head_round > self.head.round for b in members.alive_beacons(now).values())
         if self.finished or behind:
             return None
-        here = self.parts.alive_voters(now)
-        return reach(self.head.voters, [p for p in here if p != self.context.peer or not self.parts.acceptor.abstains])
+        here = [voter for voter in self.parts.alive_voters(now) if voter != self.context.peer or not abstains]
+        found = reach(self.head.voters, here)
+        return found if found.quorum or members.has_listened(now) else None
+
+    def stuck_s(self, now: float) -> float:
+        """For how long the round could have been decided, and nothing moved. Voters are heard, but do not vote."""
+        return 0.0 if self._may_since is None else now - max(self._may_since, self._worked_at)
 
     def tell(self, own_ready: Ready | None, able: bool, leaving: bool, abstains: bool) -> None:
         """What the node knows of this host."""
@@ -99,6 +106,7 @@ class Round:
             self.reason = self._why_no_voter()
             return out
         may, self.reason = parts.may_start(now)
+        self._may_since = None if not may else now if self._may_since is None else self._may_since
         parts.attempts.startable(may, now)
         if self.paused:
             may, self.reason = False, "another history with more in it is being looked at"
@@ -203,16 +211,16 @@ class Round:
 
     def on_transfer_moved(self, transfer: bytes, now: float) -> None:
         if transfer == self.reducing:
-            self.parts.attempts.moved(now)
+            self._moved(now)
 
     def on_peer_moved(self, peer: str, transfer: bytes, done_bytes: int, now: float) -> None:
         if self.parts.exchange.peer_moved(peer, transfer, done_bytes, self.leading.members()):
-            self.parts.attempts.moved(now)
+            self._moved(now)
 
     def on_transfer_ended(self, transfer: bytes, root: bytes, update_bytes: int, now: float) -> list[Out]:
         out = self.parts.exchange.ended(transfer, root, update_bytes)
         if out:
-            self.parts.attempts.moved(now)
+            self._moved(now)
         return [*out, *self.voting.vote(now)]
 
     def on_transfer_broke(
@@ -233,6 +241,10 @@ class Round:
         return self.voting.vote(now)
 
     # ---- inside
+
+    def _moved(self, now: float) -> None:
+        self._worked_at = now
+        self.parts.attempts.moved(now)
 
     def _aborted(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
         parts = self.parts

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from intellectd.daemon.bulk.bell import now_s
-from intellectd.daemon.bulk.errors import BulkError
+from intellectd.daemon.bulk.errors import BulkClosed
 
 
 class Crew:
@@ -21,7 +21,7 @@ class Crew:
         thread = threading.Thread(target=work, name=name, daemon=True)
         with self._lock:
             if self._dismissed:
-                raise BulkError("the bulk engine is closed")
+                raise BulkClosed()
             self._threads = [other for other in self._threads if other.is_alive()]
             thread.start()
             self._threads.append(thread)

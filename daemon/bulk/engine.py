@@ -9,7 +9,7 @@ from collections.abc import Callable
 from intellectd.daemon.bulk.certificate import Identity
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.dial import Dialler
-from intellectd.daemon.bulk.errors import BulkBusy, BulkError, Failure
+from intellectd.daemon.bulk.errors import BulkBusy, BulkClosed, BulkError, Failure
 from intellectd.daemon.bulk.fetch import Fetch
 from intellectd.daemon.bulk.interface import Endpoint, FetchJob, ObjectProvider, OnBulkEvent, RingJob, TransferId
 from intellectd.daemon.bulk.limits import CLOSE_S, SERVE_STALL_S, TRANSFERS_MAX
@@ -134,11 +134,11 @@ class Engine:
             raise ValueError(f"a transfer id has {TRANSFER_ID_BYTES} bytes, not {len(transfer.transfer_id)}")
         with self._lock:
             if self._closed:
-                raise BulkError("the bulk engine is closed")
+                raise BulkClosed()
             if transfer.transfer_id in self._transfers:
                 raise ValueError(f"transfer {transfer.transfer_id.hex()} is already running; abort it first")
             if len(self._transfers) >= TRANSFERS_MAX:
-                raise BulkBusy(f"{TRANSFERS_MAX} transfers are running; wait for one to end")
+                raise BulkBusy(TRANSFERS_MAX)
             self._transfers[transfer.transfer_id] = transfer
 
     def _forget(self, transfer: Transfer) -> None:

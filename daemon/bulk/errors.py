@@ -18,8 +18,16 @@ class BulkBadAddress(BulkError):
     """The listen address is not this host's; names it."""
 
 
+class BulkClosed(BulkError):
+    def __init__(self) -> None:
+        super().__init__("the bulk engine is closed")
+
+
 class BulkBusy(BulkError):
     """More transfers were started than the engine runs at once."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} transfers are running; wait for one to end")
 
 
 class Stopped(Exception):
@@ -28,6 +36,9 @@ class Stopped(Exception):
 
 class DeadlinePassed(Exception):
     """The whole transfer took too long, though each part moved."""
+
+    def __init__(self) -> None:
+        super().__init__("the transfer's deadline has passed")
 
 
 class RingStarved(Exception):

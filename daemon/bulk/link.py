@@ -136,7 +136,7 @@ class Link:
         if self._stop is not None:
             self._stop.check()
         if now_s() > self._deadline:
-            raise DeadlinePassed("the transfer's deadline has passed")
+            raise DeadlinePassed()
 
     def hang_up(self, until: float) -> None:
         """Close after the peer has: closing with its bytes unread would reset what it has not read of ours."""

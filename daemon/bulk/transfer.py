@@ -44,7 +44,7 @@ class Transfer:
         """Leave, by an exception, when the transfer has stopped or taken too long."""
         self.stop.check()
         if now_s() > self.deadline:
-            raise DeadlinePassed("the transfer's deadline has passed")
+            raise DeadlinePassed()
 
     def progress(self, done_bytes: int, total_bytes: int, always: bool = False) -> None:
         """Report, though not more often than anybody can read it."""

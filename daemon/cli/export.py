@@ -11,7 +11,7 @@ from intellectd.daemon.cli.client import ask, socket_of
 from intellectd.daemon.cli.membership import named_run
 from intellectd.daemon.cli.output import printable, write, write_error, write_json
 from intellectd.daemon.errors import EXIT_OK
-from intellectd.daemon.export_files import ExportError, foothold, write_directory
+from intellectd.daemon.export_files import ExportError, foothold, refuse_occupied, write_directory
 
 EXPORT_S_MAX = 3600.0  # 14 GB of a 7B model in bf16 at the 5 MB/s of a poor network disk, and some
 PIECE_BYTES = 4 * 1024 * 1024
@@ -20,6 +20,7 @@ PIECE_BYTES = 4 * 1024 * 1024
 def export(arguments: Any) -> int:
     # The daemon's working directory is not this one.
     target = Path(arguments.path).absolute()
+    refuse_occupied(target)  # before the daemon writes gigabytes
     run_id, path = named_run(arguments.run_id), socket_of(arguments)
     seen = list(foothold(target))
     request = {"run_id": run_id, "path": str(target), "format": arguments.format, "seen": seen}

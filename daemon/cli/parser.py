@@ -16,7 +16,8 @@ PACKAGE = "intellectd.daemon.cli"
 EPILOG = """\
 exit codes:
   0 done   1 failed   2 usage   3 daemon not running   4 degraded or not joined   124 timed out
-  the daemon itself: 69 port in use   75 state directory in use   77 permission or disk   78 configuration
+  78 bad configuration or run.toml; the daemon itself: 69 port in use   75 state directory in use
+  77 permission or disk   78 also a damaged file
 
 environment:
   INTELLECTD_SOCKET, INTELLECTD_CONFIG, and INTELLECTD_<KEY> for every key of the config file
@@ -202,6 +203,11 @@ def _other_verbs(verbs: Any) -> None:
         default="hf",
         help="hf (default): a model that transformers loads; safetensors: the bare tensors, of any model",
     )
+    log = _verb(verbs, "log", "log:verify", "the history of a run, as it lies on this disk")
+    parts = log.add_subparsers(dest="part", metavar="PART", required=True, parser_class=Parser)
+    verify = _verb(parts, "verify", "log:verify", "check every record, certificate and kept update; needs no daemon")
+    verify.add_argument("run_id", metavar="RUN", help='its id, or "" for the only one')
+    verify.add_argument("--state-dir", metavar="DIR", default=None, help="of the daemon (as configured)")
     demo = _verb(verbs, "demo", "host:demo", "a swarm on this machine: train, lose a host, gain one, judge")
     demo.add_argument("--peers", type=int, default=4, metavar="N", help="daemons at the start (4)")
     demo.add_argument("--rounds", type=int, default=None, metavar="N", help="outer steps")

@@ -75,10 +75,14 @@ def parse_listen(text: str) -> Address:
     return address
 
 
+def not_dialable(text: str) -> BadAddress:
+    return BadAddress(f"announce address {text!r} cannot be dialled by others; give the public one")
+
+
 def parse_announce(text: str, own_peer: str) -> Address:
     address = parse(text)
     if address.wildcard() or address.port == 0:
-        raise BadAddress(f"announce address {text!r} cannot be dialled by others; give the public one")
+        raise not_dialable(text)
     if address.peer not in ("", own_peer):
         raise BadAddress(f"announce address {text!r} ends in another peer's id; this one is {own_peer}")
     return Address(address.family, address.host, address.port, own_peer)

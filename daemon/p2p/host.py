@@ -32,6 +32,7 @@ from intellectd.daemon.p2p import patches
 from intellectd.daemon.p2p.addresses import (
     Address,
     advertised,
+    not_dialable,
     parse,
     parse_announce,
     parse_listen,
@@ -192,7 +193,7 @@ def _announced(text: str, own: str) -> Multiaddr:
     try:
         return Multiaddr(str(address))
     except ValueError as error:  # a domain name that is none, such as xn--a
-        raise BadAddress(f"announce address {text!r} cannot be dialled by others; give the public one") from error
+        raise not_dialable(text) from error
 
 
 def _claim(address: Address) -> None:

@@ -14,7 +14,7 @@ def headline(services: Iterable[RunService]) -> str:
 def _stand(service: RunService) -> str:
     node, head, reach = service.node, service.node.head, service.reach
     if node.halted:
-        return f"halted: {node.halted}"
+        return "halted, `intellectd status` says why"  # in words that may hold the run's id; this line is public
     if node.state == "finished":
         return f"finished with round {node.catchup.applied}"
     if node.state in ("joining", "catching-up"):

@@ -14,7 +14,7 @@ from intellectd.daemon.atomic import fsync_dir, storage_errors
 from intellectd.daemon.control import ControlError
 from intellectd.daemon.net import BadAddress, NetworkError, WireVersionMismatch
 from intellectd.daemon.runs.host import Host
-from intellectd.daemon.runs.opening import check_manifest
+from intellectd.daemon.runs.verify_log import check_manifest
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.ids import encode

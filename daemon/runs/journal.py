@@ -20,6 +20,7 @@ from intellectd.daemon.metrics import Metrics, RingFailure
 from intellectd.daemon.runs.history import History
 from intellectd.protocol.effects import Note
 from intellectd.protocol.ids import state_name
+from intellectd.protocol.quorum import Reach
 from intellectd.protocol.records import Entry, record_hash
 
 ROUNDS_KEPT = 4096  # of history in memory, for `rounds`; the log on disk has them all
@@ -103,6 +104,7 @@ class Journal:
         self._round_wire_bytes = 0
         self._decided_at: float | None = None
         self._phase, self._phase_at = "idle", 0.0
+        self._quorum_lost = False
         self.on_news: Callable[[], None] = lambda: None  # the history has changed
 
     @property
@@ -214,12 +216,12 @@ class Journal:
         log.debug("training", run=self.run_name, round=round_)
         self.phase("compute")
 
-    def phase(self, name: str) -> None:
-        """What this host's time goes into, from now on."""
+    def phase(self, name: str = "") -> None:
+        """What this host's time goes into, from now on; without a name: what it went into until now."""
         now = time.monotonic()
         if self._phase_at:
             self._metrics.phase(self.run_name, self._phase, now - self._phase_at)  # type: ignore[arg-type]
-        self._phase, self._phase_at = name, now
+        self._phase, self._phase_at = name or self._phase, now
 
     def transfer_started(self, members: int) -> None:
         log.debug("ring begins", run=self.run_name, members=members)
@@ -260,6 +262,17 @@ class Journal:
             log.info("caught up", run=self.run_name, having=state_name(round_), **got)
         elif not behind and self.catchup is None:
             self._metrics.catching_up(self.run_name, 1, 1)  # it had nothing to catch up with
+
+    def voters(self, reach: Reach | None) -> None:
+        """Called as the state changes: the log has a line when the quorum is lost and one when it is back."""
+        lost = reach is not None and not reach.quorum
+        if reach is not None and lost != self._quorum_lost:
+            self._quorum_lost = lost
+            here = f"{len(reach.voters) - len(reach.missing)} of {len(reach.voters)} voters reachable"
+            if lost:
+                log.warning(f"quorum lost: {here}", run=self.run_name, missing=" ".join(reach.missing))
+            else:
+                log.info(f"quorum found again: {here}", run=self.run_name)
 
     def snapshot(self, round_: int, problem: str | None) -> None:
         if problem is None:

@@ -13,7 +13,7 @@ import trio
 
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors
 from intellectd.daemon.runs.service import RunService
-from intellectd.daemon.runs.status import reason_of, some
+from intellectd.daemon.runs.status import some, why
 from intellectd.daemon.store.run_store import LEAVING_NAME
 from intellectd.protocol import events as ev
 from intellectd.protocol.farewell import Farewell, farewell
@@ -42,8 +42,8 @@ class Parting:
     def waits_for(self) -> str:
         service = self._service
         if service is None or not _stand(service).seat_is_needed:
-            return "the word that this host leaves to reach the others"
-        return f"a round that is decided without this host's vote ({reason_of(service, service.reach)})"
+            return "its farewell to reach the others, and its trainer to end"
+        return f"a round that is decided without this host's vote ({why(service, service.reach)})"
 
     async def part(self) -> bool:
         """Until a record is without this host's seat, or nobody is there to write one. False: the daemon stops."""

@@ -8,19 +8,20 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from intellectd.daemon.identity import Identity, verify
+from intellectd.daemon.identity import Identity
 from intellectd.daemon.runs.crypto import Ed25519Crypto
 from intellectd.daemon.runs.history import History, load_history
 from intellectd.daemon.runs.outer_state import OuterState
-from intellectd.daemon.runs.verify_log import verify_log
+from intellectd.daemon.runs.verify_log import check_manifest, verify_log
 from intellectd.daemon.store.frame_file import CorruptFile
-from intellectd.daemon.store.run_store import RunStore, remedy_for
+from intellectd.daemon.store.log_files import remedy_for
+from intellectd.daemon.store.run_store import RunStore
 from intellectd.daemon.store.snapshot import damaged, read_snapshot
 from intellectd.kernels.layout import Layout, TensorSpec
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.ids import encode
-from intellectd.protocol.manifest import BadManifest, Manifest, SignedManifest, manifest_hash, signed_bytes
+from intellectd.protocol.manifest import BadManifest, Manifest
 from intellectd.protocol.records import Entry
 
 NO_STATE = -2  # as in Beacon.applied
@@ -80,14 +81,6 @@ def open_run(path: Path, identity: Identity) -> Opened:
 
 def layout_of(manifest: Manifest) -> Layout:
     return Layout([TensorSpec(t.name, tuple(t.shape)) for t in manifest.tensors])
-
-
-def check_manifest(run_id: str, signed: SignedManifest) -> None:
-    """The manifest that this id names, signed by its owner. Raises BadManifest."""
-    if run_ids.from_manifest_hash(manifest_hash(signed.manifest)) != run_id:
-        raise BadManifest("it is the manifest of another run")
-    if not verify(signed.manifest.owner, signed_bytes(signed.manifest), signed.signature):
-        raise BadManifest("the owner's signature on the manifest is false")
 
 
 def _load_state(

@@ -16,6 +16,7 @@ from intellectd.daemon.logs import get_log
 from intellectd.daemon.runs import recovering
 from intellectd.daemon.runs.peers import peer_rows
 from intellectd.daemon.runs.registry import LEAVE_S_MAX, Registry, parse_run_id
+from intellectd.daemon.runs.service import RunService
 from intellectd.daemon.runs.status import run_status
 from intellectd.kernels import ops
 from intellectd.protocol.manifest import BadManifest, config_from_toml, plain
@@ -174,12 +175,22 @@ def condition(text: str) -> Any:
         return lambda service: service.node.catchup.applied >= target
     known = {
         "joined": lambda service: True,
-        "synced": lambda s: s.node.catchup.has_state and s.node.catchup.applied >= s.node.head.round - 1,
+        "synced": _is_synced,
         "finished": lambda service: service.node.state == "finished",
     }
     if text not in known:
         raise ControlError("usage", f"cannot wait for {text!r}", "use joined, synced, round=N or finished")
     return known[text]
+
+
+def _is_synced(service: RunService) -> bool:
+    """With the end of the log, as far as anybody can tell: who has heard nobody yet only knows its own."""
+    node, now = service.node, trio.current_time()
+    members, me = node.membership, service.host.identity.peer_id
+    alive = members.alive_beacons(now)
+    end = max([node.head.round, *(beacon.head_round for beacon in alive.values())])
+    heard = bool(alive) or members.has_listened(now) or node.head.voters == [me]
+    return heard and node.catchup.has_state and node.catchup.applied >= end - 1
 
 
 def _number(request: dict[str, Any], key: str, default: float) -> float:

@@ -135,7 +135,7 @@ class Registry:
     async def leave(self, run_id: str, now: bool = False, wait_s: float = LEAVE_S_MAX) -> Parting:
         """Begin to leave, or go on with it, and wait for a while; it goes on by itself. Leaving what was left is
         no mistake: who asks again may have missed the answer. Raises ControlError."""
-        parting = self._left.get(run_id) if run_id not in self.runs else None
+        parting = self._leaving.get(run_id) or (self._left.get(run_id) if run_id not in self.runs else None)
         if parting is None:
             service = self.get(run_id)
             if service.run_id not in self._leaving:

@@ -55,19 +55,15 @@ class Seat:
         resumes: Callable[[], bool],
     ) -> None:
         """Serve this trainer until it is gone. Raises ControlError."""
-        self._refuse_second()
+        self.link.refuse_second()
         descriptor, arena = await self._runner(lambda: make_arena(request.layout.elements))
         try:
-            self._refuse_second()  # another one may have come in the meantime
+            self.link.refuse_second()  # another one may have come in the meantime
             resumed = resumes()
             self._arriving = Sitting(arena, request.training_round if resumed else None)
             await self.link.accept(sock, request, {**reply(), "resume": resumed}, descriptor)
         finally:
             os.close(descriptor)
-
-    def _refuse_second(self) -> None:
-        if self.link.attached:
-            raise ControlError("trainer_attached", "another trainer is attached to this run", "end that one first")
 
     def _on_trainer(self, event: TrainerEvent) -> None:
         match event:

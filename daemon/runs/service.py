@@ -38,6 +38,8 @@ DISCOVERY_KEY_CHARS = 48  # the DHT takes keys of at most 50 bytes (libp2p 0.8.1
 FOUND_ADDRESSES_MAX = 16  # of one peer
 TRAINER_AGAIN_S = 60.0  # after one that ended well for no reason that we know
 
+VOTERS_S = 1.0  # between two looks whether a quorum is heard, for the log; beacons come every 5 s
+
 log = get_log("run")
 
 
@@ -59,6 +61,7 @@ class RunService:
         self.ended = trio.Event()
         self.changed = trio.Event()  # set and replaced whenever an event was handled
         self._scope = trio.CancelScope()
+        self._voters_at = 0.0  # when to look next whether they are a quorum
         self.node = _node(host, self, opened)
         self.seat = Seat(self.state, self.compute, host.runner, self._on_trainer)
         self.performer = Performer(
@@ -250,6 +253,9 @@ class RunService:
         node = self.node
         behind = node.catchup.applied < node.head.round - 1 or not node.catchup.has_state
         self.journal.catching_up(behind, node.catchup.applied)
+        if trio.current_time() >= self._voters_at:  # it looks through all peers, and events come in hundreds a second
+            self._voters_at = trio.current_time() + VOTERS_S
+            self.journal.voters(self.reach)
         self.tell_waiters()
 
     def _tell_metrics(self) -> None:
@@ -258,14 +264,15 @@ class RunService:
         metrics.peers(name, Counter(member_states(node, trio.current_time()).values()))
         metrics.trainer_attached(name, self.seat.link.attached)
         metrics.halted(name, bool(node.halted))
+        self.journal.phase()
         reach, voters = self.reach, node.head.voters
         here = sum(1 for voter in voters if node.membership.alive(voter, trio.current_time()))
         metrics.voters(name, reachable=here, seats=len(voters), quorum=reach is None or reach.quorum)
 
     @property
     def reach(self) -> Reach | None:
-        """Which voters this host hears now; None where that says nothing."""
-        return self.node.round.reach(trio.current_time())
+        """Which voters this host hears now; None where that says nothing: a newcomer does not know who votes."""
+        return self.node.round.reach(trio.current_time()) if self.node.catchup.has_state else None
 
     def tell_waiters(self) -> None:
         changed, self.changed = self.changed, trio.Event()

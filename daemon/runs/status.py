@@ -11,6 +11,7 @@ from intellectd.daemon.runs.service import RunService
 from intellectd.kernels import ops
 from intellectd.protocol.quorum import Reach
 
+STUCK_ATTEMPTS = 6  # attempts that came to nothing are no bad luck any more; transfers that move are none
 PEERS_NAMED_MAX = 3  # in a sentence; `status --json` has all of them
 ALIVE_S_MAX = 30.0  # a driver that has not gone round for this long hangs; it ticks every 5 s
 
@@ -57,26 +58,47 @@ def state_of(service: RunService, reach: Reach | None) -> str:
     state = {"synced": "waiting", "ready": "training"}.get(node.state, node.state)
     if state == "training" and node.round.reducing is not None:
         state = "reducing"
-    return "waiting" if _lost(reach) and state in ("training", "reducing") else state
+    waits = _lost(reach) or _stuck_s(service) > 0
+    return "waiting" if waits and state in ("training", "reducing") else state
 
 
 def reason_of(service: RunService, reach: Reach | None) -> str:
     node = service.node
     if node.halted:
         return node.halted
-    return ("leaving; " if node.leaving else "") + _why(service, reach)
+    return ("leaving; " if node.leaving else "") + why(service, reach)
 
 
-def _why(service: RunService, reach: Reach | None) -> str:
+def why(service: RunService, reach: Reach | None) -> str:
     node, head = service.node, service.node.head
     me = service.host.identity.peer_id
-    if reach is not None and not reach.quorum and me not in reach.missing and node.state != "finished":
+    if reach is not None and not reach.quorum and me not in reach.missing:
         return _quorum_words(reach)
+    if node.state == "finished":
+        return ""
+    if node.state == "joining" and not node.membership.alive_beacons(trio.current_time()):
+        return "no other member is heard yet"
     if node.state == "synced" and not service.seat.link.attached:
         return f"synced, {_no_trainer(service)}"
     if node.state == "waiting" and head.round >= 0 and head.assignment(me) is None:
         return "synced; the next round names this host, when this one is decided"
-    return node.round.reason
+    return _stuck_words(service) or node.round.reason
+
+
+def _stuck_s(service: RunService) -> float:
+    """For how long voters that are heard have not voted, if that is no mere delay."""
+    stuck_s = service.node.round.stuck_s(trio.current_time())
+    return stuck_s if stuck_s > STUCK_ATTEMPTS * service.config.timers.attempt_s else 0.0
+
+
+def _stuck_words(service: RunService) -> str:
+    stuck_s, node = _stuck_s(service), service.node
+    if not stuck_s:
+        return ""
+    alive = node.membership.alive_beacons(trio.current_time())
+    odd = tuple(voter for voter in node.head.voters if voter in alive and alive[voter].leaving)
+    perhaps = f"; {some(odd)} may have lost the journal of its votes" if odd else ""
+    return f"too few voters answer since {stuck_s:.0f} s, though they are heard{perhaps}"
 
 
 def _no_trainer(service: RunService) -> str:
@@ -140,11 +162,17 @@ def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
     node, name = service.node, service.config.name
     has_trainer = service.seat.link.attached or node.state == "finished"
     found = service.journal.warnings(over=("trainer_gone",) if has_trainer else ())
-    if _lost(reach):
+    if reach is not None and not reach.quorum and service.host.identity.peer_id in reach.missing:
+        found.append(
+            "this host forgot what it voted, and without its vote too few are left: restore the run's folder as it "
+            f'was, or save what was learned: `intellectd checkpoint export "{name}" DIR`'
+        )
+    elif _lost(reach):
         found.append(
             "no round is decided without the missing voters: start their daemons again, or see why they cannot be "
-            "reached (`intellectd peers`); the run then goes on by itself. Should they be lost for good, it cannot go "
-            f'on: `intellectd checkpoint export "{name}" DIR` saves what it has learned'
+            "reached (`intellectd peers`; for a new address: `intellectd join RUN-ID --peer MULTIADDR`). The run then "
+            "goes on by itself. Should they be lost for good, it cannot go on: "
+            f'`intellectd checkpoint export "{name}" DIR` saves what it has learned'
         )
     alone = [b for b in node.membership.alive_beacons(now).values() if b.applied >= -1]
     if not alone and service.host.identity.peer_id in service.manifest.first_voters and node.head.round <= 0:
@@ -166,7 +194,7 @@ def ails(service: RunService) -> str:
     """Why this run does not go on, or nothing. Not all of it is mended by a restart."""
     node, name = service.node, service.config.name
     if node.halted:
-        return f"run {name} is halted: {node.halted}"
+        return f"run {name} is halted: {node.halted.replace(service.run_id, '…')}"  # any user may read /healthz
     reach = service.reach
-    lost = f"run {name} waits: {_quorum_words(reach)}" if reach is not None and not reach.quorum else ""
-    return hangs(service) or lost
+    lost = _quorum_words(reach) if reach is not None and not reach.quorum else _stuck_words(service)
+    return hangs(service) or (f"run {name} waits: {lost}" if lost else "")

@@ -1,13 +1,19 @@
-"""Replays the checks of the whole log, offline: chain, blobs, certificates. Owns nothing; reads one store."""
+"""Replays the checks of the whole log, offline: manifest, chain, blobs, certificates. Owns nothing; light."""
 
+from typing import TYPE_CHECKING
+
+from intellectd.daemon.identity import verify
 from intellectd.daemon.store.frame_file import CorruptFile
-from intellectd.daemon.store.run_store import RunStore
-from intellectd.protocol.manifest import Manifest
+from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.manifest import BadManifest, Manifest, SignedManifest, manifest_hash, signed_bytes
 from intellectd.protocol.port import Crypto
 from intellectd.protocol.records import BadRecord, Entry, Head, check_entry
 
+if TYPE_CHECKING:
+    from intellectd.daemon.store.run_store import RunStore
 
-def verify_log(store: RunStore, manifest: Manifest, run: bytes, crypto: Crypto) -> list[Entry]:
+
+def verify_log(store: "RunStore", manifest: Manifest, run: bytes, crypto: Crypto) -> list[Entry]:
     """Every entry from the opening to the head, each checked against the one before. Raises CorruptFile."""
     head = Head(manifest, run, None)
     entries = store.entries()
@@ -21,3 +27,11 @@ def verify_log(store: RunStore, manifest: Manifest, run: bytes, crypto: Crypto) 
             ) from error
         head = head.next(entry)
     return entries
+
+
+def check_manifest(run_id: str, signed: SignedManifest) -> None:
+    """The manifest that this id names, signed by its owner. Raises BadManifest."""
+    if run_ids.from_manifest_hash(manifest_hash(signed.manifest)) != run_id:
+        raise BadManifest("it is the manifest of another run")
+    if not verify(signed.manifest.owner, signed_bytes(signed.manifest), signed.signature):
+        raise BadManifest("the owner's signature on the manifest is false")

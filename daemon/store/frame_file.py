@@ -11,6 +11,7 @@ body, so frames cannot be swapped.
 import hashlib
 import os
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_new
@@ -80,7 +81,9 @@ class FrameFile:
                 raise Closed(str(self.path))
             offset = self._offsets[index]
             header = os.pread(self._descriptor, HEADER_BYTES, offset)
-            length = self._length(header, offset)
+            length = _length(header, offset)
+            if length is None:
+                raise self._corrupt(offset)
             body = os.pread(self._descriptor, length, offset + HEADER_BYTES)
         if header[-DIGEST_BYTES:] != _digest(body, offset):
             raise self._corrupt(offset)
@@ -112,23 +115,11 @@ class FrameFile:
 
     def _scan(self) -> int:
         """Index the frames; cut a torn tail off; raise on anything else that is wrong."""
-        size = os.fstat(self._descriptor).st_size
-        if os.pread(self._descriptor, len(self._magic), 0) != self._magic:
-            raise self._corrupt(0)
-        offset = len(self._magic)
-        while offset < size:
-            header = os.pread(self._descriptor, HEADER_BYTES, offset)
-            if len(header) < HEADER_BYTES:
-                return self._cut(offset)
-            length = self._length(header, offset)
-            if offset + HEADER_BYTES + length > size:
-                return self._cut(offset)
-            body = os.pread(self._descriptor, length, offset + HEADER_BYTES)
-            if _digest(body, offset) != header[-DIGEST_BYTES:]:
-                raise self._corrupt(offset)
+        size, end = os.fstat(self._descriptor).st_size, len(self._magic)
+        for offset, body in _walk(self._descriptor, self._magic, size, self._corrupt):
             self._offsets.append(offset)
-            offset += HEADER_BYTES + length
-        return offset
+            end = offset + HEADER_BYTES + len(body)
+        return end if end == size else self._cut(end)
 
     def _cut(self, offset: int) -> int:
         """What was being appended when the power went: nobody was told that it is there."""
@@ -136,17 +127,66 @@ class FrameFile:
         os.fdatasync(self._descriptor)
         return offset
 
-    def _length(self, header: bytes, offset: int) -> int:
-        length = int.from_bytes(header[:LENGTH_BYTES], "big")
-        if header[LENGTH_BYTES : LENGTH_BYTES + CHECK_BYTES] != _check(length, offset):
-            raise self._corrupt(offset)
-        return length
-
     def _frame(self, body: bytes, offset: int) -> bytes:
         return len(body).to_bytes(LENGTH_BYTES, "big") + _check(len(body), offset) + _digest(body, offset) + body
 
     def _corrupt(self, offset: int) -> CorruptFile:
-        return CorruptFile(f"{self.path} is damaged at byte {offset}; it was left as it is", self._remedy)
+        return _damage(self.path, offset, self._remedy)
+
+
+class Frames:
+    """The same file, read by somebody who does not own it: a daemon may append to it meanwhile. Changes nothing."""
+
+    def __init__(self, path: Path, magic: bytes, remedy: str) -> None:
+        self.path, self._magic, self._remedy = path, magic, remedy
+        self.unfinished_bytes = 0  # at the end, after it was read to there: being written, or left by a crash
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Body by body. Raises CorruptFile where one is damaged, OSError where the file cannot be read."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(descriptor).st_size
+            left = size - len(self._magic)
+            for _, body in _walk(descriptor, self._magic, size, self._corrupt):
+                left -= HEADER_BYTES + len(body)
+                yield body
+            self.unfinished_bytes = left
+        finally:
+            os.close(descriptor)
+
+    def _corrupt(self, offset: int) -> CorruptFile:
+        return _damage(self.path, offset, self._remedy)
+
+
+def _walk(
+    descriptor: int, magic: bytes, size: int, corrupt: Callable[[int], CorruptFile]
+) -> Iterator[tuple[int, bytes]]:
+    """(offset, body) of every whole frame; ends before a torn tail."""
+    if os.pread(descriptor, len(magic), 0) != magic:
+        raise corrupt(0)
+    offset = len(magic)
+    while offset + HEADER_BYTES <= size:
+        header = os.pread(descriptor, HEADER_BYTES, offset)
+        length = _length(header, offset)
+        if length is None:
+            raise corrupt(offset)
+        if offset + HEADER_BYTES + length > size:
+            return
+        body = os.pread(descriptor, length, offset + HEADER_BYTES)
+        if _digest(body, offset) != header[-DIGEST_BYTES:]:
+            raise corrupt(offset)
+        yield offset, body
+        offset += HEADER_BYTES + length
+
+
+def _length(header: bytes, offset: int) -> int | None:
+    """None when the header is damaged."""
+    length = int.from_bytes(header[:LENGTH_BYTES], "big")
+    return length if header[LENGTH_BYTES : LENGTH_BYTES + CHECK_BYTES] == _check(length, offset) else None
+
+
+def _damage(path: Path, offset: int, remedy: str) -> CorruptFile:
+    return CorruptFile(f"{path} is damaged at byte {offset}; it was left as it is", remedy)
 
 
 def _check(length: int, offset: int) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_atomic
+from intellectd.daemon.store import log_files
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
 from intellectd.daemon.store.snapshot import State, check_room, snapshot_bytes, write_snapshot
 from intellectd.daemon.store.updates import Updates
@@ -21,7 +22,6 @@ from intellectd.protocol.limits import ENTRIES_PER_CALL_MAX
 from intellectd.protocol.manifest import BadManifest, SignedManifest, decode_signed
 from intellectd.protocol.records import BadRecord, Entry, decode_entry, record_hash
 
-LOG_MAGIC, VOTES_MAGIC = b"intellectd-log-2\n", b"intellectd-votes-2\n"
 VOTES_KEPT_MAX = 256  # frames in the vote file before it is rewritten with the newest alone
 SNAPSHOTS_KEPT = 2  # the newest may not be provable yet, the one before is
 ANSWER_BYTES_MAX = 384 * 1024  # entries in one answer: below the control plane's message cap
@@ -30,26 +30,19 @@ LEAVING_NAME = "leaving"  # an empty file: this host takes leave of the run, wha
 _SNAPSHOT = re.compile(r"^(\d{8,})\.safetensors$")
 
 
-def remedy_for(path: Path) -> str:
-    return (
-        f"restore {path} from a backup, or move it away and `intellectd join` again: "
-        "the state is then fetched from the peers"
-    )
-
-
 class RunStore:
     def __init__(self, path: Path) -> None:
         """Opens the folder of a run. Raises CorruptFile or StorageError; nothing is made up for what is missing."""
         self.path = path
-        self._remedy = remedy_for(path)
+        self._remedy = log_files.remedy_for(path)
         if not self.manifest_path.is_file():
             raise CorruptFile(f"{self.manifest_path} is missing", self._remedy)
-        self._log = FrameFile(path / "log" / "records", LOG_MAGIC, self._remedy)
+        self._log = FrameFile(log_files.records_path(path), log_files.LOG_MAGIC, self._remedy)
         try:
-            self._votes = FrameFile(path / "log" / "votes", VOTES_MAGIC, self._remedy)
+            self._votes = FrameFile(log_files.votes_path(path), log_files.VOTES_MAGIC, self._remedy)
             self._check_votes()
             with storage_errors(path):
-                self.updates = Updates(path / "updates", len(self._log))
+                self.updates = Updates(path / log_files.UPDATES_NAME, len(self._log))
                 make_dir(path / "snapshots", 0o700)
                 for left in sorted([*path.glob("*/.*.tmp"), *path.glob(".*.tmp")]):
                     left.unlink(missing_ok=True)  # what a crash left half-written
@@ -61,9 +54,12 @@ class RunStore:
     def create(cls, path: Path, signed: SignedManifest) -> "RunStore":
         """Makes the folder. Raises StorageError."""
         make_dir(path, 0o700)
-        for name, magic in (("records", LOG_MAGIC), ("votes", VOTES_MAGIC)):
-            FrameFile.create(path / "log" / name, magic, remedy_for(path)).close()
-        write_atomic(path / "manifest", encode(signed))
+        for file, magic in (
+            (log_files.records_path(path), log_files.LOG_MAGIC),
+            (log_files.votes_path(path), log_files.VOTES_MAGIC),
+        ):
+            FrameFile.create(file, magic, log_files.remedy_for(path)).close()
+        write_atomic(path / log_files.MANIFEST_NAME, encode(signed))
         return cls(path)
 
     def close(self) -> None:
@@ -75,7 +71,7 @@ class RunStore:
 
     @property
     def manifest_path(self) -> Path:
-        return self.path / "manifest"
+        return self.path / log_files.MANIFEST_NAME
 
     def manifest(self) -> SignedManifest:
         try:
@@ -148,8 +144,8 @@ class RunStore:
         make_dir(folder, 0o700)
         with storage_errors(folder):
             if not (folder / "records").exists():
-                FrameFile.create(folder / "records", LOG_MAGIC, self._remedy).close()
-            copy = FrameFile(folder / "records", LOG_MAGIC, self._remedy)
+                FrameFile.create(folder / "records", log_files.LOG_MAGIC, self._remedy).close()
+            copy = FrameFile(folder / "records", log_files.LOG_MAGIC, self._remedy)
             try:
                 copy.rewrite(bodies)
             finally:
@@ -176,7 +172,7 @@ class RunStore:
 
     def _vote(self, index: int) -> PersistVote:
         try:
-            return msgspec.msgpack.decode(self._votes.read(index), type=PersistVote)
+            return log_files.decode_vote(self._votes.read(index))
         except msgspec.MsgspecError as error:
             raise CorruptFile(f"{self._votes.path} is damaged: {error}", self._remedy) from error
 

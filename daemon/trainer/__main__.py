@@ -25,6 +25,7 @@ from intellectd.daemon.trainer.train import Evaluator, Recipe, make_optimizer, t
 
 RUN_ENV = "INTELLECTD_RUN"
 MANIFEST_ENV = "INTELLECTD_MANIFEST"
+IS_IT_ONE = "is it the manifest of a run?"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -68,10 +69,10 @@ def _manifest(arguments: argparse.Namespace) -> dict[str, Any]:
             f"the daemon passes it in {MANIFEST_ENV}; by hand, give --manifest FILE.json",
         ) from error
     if not isinstance(manifest, dict):
-        raise intellectd.IntellectdError("the run's manifest is no JSON object", "is it the manifest of a run?")
+        raise intellectd.IntellectdError("the run's manifest is no JSON object", IS_IT_ONE)
     missing = [key for key in ("model", "data", "inner", "outer") if not isinstance(manifest.get(key), dict)]
     if missing:
-        raise intellectd.IntellectdError(f"the manifest has no table {missing[0]!r}", "is it the manifest of a run?")
+        raise intellectd.IntellectdError(f"the manifest has no table {missing[0]!r}", IS_IT_ONE)
     return manifest
 
 
@@ -116,7 +117,7 @@ def _prepare(manifest: Mapping[str, Any]) -> tuple[torch.nn.Module, Text, Evalua
         recipe = Recipe.of(manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise intellectd.IntellectdError(
-            f"the run's manifest is not usable ({type(error).__name__}: {error})", "is it the manifest of a run?"
+            f"the run's manifest is not usable ({type(error).__name__}: {error})", IS_IT_ONE
         ) from error
     text = load_text(str(manifest["data"]["source"]), recipe.context)
     model = build_model(manifest["model"], int(manifest.get("seed", 0)))

@@ -1,5 +1,6 @@
 """Engines on loopback for the bulk tests: deltas, the dumb reference mean, and events waited for with a bound."""
 
+import functools
 import hashlib
 import queue
 import select
@@ -70,10 +71,15 @@ class Events:
 
 
 def encoded_delta(codec: str, elements: int, seed: int) -> bytearray:
+    return bytearray(_encoded_delta(codec, elements, seed))
+
+
+@functools.lru_cache(32)  # most rings are of the same few
+def _encoded_delta(codec: str, elements: int, seed: int) -> bytes:
     delta = torch.randn(elements, generator=torch.Generator().manual_seed(seed)) * 1e-3
     out = bytearray(codec_by_name(codec).encoded_bytes(elements))
     assert ops.encode(codec_by_name(codec), delta, ops.as_bytes(out)) is None
-    return out
+    return bytes(out)
 
 
 def decoded(codec: str, elements: int, encoded: bytes | bytearray) -> torch.Tensor:

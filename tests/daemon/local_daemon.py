@@ -44,7 +44,8 @@ class Run:
     tokens_total: int = 0
     die_on_ready: int | None = None  # the daemon dies when it hears of this round, before it is answered
     not_ready: int = 0  # attaches to turn away first
-    creates: bool | None = None  # the first parameters found the run, or fail to; and it is one of several
+    creates: bool | None = None  # the first parameters found the run, or fail to
+    knows_by_name_only: bool = False  # it is one of several, so that "" names none
     events: list[TrainerEvent] = field(default_factory=list)
     heard_one: threading.Condition = field(default_factory=threading.Condition)
     manifest: dict[str, Any] = field(default_factory=lambda: {"name": "toy", "seed": 7})
@@ -72,8 +73,7 @@ class _Life:
 
     async def attach(self, sock: trio.socket.SocketType, frame: dict[str, Any]) -> None:
         run, request = self.run, read_request(frame)
-        known = (RUN_ID,) if run.creates and run.anchor is not None else ("", RUN_ID)
-        if request.run not in known:
+        if request.run != RUN_ID and (request.run or run.knows_by_name_only):
             raise ControlError("no_such_run", f"no run {request.run!r} here", "see `intellectd runs`")
         if run.not_ready:
             run.not_ready -= 1
@@ -113,6 +113,7 @@ class _Life:
                 if run.creates is None:
                     self.give()
                 elif run.creates:
+                    run.knows_by_name_only = True
                     self.link.dismiss({"op": "created", "run": RUN_ID})
                 else:
                     message = "the run was not created: the disk is full"

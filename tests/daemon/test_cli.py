@@ -323,10 +323,10 @@ async def test_a_run_of_this_host_may_be_named_otherwise_than_by_its_id(
     name: str, cli: Cli, answers: Answers, tmp_path: Path
 ) -> None:
     answers.give("wait", {"reached": True, "run": run_status()})
-    answers.give("export", {"path": str(tmp_path), "files": [], "round": 1})
+    answers.give("export", {"path": str(tmp_path / "out"), "files": [], "round": 1})
     answers.give("leave", {})
     assert (await cli("wait", name))[0] == 0
-    assert (await cli("checkpoint", "export", name, str(tmp_path)))[0] == 0
+    assert (await cli("checkpoint", "export", name, str(tmp_path / "out")))[0] == 0
     assert (await cli("leave", name))[0] == 0
     assert [request["run_id"] for request in answers.asked] == [name] * 3
     assert [request.get("now") for request in answers.asked] == [None, None, False]
@@ -353,6 +353,7 @@ async def test_export_fetches_what_the_daemon_could_not_write_there(cli: Cli, an
     assert code == 1 and f"copy it as root: `sudo cp -r {spool} {target}`" in err
     spool.mkdir()
     (spool / "model.safetensors").write_bytes(b"tensors")
+    assert (await cli("checkpoint", "export", RUN_ID, str(spool)))[0] == 1  # occupied: the daemon is not even asked
     code, out, _ = await cli("checkpoint", "export", RUN_ID, str(target))
     assert code == 0 and f"is in {target}:" in out
     assert (target / "model.safetensors").read_bytes() == b"tensors"

@@ -96,6 +96,9 @@ def test_training_is_told_while_it_goes_on_and_nothing_twice() -> None:
     assert told["intellectd_tokens_total", (run,)] == 1000 and told["intellectd_inner_steps_total", (run,)] == 10
     assert told["intellectd_train_loss", (run,)] == 2.5
     assert told["intellectd_grad_norm", (run,)] == 1.5 and told["intellectd_mfu_ratio", (run,)] == 0.4
+    journal.training(3)
+    journal.phase()
+    assert samples(metrics)["intellectd_phase_seconds_total", (("phase", "compute"), run)] > 0  # and it is not over
     journal.training_log(TrainerLog(3, 30, None, 3000, 100.0))
     journal.trained(TrainerReady(3, 4000, 40, 2.0, 40.0))
     journal.training_log(TrainerLog(4, 5, 1.9, 500, 100.0))

@@ -26,6 +26,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow  # test_tidy.py follows our own imports; this one looks at everybody's
 def test_attaching_needs_neither_trio_nor_libp2p() -> None:
     code = (
         "import sys, intellectd; intellectd.DiLoCo;"

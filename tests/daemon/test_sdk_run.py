@@ -114,10 +114,18 @@ def test_a_late_trainer_adopts_the_anchor_and_not_its_own_parameters(path: Path)
 
 
 def test_the_only_run_needs_no_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Toy()
+    run, model = Run(rounds=1), Toy()
+    optimizer = sgd(model)
     monkeypatch.setenv("INTELLECTD_SOCKET", str(path))
-    with serving(Run(), path), intellectd.DiLoCo("", model, sgd(model)) as d:
-        assert d.round == 1
+    with serving(run, path), attach(path, model, optimizer):
+        pass  # it made the first parameters
+    with serving(run, path) as daemon, intellectd.DiLoCo("", model, optimizer, reconnect_timeout_s=5.0) as d:
+        for at in train(d, model, optimizer):
+            if at == (1, 0):
+                run.knows_by_name_only = True  # the host is in a second run by now: "" would be refused
+                daemon.stop()
+                daemon.start()
+    assert [r.round for r in run.heard(TrainerReady)] == [1]
 
 
 def test_another_model_is_refused_by_the_name_of_its_first_tensor(path: Path) -> None:

@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from intellectd.daemon.runs.leaving import put_aside
+from intellectd.daemon.runs.status import ails
 from tests.daemon.shell_world import Host, shell
 from tests.daemon.test_shell_swarm import finish_alike, refusal, rosters, swarm
 
@@ -40,11 +41,13 @@ async def test_a_host_leaves_and_comes_back_as_the_voter_it_was(autojump_clock: 
         assert not (gone.state / "runs" / run_id).exists()
         assert (aside / "log" / "votes").read_bytes().startswith(voted)
         status = await hosts[0].until(lambda run: gone.peer not in run["voters"])
-        await hosts[0].wait(f"round={status['round'] + 1}")
+        await hosts[0].wait(f"round={status['round'] + 3}")
         assert gone.peer not in (await hosts[0].status())["roster"]
 
         await gone.ask("join", run_id=run_id, peers=[hosts[0].address])
         assert not aside.exists()
+        goes_on = (await hosts[0].status())["head_round"]
+        assert (await gone.wait("synced"))["round"] >= goes_on - 1  # with the others, not with its own old log
         await finish_alike(hosts, 11)
         assert gone.peer in (await rosters(hosts[0], run_id))[11]
 
@@ -135,18 +138,36 @@ async def test_a_voter_whose_folder_was_thrown_away_votes_for_nothing_until_it_i
 ) -> None:
     """SPEC A13."""
     async with shell() as world:
-        run_id, hosts = await swarm(world, "abc", rounds=20)
+        run_id, hosts = await swarm(world, "abc", rounds=11)
         gone = hosts[2]
         await gone.until(lambda run: gone.peer in run["voters"])
         set_pace(hosts, 100.0)
         await gone.ask("leave", run_id=run_id, now=True)
         shutil.rmtree(gone.state / "left")
-        await gone.ask("join", run_id=run_id, peers=[hosts[0].address])
+        await gone.ask("join", run_id=run_id)  # it still knows its peers
         await gone.until(lambda run: "this host's votes are lost" in run["reason"])
         set_pace(hosts, 10.0)
         await gone.until(lambda run: gone.peer not in run["voters"])
         await gone.until(lambda run: gone.peer in run["voters"])
-        await finish_alike(hosts, 20)
+        await finish_alike(hosts, 11)
+
+
+async def test_when_the_senior_of_two_forgot_its_votes_both_say_that_nothing_goes_on(autojump_clock: Clock) -> None:
+    """SPEC A13, Q1: heard is not enough."""
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=9)
+        senior, junior = await by_seniority(hosts)
+        set_pace(hosts, 50.0)  # no round comes between
+        await senior.until(lambda run: run["inner"] is not None)
+        await senior.ask("leave", run_id=run_id, now=True)
+        shutil.rmtree(senior.state / "left")
+        await senior.ask("join", run_id=run_id, peers=[junior.address])
+        status = await junior.until(lambda run: "too few voters answer" in run["reason"])
+        assert status["state"] == "waiting" and senior.peer[-8:] in status["reason"]
+        assert "too few voters answer" in ails(world.service(junior))
+        status = await senior.status()
+        assert (status["state"], status["quorum"]["missing"]) == ("waiting", [senior.peer])
+        assert any("forgot what it voted" in warning for warning in status["warnings"])
 
 
 def test_an_older_copy_does_not_take_the_place_of_the_newest(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from intellectd.daemon.runs.journal import WARNING_S
 from intellectd.daemon.runs.status import ails, hangs
 from intellectd.protocol.events import PeerLearned
 from tests.daemon.net_world import NOBODY
+from tests.daemon.shell_trainer import FakeTrainer
 from tests.daemon.shell_world import Host, shell
 from tests.daemon.test_shell_swarm import finish_alike, swarm
 
@@ -34,7 +35,7 @@ def dashboard_metrics() -> list[str]:
 
 async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: Clock) -> None:
     async with shell() as world:
-        one = await world.host("a")
+        one = await world.host("a", trainer=FakeTrainer("a", round_s=2.0))  # looked at every 0.1 s
         run_id = await one.init(start_peers=2, rounds=6)
         await trio.sleep(5)
         status = await one.status()
@@ -43,7 +44,7 @@ async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: 
         assert status["parameters"] == 300 * 200 + 40
         assert re.fullmatch("[0-9a-f]{64}", status["state_digest"])
 
-        two = await world.host("b", one)
+        two = await world.host("b", one, trainer=FakeTrainer("b", round_s=2.0))
         await two.ask("join", run_id=run_id, peers=[one.address])
         words: dict[str, bool] = {}
         lines: dict[str, bool] = {}
@@ -66,7 +67,9 @@ async def test_the_words_of_a_run_from_its_beginning_to_its_end(autojump_clock: 
         assert [row["peer"] for row in (await one.ask("peers"))["peers"]] == [two.peer]
 
 
-async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(autojump_clock: Clock) -> None:
+async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     """SPEC A15, Q1: of two, the junior one alone waits for the senior one."""
     async with shell() as world:
         _, hosts = await swarm(world, "ab", rounds=12)
@@ -83,8 +86,10 @@ async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(autojump_cloc
         assert (ails(service), hangs(service)) == (f"run shell waits: {words}", "")
         assert headline([service]) == f"shell: waiting: {words}"
         assert (await samples(junior))['intellectd_quorum{run="shell"}'] == 0
+        await trio.sleep(30)
+        assert [line for line in caplog.messages if "quorum" in line] == ["quorum lost: 1 of 2 voters reachable"]
         await senior.start()
-        status = await junior.until(lambda run: run["quorum"]["reached"])
+        await junior.until(lambda run: run["quorum"]["reached"])
         assert ails(service) == ""
         await finish_alike(hosts, 12)
         assert (await junior.status())["quorum"] is None

@@ -1,6 +1,5 @@
 """Whole daemons in one swarm: they train, die, come late, come back, and end with the same bits."""
 
-import shutil
 from typing import Any
 
 import pytest
@@ -201,16 +200,3 @@ async def test_a_joiner_without_any_state_waits_for_a_donor(autojump_clock: Cloc
         assert (await late.status())["state_digest"] is None
         await late.wait("synced")
         await finish_alike([*hosts, late], 11)
-
-
-async def test_a_host_whose_run_was_deleted_joins_anew(autojump_clock: Clock) -> None:
-    async with shell() as world:
-        run_id, hosts = await swarm(world, "abc", rounds=9)
-        lost = hosts[2]
-        await lost.wait("round=2")
-        await lost.kill()
-        shutil.rmtree(lost.state / "runs")
-        await lost.start()
-        assert (await lost.ask("runs"))["runs"] == []
-        await lost.ask("join", run_id=run_id, peers=[])  # it still knows its peers
-        await finish_alike(hosts, 9)

@@ -78,6 +78,8 @@ def start_process(argv: tuple[str, ...], log: Path, environ: dict[str, str] | No
 
 
 class Host:
+    where: tuple[str, ...] = ()  # what its command line begins with, to run it elsewhere
+
     def __init__(self, name: str, folder: Path, sockets: Path, trainer: str | tuple[str, ...]) -> None:
         """Starts the daemon; `wait_ready` before the first question."""
         self.name, self.state = name, folder / name
@@ -96,7 +98,7 @@ class Host:
         self._notify.unlink(missing_ok=True)
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ready.bind(str(self._notify))
-        argv = (*INTELLECTD, "run", "--config", str(self.config), *options)
+        argv = (*self.where, *INTELLECTD, "run", "--config", str(self.config), *options)
         self.process = start_process(argv, self.log, {"NOTIFY_SOCKET": str(self._notify)})
 
     def wait_ready(self) -> None:

@@ -1,6 +1,7 @@
 """What the README shows works as shown: its run.toml, its commands, its code."""
 
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -24,7 +25,7 @@ def test_the_run_toml_is_valid() -> None:
     assert config.until.rounds and config.swarm.start_peers > 1
 
 
-def test_the_code_trains() -> None:
+def test_the_code_trains(tmp_path: Path) -> None:
     """As it stands there, but alone: with a model, an optimizer and data around it."""
     (text,) = blocks("python")
     assert text.count('run=""') == 1
@@ -37,8 +38,9 @@ def test_the_code_trains() -> None:
         "labels": torch.zeros(100, 1),
     }
     before = model.weight.detach().norm()
-    exec(text.replace('run=""', "run=None, rounds=3, sync_every=4"), names)
-    assert names["swarm"].state_round == 3 and model.weight.detach().norm() < before
+    program = tmp_path / "program.py"
+    program.write_text(text.replace('run=""', "run=None, rounds=3, sync_every=4"))
+    assert runpy.run_path(str(program), names)["swarm"].state_round == 3 and model.weight.detach().norm() < before
 
 
 def test_every_command_is_one_that_the_parser_takes() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from blake3 import blake3
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intellectd.kernels.digest import (
@@ -42,7 +42,6 @@ def test_root_is_that_of_the_recursive_tree(count: int) -> None:
     assert merkle_root(leaves, b"d") == blake3(b"d" + count.to_bytes(8, "little") + recursive_top(leaves)).digest()
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 70), st.data())
 def test_any_leaf_alone_leads_to_the_root(count: int, data: st.DataObject) -> None:
     leaves = leaves_of(count)

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intellectd.protocol import limits
@@ -61,7 +61,6 @@ anything = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=150)
 @given(anything)
 def test_there_and_back(message: m.AnyMessage) -> None:
     """SPEC W1-W3: and equal values have equal bytes."""
@@ -84,7 +83,6 @@ KINDS: list[Any] = [
 ]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300)
 @given(st.binary(max_size=200), st.sampled_from(KINDS))
 def test_any_bytes_are_a_message_or_refused(data: bytes, kind: Any) -> None:
     """SPEC W3: decoding is total."""
@@ -102,7 +100,6 @@ trees = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(trees, st.sampled_from(KINDS))
 def test_any_msgpack_is_a_message_or_refused(tree: Any, kind: Any) -> None:
     try:

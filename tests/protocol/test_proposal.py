@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from intellectd.protocol import limits
@@ -36,7 +36,6 @@ def play(story: list[tuple[list[str], list[str], list[str], bool]]) -> History:
     return run
 
 
-@settings(max_examples=60, deadline=None)
 @given(rounds)
 def test_every_stream_is_somewhere_exactly_once(story: list[tuple[list[str], list[str], list[str], bool]]) -> None:
     """SPEC R8, R9: contributed, or with somebody, or waiting; and the log of it verifies."""
@@ -54,7 +53,6 @@ def test_every_stream_is_somewhere_exactly_once(story: list[tuple[list[str], lis
         head = head.next(entry)
 
 
-@settings(max_examples=60, deadline=None)
 @given(rounds)
 def test_what_waits_is_bounded(story: list[tuple[list[str], list[str], list[str], bool]]) -> None:
     """SPEC R9: three streams a peer, so the list in the record never has to be cut."""

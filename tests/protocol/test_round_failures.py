@@ -261,8 +261,11 @@ def test_without_a_quorum_in_sight_no_ballot_is_burnt() -> None:
     """SPEC A3: a host that hears nobody waits, and says so."""
     run = swarm("PA", "PB", "PC")
     pa = Host(run).work()
+    assert pa.node.round.reach(pa.now) is None  # there was no time to hear anybody
     assert wait(pa, 60) == []
     assert pa.node.round.reason == "only 1 of 3 voters are here: no quorum"
+    reach = pa.node.round.reach(pa.now)
+    assert reach is not None and (reach.quorum, reach.missing) == (False, ("PB", "PC"))
 
 
 def test_a_result_is_kept_although_its_plan_was_given_up() -> None:

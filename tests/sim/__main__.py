@@ -1,13 +1,16 @@
 """`python -m tests.sim`: explore random schedules, replay one, compare with another revision."""
 
 import argparse
+import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from tests.sim import explore
+from tests.sim import compare, explore
 from tests.sim.drawing import WEATHERS
+from tests.sim.measure import measure, table
 from tests.sim.mutants import MUTANTS
 from tests.sim.scenario import Scenario, read
 
@@ -39,7 +42,41 @@ def _parser() -> argparse.ArgumentParser:
     again.set_defaults(run=_replay)
     again.add_argument("scenario", help="as explore printed it, or a file with it")
     again.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME")
+    cost = commands.add_parser("measure", help="round time, messages a peer and round, missed rounds")
+    cost.set_defaults(run=_measure)
+    other = commands.add_parser("compare", help="the same, beside another revision")
+    other.set_defaults(run=_compare)
+    other.add_argument("revision", metavar="REV", help="as git names it")
+    for parts in (cost, other):
+        parts.add_argument("--nodes", type=int, default=7)
+        parts.add_argument("--minutes", type=float, default=10.0)
+        parts.add_argument("--seeds", type=int, default=3, metavar="N", help="worlds of each kind")
+        parts.add_argument("--json", action="store_true")
     return parser
+
+
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    cases = measure(options.nodes, options.minutes, options.seeds)
+    return {"schema": 1, "nodes": options.nodes, "minutes": options.minutes, "seeds": options.seeds, "cases": cases}
+
+
+def _measure(options: argparse.Namespace) -> int:
+    said = _measured(options)
+    print(json.dumps(said) if options.json else "\n".join(table({"here": said["cases"]})))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    arguments = [f"--{name}={getattr(options, name)}" for name in ("nodes", "minutes", "seeds")]
+    try:
+        there = compare.measured_at(options.revision, arguments)
+    except compare.NotComparable as why:
+        print(f"cannot compare with {options.revision}: {why}", file=sys.stderr)
+        return 1
+    here = _measured(options)
+    columns = {options.revision: there["cases"], "here": here["cases"]}
+    print(json.dumps({**here, "cases": columns}) if options.json else "\n".join(table(columns)))
+    return 0
 
 
 def _explore(options: argparse.Namespace) -> int:

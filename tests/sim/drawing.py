@@ -64,8 +64,10 @@ def _forks(rng: Random, seed: int, count: int, minutes: float) -> Scenario:
     """As in fair weather, with more and longer cuts: survivors go on by themselves, and meet again."""
     fair = _fair(rng, seed, count, minutes)
     drawing = _Drawing(rng, [name_of(n) for n in range(count)], minutes, RESTARTS_S_MAX)
+    # A state that rots is found out by a quorum on the right one, and survivors may be too few for that.
+    kept = [fault for fault in fair.faults if fault.kind != "rot"]
     cuts = drawing.faults(["split", "crash", "deaf"], BEGINS_S, 40.0)
-    return msgspec.structs.replace(fair, forks=True, faults=tuple(sorted([*fair.faults, *cuts], key=lambda f: f.at)))
+    return msgspec.structs.replace(fair, forks=True, faults=tuple(sorted([*kept, *cuts], key=lambda f: f.at)))
 
 
 def _storm(rng: Random, seed: int, count: int, minutes: float, kind: str) -> Scenario:

@@ -137,10 +137,16 @@ class Faults:
     def _can_lose(self, host: Host) -> bool:
         """Without its vote and its log, the others are a quorum that has the newest record."""
         world, voters = self._world, self._world.newest_voters()
-        newest = max(world.truth.entries, default=-1)
-        sane = [v for v in voters if not world.truth.forgetful(v) and not world.hosts[v].leaving and v != host.name]
-        knowing = [v for v in sane if len(world.hosts[v].disk.entries) > newest and world.hosts[v].disk.snapshots]
+        newest, hosts = max(world.truth.entries, default=-1), world.hosts
+        knowing = [v for v in self._sane_without(host) if len(hosts[v].disk.entries) > newest]
+        knowing = [v for v in knowing if hosts[v].disk.snapshots and not hosts[v].leaving]
         return host.name not in voters or (len(voters) >= 4 and enough(voters, knowing))
+
+    def _sane_without(self, host: Host) -> list[str]:
+        """The other voters with a memory and the right state."""
+        hosts, truth = self._world.hosts, self._world.truth
+        others = [v for v in self._world.newest_voters() if v != host.name and not truth.forgetful(v)]
+        return [v for v in others if not hosts[v].rots and not hosts[v].rotten]
 
     def full(self, host: Host, seconds: float) -> bool:
         """Its disk takes no more votes, records and updates: the daemon stops loudly, until a person made room."""
@@ -151,7 +157,8 @@ class Faults:
     def rot(self, host: Host) -> bool:
         """A bit flips in its state: the others, a quorum on the right one, must see it. One at a time."""
         sick = any(other.rots or other.rotten for other in self._world.hosts.values())
-        if len(self._world.newest_voters()) < 3 or sick:
+        voters = self._world.newest_voters()
+        if len(voters) < 3 or sick or not enough(voters, self._sane_without(host)):
             return False
         host.rots = True
         return True

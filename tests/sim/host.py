@@ -77,6 +77,7 @@ class Host:
     trainer: Trainer = field(default_factory=Trainer)
     attached: bool = False
     work: list[Stream] = field(default_factory=list)  # in the arena, beyond the anchor
+    confessed: bool = False  # it said that this work is lost
     sound: bool = True  # the arena's anchor is the state's, or the one kept aside
     deltas: dict[bytes, Delta] = field(default_factory=dict)
     leaving: bool = False  # by its operator's word, which outlives a crash

@@ -146,6 +146,28 @@ def _records_are_not_asked_for() -> list[Patch]:
     return [(Catchup, "_ask_records", lambda self, head, now: [])]
 
 
+def _dropped_work_is_not_mentioned() -> list[Patch]:
+    return [(Progress, "take_dropped", lambda self: [])]
+
+
+def _records_are_logged_late() -> list[Patch]:
+    """What follows from a record is done before it is on disk."""
+    decide = Node._decide
+
+    def late(self: Node, entry: Any, now: float) -> Any:
+        out = decide(self, entry, now)
+        self.owed = [item for item in out if isinstance(item, ef.AppendEntry)]  # type: ignore[attr-defined]
+        return [item for item in out if not isinstance(item, ef.AppendEntry)]
+
+    def handle(self: Node, event: Any, now: float) -> Any:
+        late = getattr(self, "owed", [])
+        self.owed = []  # type: ignore[attr-defined]
+        return [*honest(self, event, now), *late]
+
+    honest = Node.handle
+    return [(Node, "_decide", late), (Node, "handle", handle)]
+
+
 def _the_voters_before_go_on_voting() -> list[Patch]:
     """The seats that a record gives are not taken: its successor is decided by who decided it."""
     build = Head.__init__
@@ -222,6 +244,8 @@ MUTANTS: dict[str, Mutant] = {
     "vote-without-bytes": Mutant(_votes_do_not_wait_for_the_bytes, "storm", "A7: the update's bytes are on disk"),
     "voters-before": Mutant(_the_voters_before_go_on_voting, "storm", "R10: the voters are those the record names"),
     "journal-not-needed": Mutant(_a_lost_journal_is_no_reason, "amnesia", "A13: a lost journal is no vote"),
+    "logged-late": Mutant(_records_are_logged_late, "storm", "N2: an entry is on disk before the next effect begins"),
+    "work-dropped-silently": Mutant(_dropped_work_is_not_mentioned, "storm", "P6: the host says what is lost"),
     "work-after-jump": Mutant(_work_survives_a_jump_of_the_state, "rot", "P7: work from another state is dropped"),
     "work-counted-again": Mutant(_work_that_counted_is_carried_over, "storm", "P3: nothing of it is left over"),
     "carried-unaccounted": Mutant(_carried_data_is_not_accounted_for, "storm", "P4: carried work keeps its data"),

@@ -49,7 +49,7 @@ def play(scenario: Scenario, trace: bool = False) -> Outcome:
     world.trace = trace
     faults, outcome = Faults(world, scenario), Outcome()
     faults.schedule()
-    with _without_collecting():
+    with _seldom_collecting():
         try:
             if scenario.must_go_on and not scenario.forks:  # where the majority is, is not said beforehand
                 Watch(world).begin()
@@ -91,13 +91,12 @@ def _where(error: BaseException) -> str:
 
 
 @contextmanager
-def _without_collecting() -> Iterator[None]:
-    """A world is one cycle of references that lives as long as it is played: looking through it is a tenth of the
-    time. It is given back at once afterwards."""
-    was = gc.isenabled()
-    gc.disable()
+def _seldom_collecting() -> Iterator[None]:
+    """Seldom, rather: a world is one cycle of references that lives as long as it is played, and looking through it
+    again and again is a tenth of the time."""
+    was = gc.get_threshold()
+    gc.set_threshold(200_000, 50, 1000)
     try:
         yield
     finally:
-        if was:
-            gc.enable()
+        gc.set_threshold(*was)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from tests.sim.host import Host, Stream
-from tests.sim.truth import TOKENS_PER_STREAM
+from tests.sim.truth import TOKENS_PER_STREAM, Violation
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -38,13 +38,22 @@ class Training:
         """The daemon hands out a round: from the anchor, or going on from what is in the arena."""
         trainer, world = host.trainer, self._world
         if effect.fresh:
-            host.work, host.sound = [], not host.rotten
+            self.discard(host, None)
+            host.sound = not host.rotten
         trainer.life += 1
         trainer.round, trainer.working = effect.round, True
         trainer.holds, trainer.job = list(host.work), [*effect.streams]
         seconds = self.round_s * host.speed * world.rng.uniform(0.95, 1.05)
         trainer.done_at = world.now + seconds
         self._finish_at(host, seconds)
+
+    def discard(self, host: Host, round_: int | None) -> None:
+        """The anchor replaces what is in the arena: that counted in this round, or its host said that it is lost."""
+        counted = host.disk.entries[round_].blob.contributions if round_ is not None else []
+        deltas = [host.deltas[c.delta_root].content for c in counted if c.peer == host.name]
+        if host.work and tuple(sorted(host.work)) not in deltas and not host.confessed:
+            raise Violation(f"{host.name} loses its work on {host.work} silently")
+        host.work = []
 
     # ---- inside
 
@@ -61,7 +70,7 @@ class Training:
         trainer = host.trainer
         assert trainer.round is not None
         trainer.working = False
-        host.work = [*trainer.holds, *trainer.job]
+        host.work, host.confessed = [*trainer.holds, *trainer.job], False
         tokens = TOKENS_PER_STREAM * len(trainer.job)
         self._world.tell(host, ev.TrainerReady(trainer.round, tokens, 10))
 

@@ -103,12 +103,21 @@ class Truth:
             if known.chosen and message.ballot > known.chosen[0] and value != known.chosen[1]:
                 raise Violation(f"{host.name} proposes another value than the chosen one in {message.ballot}")
 
+    def _stands_there(self, host: Host, at: At) -> None:
+        """Whoever takes part in a decision has the record before it on disk: so a quorum of one record's voters is
+        bound by what a quorum decided before, whoever was named since."""
+        log = host.disk.entries
+        if at.round != len(log) or (log and record_hash(log[-1].record) != at.parent):
+            raise Violation(f"{host.name} takes part in round {at.round} with a log of {len(log)}")
+
     def _promised(self, host: Host, message: m.Promise) -> None:
+        self._stands_there(host, message.at)
         vote = host.disk.vote
         if vote is None or vote.at != message.at or vote.promised < message.ballot:
             raise Violation(f"{host.name} promises {message.ballot} and its disk does not know")
 
     def _accepted(self, host: Host, message: m.Accepted) -> None:
+        self._stands_there(host, message.at)
         vote, known = host.disk.vote, self._ballots(message.at)
         if vote is None or vote.at != message.at or vote.accepted_ballot != message.ballot or vote.accepted is None:
             raise Violation(f"{host.name} votes in {message.ballot} and its disk does not know")
@@ -194,6 +203,11 @@ class Truth:
             return
         if not enough(before.voters, [vote.voter for vote in entry.certificate.votes]):
             raise Violation(f"round {entry.record.round} is decided without a quorum of {before.voters}")
+        record, ballot = entry.record, entry.certificate.ballot
+        cast = self._ballots(At(record.generation, record.round, record.parent)).votes
+        for vote in entry.certificate.votes:
+            if cast.get((vote.voter, ballot)) != record_hash(record):
+                raise Violation(f"round {record.round} counts a vote that {vote.voter} has not on disk")
 
     def _replayed(self, name: bytes) -> Ledger:
         """The ledger as it stood after an older record: somebody goes on from there."""

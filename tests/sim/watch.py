@@ -57,7 +57,8 @@ class Watch:
         now, names = self._world.now, [host.name for host in core]
         head, stuck_s = self._progress(names)
         voters = self._voters(core, head)
-        if not enough(voters, names) or not self._can_train(core, head):
+        forgetful = self._world.truth.forgetful
+        if not enough(voters, [n for n in names if not forgetful(n)]) or not self._can_train(core, head):
             return
         if stuck_s >= self.limit_s:
             raise Violation(f"no progress: {names}, a connected quorum of {voters}, is at {head} for {stuck_s:.0f} s")

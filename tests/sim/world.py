@@ -28,6 +28,9 @@ THETA0 = hash_of("sim-theta-0")
 OWNER = "KEY"
 SNAPSHOT_ROUNDS = 3
 DISCOVERY_S = 20.0
+CONFESSIONS = ("progress_dropped", "delta_refused")  # notes that say of a host's own work that it is lost
+# Where an envelope says what it is: after the run, the sender and the lengths of them. No run key contains it.
+BEACON, TAG_ENDS = b"\xa6beacon", 64
 WRITES = (ef.PersistVote, ef.AppendEntry, ef.StartTransfer, ef.FetchUpdate)  # what a full disk refuses, loudly
 
 
@@ -277,11 +280,12 @@ class World:
             case ef.Note():
                 if effect.event == "restless":
                     raise Violation(f"{host.name} does not come to rest")
+                host.confessed = host.confessed or effect.event in CONFESSIONS
                 self.say(host, f"{effect.event}: {effect.text}")
 
     def _send(self, host: Host, effect: ef.Send) -> None:
-        envelope = m.open_envelope(effect.data)
-        if b"beacon" not in envelope.body[:16]:  # the tag comes first; beacons are many and promise nothing
+        if BEACON not in effect.data[:TAG_ENDS]:  # beacons are many and promise nothing
+            envelope = m.open_envelope(effect.data)
             self.truth.said(host, m.decode(envelope.body, m.AnyMessage))  # type: ignore[arg-type]
         self.net.post(host, effect.peer, effect.data)
 
@@ -355,7 +359,8 @@ class World:
                 self.truth.applied(host, effect.round, digest)
             host.state = (effect.round, after)
             if effect.local == "adopt":
-                host.work, host.sound = [], not host.rotten
+                self.training.discard(host, effect.round)
+                host.sound = not host.rotten
             room = self.now >= host.full_until  # without it there is no snapshot, and a line in the log
             if not host.rotten and effect.round % SNAPSHOT_ROUNDS == 0 and room:
                 host.disk.snapshots[effect.round] = digest
