@@ -9,6 +9,7 @@ import contextlib
 import heapq
 import json
 import os
+import select
 import signal
 import sys
 import tempfile
@@ -74,7 +75,7 @@ class Soak:
                 self._strike()
                 strikes_at = now + self._rng.uniform(*PAUSE_S)
             self._look(now)
-            time.sleep(LOOK_S)  # nothing waits for it: it is the rhythm of the faults
+            self._watch(LOOK_S)
         self._undo_until(float("inf"))
 
     def settle(self) -> int:
@@ -141,12 +142,17 @@ class Soak:
 
     # ---- between them
 
+    def _watch(self, seconds: float) -> None:
+        """So long, and nobody may die by itself."""
+        well = [host for host in self._hosts if host.name not in self._hit]
+        with contextlib.ExitStack() as stack:
+            ends = {stack.enter_context(open(os.pidfd_open(h.process.pid), "rb")): h for h in well}
+            for end in select.select([*ends], [], [], seconds)[0]:
+                host = ends[end]
+                raise AssertionError(host.told(f"it ended by itself, with {host.process.wait()}"))
+
     def _look(self, now: float) -> None:
-        """Open the gate ahead of the run, and see that nobody dies by itself."""
-        for host in self._hosts:
-            if host.name not in self._hit:
-                code = host.process.poll()
-                assert code is None, host.told(f"it ended by itself, with {code}")
+        """How far it is, and the gate open a little further."""
         self._looked += 1
         at = self._round_of(self._hosts[self._looked % len(self._hosts)])
         self.longest_pause_s = max(self.longest_pause_s, now - self._advanced_at)
