@@ -17,14 +17,15 @@ from intellectd.protocol.records import (
     check_results,
     record_hash,
 )
+from intellectd.protocol.seat import NO_BALLOT
 
 
 class Acceptor:
     def __init__(self, context: Context, head: Head, vote: PersistVote | None) -> None:
         self._context, self._head = context, head
         self.abstains = False  # the journal of this host's votes is lost: it gives its seat up (A13)
-        if vote is not None and vote.at != head.at:
-            vote = None  # a vote on another decision says nothing about this one
+        if vote is not None and (vote.at != head.at or vote.promised == NO_BALLOT):
+            vote = None  # a vote on another decision says nothing about this one, and a mark says nothing at all
         self.promised: Ballot | None = vote.promised if vote else None
         self.accepted_ballot: Ballot | None = vote.accepted_ballot if vote else None
         self.accepted: Proposal | None = vote.accepted if vote else None

@@ -46,6 +46,7 @@ from intellectd.protocol.window import Decided
 
 # Everything is due at most once a phase of an attempt; more rounds than this mean that two parts chase each other.
 RESTLESS_MAX = 64
+ABSTAINING = "abstaining"  # the word of a host whose votes are lost
 ASTRAY = "this host's state differs from the agreed one"
 
 
@@ -82,7 +83,7 @@ class Node:
         for entry in entries or []:
             self.catchup.on_decided(entry)
             self.head = self.head.next(entry)
-        self.seat = Seat(peer, self.head, applied, vote)
+        self.seat = Seat(peer, self.head, vote)
         self.round = self._new_round(now, vote)
         self.halted: str | None = None
         self.leaving = False
@@ -115,8 +116,10 @@ class Node:
             return "finished"
         if self.catchup.applied < self.head.round - 1 or not self.catchup.has_state:
             return "joining" if not self.catchup.has_state else "catching-up"
+        if self.seat.lost:
+            return ABSTAINING
         names = {"absent": "synced", "idle": "waiting", "training": "training", "freezing": "training"}
-        return names.get(self.progress.state, "ready")
+        return names.get(self.progress.state, "ready") if self.seat.may_be_named(self.head) else "synced"
 
     # ---- events
 
@@ -252,7 +255,8 @@ class Node:
     def _decide(self, entry: Entry, now: float) -> list[Out]:
         """A record is certain: it goes to the log, and the next round begins."""
         record, old = entry.record, self.round
-        out: list[Out] = [*self.seat.on_record(self.head, record, self.catchup.applied), AppendEntry(entry)]
+        self.seat.on_record(self.head, record)
+        out: list[Out] = [AppendEntry(entry)]
         running = old.reducing
         if running is not None and running != record.transfer:
             out.append(AbortTransfer(running))
@@ -350,7 +354,9 @@ class Node:
             apply = self._apply(decided)
             out = [*out, *self.progress.take_dropped(), apply]
         out += self.progress.take_dropped()
-        self.progress.offer(self.head, self.catchup.applied, round_.state_digest)
+        out += self._begin_journal(now)
+        named = self.seat.may_be_named(self.head)
+        self.progress.offer(self.head, self.catchup.applied, round_.state_digest if named else None)
         out += self.progress.start(self.head, self.catchup.applied)
         if self.state == "finished":
             out += self.progress.finish(f"the run reached round {self.catchup.applied}", self.catchup.applied)
@@ -360,15 +366,23 @@ class Node:
             return [*out, *self._drop_state(ASTRAY)]
         return out or self._beacon(now)
 
+    def _begin_journal(self, now: float) -> list[Out]:
+        head = self.head
+        if self.seat.may_be_named(head) or self.catchup.applied != head.round:
+            return []
+        said = self.membership.alive_beacons(now)
+        there = [v for v in head.voters if v in said and said[v].head == head.hash and said[v].applied == head.round]
+        return [*self.seat.stands(head, self.catchup.applied, [v for v in there if said[v].state != ABSTAINING])]
+
     @property
     def _leaves(self) -> bool:
         """By the operator's word, or because this host's vote can no longer be trusted."""
         return self.leaving or self.seat.lost
 
     def _able(self) -> bool:
-        """Synced, and with a trainer: fit to be named for the next round (B4)."""
+        """Synced, with a journal and a trainer: fit to be named for the next round (B4)."""
         near = self.catchup.has_state and self.catchup.applied >= self.head.round - 1
-        return near and self.progress.state != "absent"
+        return near and self.seat.may_be_named(self.head) and self.progress.state != "absent"
 
     def _apply(self, decided: Decided) -> ApplyUpdate:
         record = decided.record

@@ -4,38 +4,49 @@ Owns that one judgement. A voter without memory could vote twice, so it gives it
 gets a new one by contributing. Refuses to know rounds.
 """
 
+from collections.abc import Collection
+
 from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.entries import Head, Record
 from intellectd.protocol.ids import Ballot
+from intellectd.protocol.quorum import is_quorum
 
-# Promises nothing: below every ballot of a real leader. It says in the journal that the seat was taken knowingly.
+# Promises nothing: below every ballot of a real leader. It begins the journal: what was voted before, it does not know.
 NO_BALLOT = Ballot(0, "11")
 
 
-class Seat:
-    def __init__(self, peer: str, head: Head, applied: int, vote: PersistVote | None) -> None:
-        """`head` is the end of the log on disk, `applied` the state that was found there."""
-        self._peer = peer
-        self._known_round = head.round
-        self._journal = vote is not None
-        founds = head.entry is None and applied >= -1  # the founder has made the first parameters
-        self.lost = peer in head.voters and not self._journal and not founds
+def first_mark(head: Head) -> PersistVote:
+    """What a journal begins with; the founder's when it makes the run."""
+    return PersistVote(head.at, NO_BALLOT, None, None)
 
-    def on_record(self, before: Head, record: Record, applied: int) -> list[PersistVote]:
-        """A record is about to join the log; what must be on disk before it does."""
+
+class Seat:
+    def __init__(self, peer: str, head: Head, vote: PersistVote | None) -> None:
+        """`head` is the end of the log on disk, `vote` the newest in the journal (None: there is no journal)."""
+        self._peer = peer
+        self._journal = vote is not None
+        self.lost = peer in head.voters and not self._journal
+
+    def on_record(self, before: Head, record: Record) -> None:
+        """A record is about to join the log."""
         if self._peer not in record.next_voters:
             self.lost = False
-            return []
-        if self._peer in before.voters:
-            return []
-        # A new seat. Who was there when it was given knows the round before it; who reads of it while catching
-        # up from nothing held it in a life that was forgotten.
-        read_of = self._known_round < before.round or before.entry is None
-        if not self._journal and applied < before.round and read_of:
-            self.lost = True
+        elif self._peer not in before.voters:
+            # A new seat. Nobody is named without a journal: who has none and reads of it held it in a forgotten life.
+            self.lost = not self._journal
+
+    def stands(self, head: Head, applied: int, there: Collection[str]) -> list[PersistVote]:
+        """This host is no voter and stands at the head, as the voters that are `there` do. If they are a quorum, what
+        is decided from here on is decided in this life: the journal begins, before any seat can come of it."""
+        new = not self._journal and not self.lost and self._peer not in head.voters
+        if not new or applied != head.round or not is_quorum(head.voters, there):
             return []
         self._journal = True
-        return [PersistVote(before.at, NO_BALLOT, None, None)]
+        return [first_mark(head)]
+
+    def may_be_named(self, head: Head) -> bool:
+        """Whoever contributes or is named gets a seat (R10): its journal must have begun before."""
+        return self._journal or self._peer in head.voters
 
     def voted(self) -> None:
         self._journal = True

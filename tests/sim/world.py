@@ -15,6 +15,8 @@ from intellectd.protocol import messages as m
 from intellectd.protocol.ids import NO_HASH, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical, config_from_toml
 from intellectd.protocol.node import Node
+from intellectd.protocol.records import Head
+from intellectd.protocol.seat import first_mark
 from tests.sim.host import Host
 from tests.sim.network import Network
 from tests.sim.rings import Rings
@@ -86,6 +88,7 @@ class World:
             self._manifest = Manifest(1, canonical(self.config), name, bytes(32), [name], tensors, THETA0)
             self._truth = Truth(name, THETA0)
             host.disk.snapshots[-1] = THETA0
+            host.disk.vote = first_mark(Head(self._manifest, RUN, None))
         self.start(host)
         return host
 
