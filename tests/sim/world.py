@@ -12,6 +12,7 @@ from random import Random
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import messages as m
+from intellectd.protocol.farewell import farewell
 from intellectd.protocol.ids import NO_HASH, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical, config_from_toml
 from intellectd.protocol.node import Node
@@ -143,13 +144,19 @@ class World:
 
         def look() -> None:
             if host.life == life and host.node is not None:
-                if host.name in host.node.head.voters:
+                # Its operator heeds what it says of the others.
+                if host.name in host.node.head.voters or self._is_missed(host, host.node):
                     self.at(1.0, look)
                 else:
                     host.left = True
                     self.kill(host)
 
         self.at(1.0, look)
+
+    def _is_missed(self, host: Host, node: Node) -> bool:
+        now = host.clock(self.now)
+        stand = farewell(host.name, node.head, node.catchup.applied, node.membership.alive_beacons(now))
+        return stand.must_stay or stand.takes_last_state
 
     def newest_voters(self) -> list[str]:
         """Of the newest record that anybody has."""
