@@ -17,6 +17,7 @@ from intellectd.protocol.records import (
     check_results,
     record_hash,
 )
+from intellectd.protocol.seat import NO_BALLOT
 
 
 class Acceptor:
@@ -25,8 +26,8 @@ class Acceptor:
         self.abstains = False  # the journal of this host's votes is lost: it gives its seat up (A13)
         # It has voted further along this very line: what it said between is no longer in the journal (G9).
         self.behind = vote is not None and vote.at.generation == head.generation and vote.at.round > head.at.round
-        if vote is not None and vote.at != head.at:
-            vote = None  # a vote on another decision says nothing about this one
+        if vote is not None and (vote.at != head.at or vote.promised == NO_BALLOT):
+            vote = None  # a vote on another decision says nothing about this one, and a mark says nothing at all
         self.promised: Ballot | None = vote.promised if vote else None
         self.accepted_ballot: Ballot | None = vote.accepted_ballot if vote else None
         self.accepted: Proposal | None = vote.accepted if vote else None

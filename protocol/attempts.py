@@ -82,12 +82,13 @@ class Attempts:
         return False
 
     def _stalled(self, now: float) -> bool:
-        """Expired, and the round could have been decided all that time."""
+        """Expired, and the round could have been decided all that time. A pause is nobody's time: were it the next
+        leader's, its successor would begin together with it, and two would refuse each other for ever."""
         since = now if self.startable_at is None else self.startable_at
-        return now - max(self._moved_at, since) >= self._timers.attempt_s
+        return now - max(self._moved_at, since, self._waits_until) >= self._timers.attempt_s
 
     def deadline(self, now: float) -> float:
-        times = [self._moved_at + self._timers.attempt_s, self._waits_until]
+        times = [self._moved_at + self._timers.attempt_s, self._waits_until, self._waits_until + self._timers.attempt_s]
         if self.startable_at is not None:
             times.append(self.startable_at + self._timers.attempt_s)
         return min((at for at in times if at > now), default=NEVER)

@@ -80,7 +80,7 @@ class Branching:
         alive = self._members.alive_beacons(now)
         if any(b.generation == head.generation and b.head_round > head.round for b in alive.values()):
             return None
-        cut_off = [p for p in able if p == me or not alive[p].lineage.quorum]
+        cut_off = [p for p in able if p == me or (alive[p].lineage.votes and not alive[p].lineage.quorum)]
         order = sorted(cut_off, key=lambda p: hash_of("leader", head.hash, p.encode()))
         waits = config.timers.fork_s + order.index(me) * config.timers.attempt_s
         if len(order) < max(1, config.swarm.min_peers) or self.lost_s(now) < waits:

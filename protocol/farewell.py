@@ -16,8 +16,13 @@ class Farewell:
     """How things stand if this host went now."""
 
     seat_is_needed: bool  # it has a vote, and somebody stays who could decide the round that takes it away
+    log_is_needed: bool  # a voter that stays lacks the newest record, perhaps the one that let this host go
     strands: tuple[str, ...]  # the others, if they can decide nothing without this host's vote
     takes_last_state: bool  # nobody that stays has a state as new as this host's, or one round older
+
+    @property
+    def must_stay(self) -> bool:
+        return self.seat_is_needed or self.log_is_needed
 
 
 def farewell(
@@ -30,6 +35,7 @@ def farewell(
     go_on = not votes or abstains or is_quorum(head.voters, staying)
     return Farewell(
         seat_is_needed=votes and bool(staying),
+        log_is_needed=not over and any(staying[v].head_round < head.round for v in head.voters if v in staying),
         strands=() if go_on else tuple(others),
         takes_last_state=applied >= -1 and not any(b.applied >= max(-1, applied - 1) for b in staying.values()),
     )

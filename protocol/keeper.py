@@ -64,8 +64,8 @@ class Keeper:
         self.branching = Branching(self.context, self.membership, self.head, now)
         for entry in entries or []:
             self._grow(entry)
-        self.seat = Seat(peer, self.head, applied, vote)
         self._votes = {v.at.generation: v for v in (*other_votes, vote) if v is not None}
+        self.seat = Seat(peer, self.head, self._votes)
         self.round = self._new_round(now)
         self.halted: str | None = None
         self.leaving = False
@@ -99,7 +99,7 @@ class Keeper:
     def _decide(self, entry: Entry, now: float) -> list[Out]:
         """A record is certain: it goes to the log, and the next round begins."""
         record, old = entry.record, self.round
-        out: list[Out] = [*self._seat(self.head, entry), AppendEntry(entry)]
+        out: list[Out] = [*self.seat.on_record(self.head, self.head.next(entry)), AppendEntry(entry)]
         running = old.reducing
         if running is not None and running != record.transfer:
             out.append(AbortTransfer(running))
@@ -122,23 +122,10 @@ class Keeper:
         self.head = self.head.next(entry)
         self.branching.trail.add(self.head)
 
-    def _seat(self, before: Head, entry: Entry) -> list[PersistVote]:
-        """What must be on disk before the record is; never instead of a later vote on the same line."""
-        voted = self._votes.get(before.generation)
-        marks = self.seat.on_record(before, entry.record, self.catchup.applied)
-        return [mark for mark in marks if voted is None or voted.at.round < mark.at.round] if self._remembers else []
-
-    @property
-    def _remembers(self) -> bool:
-        """Is there room in the journal for a vote on this line? (G9)"""
-        return self.head.generation in self._votes or len(self._votes) < limits.LINES_VOTED_MAX
-
     def _new_round(self, now: float) -> Round:
         self.membership.seat(self.head.voters)
         vote = self._votes.get(self.head.generation)
-        made = Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
-        made.parts.acceptor.behind |= not self._remembers
-        return made
+        return Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
 
     # ---- other lines of history
 
@@ -162,8 +149,8 @@ class Keeper:
         self.branching.switched(switch.base)
         self.head = switch.base
         for entry in switch.entries:
-            out += self._seat(self.head, entry)
             self._grow(entry)
+        self.seat.on_switch(self.head)
         text = f"rounds {switch.base.round + 1} to {left.round} of this host are left for a history with more in it"
         out += [Rebase(switch.base.round, switch.entries), Note("switched", text, "warning")]
         self.round = self._new_round(now)

@@ -65,7 +65,7 @@ class Lineage(Wire, frozen=True, array_like=True):
     branches: Annotated[int, Meta(ge=0, le=limits.BRANCHES_MAX)]
     tokens: Count
     quorum: bool  # a quorum of its voters is alive to the sender
-    votes: bool  # the sender can vote on it: it has a seat and the memory of its votes
+    votes: bool  # the sender remembers its votes on it since before the head: it may vote here and on a branch
 
 
 class Beacon(Message, frozen=True, array_like=True):

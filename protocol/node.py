@@ -37,6 +37,7 @@ from intellectd.protocol.window import Decided
 
 # Everything is due at most once a phase of an attempt; more rounds than this mean that two parts chase each other.
 RESTLESS_MAX = 64
+ABSTAINING = "abstaining"  # the word of a host whose votes are lost
 ASTRAY = "this host's state differs from the agreed one"
 
 
@@ -66,8 +67,10 @@ class Node(Keeper):
             return "finished"
         if self.catchup.applied < self.head.round - 1 or not self.catchup.has_state:
             return "joining" if not self.catchup.has_state else "catching-up"
+        if self.seat.lost:
+            return ABSTAINING
         names = {"absent": "synced", "idle": "waiting", "training": "training", "freezing": "training"}
-        return names.get(self.progress.state, "ready")
+        return names.get(self.progress.state, "ready") if self.seat.may_be_named(self.head) else "synced"
 
     # ---- events
 
@@ -214,7 +217,6 @@ class Node(Keeper):
             else:
                 effects.append(item)
                 if isinstance(item, PersistVote):
-                    self.seat.voted()
                     self._votes[item.at.generation] = item
                 elif isinstance(item, Halt):
                     self.halted = item.reason
@@ -235,7 +237,9 @@ class Node(Keeper):
             apply = self._apply(decided)
             out = [*out, *self.progress.take_dropped(), apply]
         out += self.progress.take_dropped()
-        self.progress.offer(self.head, self.catchup.applied, round_.state_digest)
+        out += self._begin_journal(now)
+        named = self.seat.may_be_named(self.head)
+        self.progress.offer(self.head, self.catchup.applied, round_.state_digest if named else None)
         out += self.progress.start(self.head, self.catchup.applied)
         if self.state == "finished":
             out += self.progress.finish(f"the run reached round {self.catchup.applied}", self.catchup.applied)
@@ -249,15 +253,23 @@ class Node(Keeper):
             return [*out, *self._drop_state(ASTRAY)]
         return out or self._beacon(now)
 
+    def _begin_journal(self, now: float) -> list[Out]:
+        head = self.head
+        if self.seat.may_be_named(head) or self.catchup.applied != head.round:
+            return []
+        said = self.membership.alive_beacons(now)
+        there = [v for v in head.voters if v in said and said[v].head == head.hash and said[v].applied == head.round]
+        return [*self.seat.stands(head, self.catchup.applied, [v for v in there if said[v].state != ABSTAINING])]
+
     @property
     def _leaves(self) -> bool:
         """By the operator's word, or because this host's vote can no longer be trusted."""
         return self.leaving or self.seat.lost
 
     def _able(self) -> bool:
-        """Synced, and with a trainer: fit to be named for the next round (B4)."""
+        """Synced, with a journal and a trainer: fit to be named for the next round (B4)."""
         near = self.catchup.has_state and self.catchup.applied >= self.head.round - 1
-        return near and self.progress.state != "absent"
+        return near and self.seat.may_be_named(self.head) and self.progress.state != "absent"
 
     def _apply(self, decided: Decided) -> ApplyUpdate:
         record = decided.record
@@ -266,7 +278,7 @@ class Node(Keeper):
         return ApplyUpdate(record.round, root, record.codec, record.lr, record.momentum, local)
 
     def _beacon(self, now: float) -> list[Out]:
-        quorum = (self.branching.quorum, self.round.parts.acceptor.votes)
+        quorum = (self.branching.quorum, self.seat.may_branch(self.head) and not self.round.parts.acceptor.behind)
         content = (self.head, self.catchup.applied, self.state, self.progress.ready, self._leaves, quorum)
         if self.herald.is_news(*content):
             self.membership.soon(now)

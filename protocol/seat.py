@@ -1,41 +1,71 @@
-"""May this host use its vote? Not when the journal of what it promised and accepted is gone. SPEC A13.
+"""May this host use its vote? Not where the journal of what it promised and accepted is gone. SPEC A13, G9.
 
-Owns that one judgement. A voter without memory could vote twice, so it gives its seat up (as one who leaves) and
-gets a new one by contributing. Refuses to know rounds.
+Owns that one judgement, for each generation. A voter without memory could vote twice, so it gives its seat up (as
+one who leaves) and gets a new one by contributing. Refuses to know rounds.
 """
 
-from intellectd.protocol.effects import PersistVote
-from intellectd.protocol.entries import Head, Record
-from intellectd.protocol.ids import Ballot
+from collections.abc import Collection, Mapping
 
-# Promises nothing: below every ballot of a real leader. It says in the journal that the seat was taken knowingly.
+from intellectd.protocol import limits
+from intellectd.protocol.effects import PersistVote
+from intellectd.protocol.entries import Head
+from intellectd.protocol.ids import Ballot
+from intellectd.protocol.quorum import is_quorum
+
+# Promises nothing: below every ballot of a real leader. It begins the journal: what was voted before, it does not know.
 NO_BALLOT = Ballot(0, "11")
 
 
+def first_mark(head: Head) -> PersistVote:
+    """What a generation's journal begins with; that of the first generation at the founder's when it makes the run."""
+    return PersistVote(head.at, NO_BALLOT, None, None)
+
+
 class Seat:
-    def __init__(self, peer: str, head: Head, applied: int, vote: PersistVote | None) -> None:
-        """`head` is the end of the log on disk, `applied` the state that was found there."""
-        self._peer = peer
-        self._known_round = head.round
-        self._journal = vote is not None
-        founds = head.entry is None and applied >= -1  # the founder has made the first parameters
-        self.lost = peer in head.voters and not self._journal and not founds
+    def __init__(self, peer: str, head: Head, votes: Mapping[bytes, PersistVote]) -> None:
+        """`head` is the end of the log on disk, `votes` the newest vote of each generation: the journal, which the
+        node keeps."""
+        self._peer, self._votes = peer, votes
+        self.lost = peer in head.voters and not self._journal(head)
 
-    def on_record(self, before: Head, record: Record, applied: int) -> list[PersistVote]:
+    def _journal(self, head: Head) -> bool:
+        return head.generation in self._votes
+
+    def on_record(self, before: Head, after: Head) -> list[PersistVote]:
         """A record is about to join the log; what must be on disk before it does."""
-        if self._peer not in record.next_voters:
+        if after.generation != before.generation:
+            return self._on_branch(before, after)
+        if self._peer not in after.voters:
             self.lost = False
-            return []
-        if self._peer in before.voters:
-            return []
-        # A new seat. Who was there when it was given knows the round before it; who reads of it while catching
-        # up from nothing held it in a life that was forgotten.
-        read_of = self._known_round < before.round or before.entry is None
-        if not self._journal and applied < before.round and read_of:
-            self.lost = True
-            return []
-        self._journal = True
-        return [PersistVote(before.at, NO_BALLOT, None, None)]
+        elif self._peer not in before.voters:
+            # A new seat. Nobody is named without a journal: who has none and reads of it held it in a forgotten life.
+            self.lost = not self._journal(after)
+        return []
 
-    def voted(self) -> None:
-        self._journal = True
+    def _on_branch(self, before: Head, after: Head) -> list[PersistVote]:
+        """A branch at our very head. If the journal began before that head did, no forgotten life was in the branch."""
+        begins = not self._journal(after) and self.may_branch(before) and len(self._votes) < limits.LINES_VOTED_MAX
+        self.lost = self._peer in after.voters and not self._journal(after) and not begins
+        return [first_mark(after)] if begins else []
+
+    def on_switch(self, head: Head) -> None:
+        """Another line was taken. A seat on it counts if this life has voted there."""
+        self.lost = self._peer in head.voters and not self._journal(head)
+
+    def may_branch(self, head: Head) -> bool:
+        """May this host vote in a branch at its head?"""
+        if self._peer in head.voters:
+            return not self.lost
+        vote = self._votes.get(head.generation)
+        return vote is not None and vote.at.round <= head.round
+
+    def stands(self, head: Head, applied: int, there: Collection[str]) -> list[PersistVote]:
+        """This host is no voter and stands at the head, as the voters that are `there` do. If they are a quorum, what
+        is decided from here on is decided in this life: the journal begins, before any seat can come of it."""
+        new = not self._journal(head) and not self.lost and self._peer not in head.voters
+        room = len(self._votes) < limits.LINES_VOTED_MAX
+        return [first_mark(head)] if new and room and applied == head.round and is_quorum(head.voters, there) else []
+
+    def may_be_named(self, head: Head) -> bool:
+        """Whoever contributes or is named gets a seat (R10): its journal must have begun before."""
+        return self._journal(head) or self._peer in head.voters

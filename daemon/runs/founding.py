@@ -34,6 +34,7 @@ from intellectd.kernels.digest import state_digest
 from intellectd.kernels.layout import Layout
 from intellectd.kernels.ops import encode as encode_floats
 from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.entries import Head
 from intellectd.protocol.ids import encode
 from intellectd.protocol.manifest import (
     ExternalModel,
@@ -46,6 +47,7 @@ from intellectd.protocol.manifest import (
     plain,
     signed_bytes,
 )
+from intellectd.protocol.seat import first_mark
 
 FIRST_PARAMETERS_S_MAX = 900.0  # a large model is initialised in minutes; an external program has to be started
 TRAINER_LIVES_MAX = 2  # to be killed once may be bad luck; after the second the operator should not wait for a third
@@ -210,6 +212,7 @@ class Founding:
             store = RunStore.create(building, signed)
             try:
                 store.write_snapshot(State(theta, torch.zeros_like(theta)), 0, signed.manifest.state_digest, 0)
+                store.write_vote(first_mark(Head(signed.manifest, run_ids.run_key(run_id), None)))
             finally:
                 store.close()
             key_path, path = keys / f"{run_id}.pem", self._host.runs_dir / run_id

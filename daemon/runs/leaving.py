@@ -53,7 +53,7 @@ class Parting:
         with trio.move_on_after(PART_S_MAX):
             with trio.move_on_after(WORD_S):
                 await service.ended.wait()
-            while not self._hurried and not service.ended.is_set() and _stand(service).seat_is_needed:
+            while not self._hurried and not service.ended.is_set() and _stand(service).must_stay:
                 with trio.move_on_after(ASK_S):
                     await service.changed.wait()
         if service.ended.is_set():

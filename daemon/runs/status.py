@@ -55,7 +55,7 @@ def run_status(service: RunService) -> dict[str, Any]:
 def state_of(service: RunService, reach: Reach | None) -> str:
     """The node's word, as an operator sees it: who waits for voters does not train in any useful sense."""
     node = service.node
-    state = {"synced": "waiting", "ready": "training"}.get(node.state, node.state)
+    state = {"synced": "waiting", "abstaining": "waiting", "ready": "training"}.get(node.state, node.state)
     if state == "training" and node.round.reducing is not None:
         state = "reducing"
     waits = _lost(reach) or _stuck_s(service) > 0

@@ -49,6 +49,7 @@ def test_a_joiner_reads_the_log_then_a_state_then_replays() -> None:
     pz >> ev.UpdateHeld(root(run, 6))
     pz << "apply round 6, none"
     pz >> ev.Applied(6, run.states[6])
+    pz << "on disk: promised 0.11"  # it stands where a quorum stands: its journal begins
     pz.silent()
     assert pz.node.round.state_digest == run.states[6]
 
@@ -60,11 +61,11 @@ def test_a_joiner_before_the_opening() -> None:
     pz >> pz.beacon("PA", applied=-1, snapshots=[0])
     pz << "fetch state -1 from PA"
     pz >> ev.SnapshotInstalled(-1, run.states[-1])
+    pz << "on disk: promised 0.11"
     pz >> ev.TrainerAttached(None)
     assert pz.node.state == "waiting"
     opening = run.opening("PA", "PZ")
     pz >> ev.MessageReceived("PA", pz.sealed("PA", opening))
-    pz << "on disk: promised 0.11"  # a seat taken knowingly
     pz << "log: round 0 by nobody" << "apply round 0 (no update), none"
     pz >> ev.Applied(0, run.states[0])
     pz << "train round 1 on 1/1"
@@ -97,6 +98,7 @@ def test_a_state_that_the_log_contradicts_is_dropped() -> None:
     pz >> ev.Applied(2, run.states[2])
     pz << "apply round 3, none"
     pz >> ev.Applied(3, hash_of("still other bits"))  # not proven yet: round 4 will tell
+    pz << "on disk: promised 0.11"
     four = run.round("PA", "PB")
     pz >> ev.MessageReceived("PA", pz.sealed("PA", four))
     pz << "log: round 4 by PA+PB"
@@ -220,7 +222,7 @@ def test_everybody_is_late_after_the_end() -> None:
         pz >> ev.UpdateHeld(root(run, round_))
         pz << f"apply round {round_}, none"
         pz.told(ev.Applied(round_, run.states[round_]))
-    pz << "finish training"
+    pz << "on disk: promised 0.11" << "finish training"
     pz.silent()
     assert pz.node.state == "finished"
 

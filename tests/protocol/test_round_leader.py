@@ -150,7 +150,7 @@ def test_no_quorum_on_any_state_stops_loudly() -> None:
 def test_the_opening_waits_for_start_peers() -> None:
     """SPEC A3: founder first, then those that have the first state and a trainer."""
     run = History(run_config({"start_peers": 2}))
-    pa = Host(run, applied=-1, vote=None)
+    pa = Host(run, applied=-1)
     pa >> ev.TrainerAttached(None)
     pa >> pa.beacon("PB", state="synced", applied=-1)
     assert pa.node.round.reason == "1 of 2 peers are here to start"

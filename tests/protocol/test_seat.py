@@ -3,7 +3,8 @@
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol.ids import Ballot
-from intellectd.protocol.seat import NO_BALLOT, Seat
+from intellectd.protocol.records import record_hash
+from intellectd.protocol.seat import NO_BALLOT, Seat, first_mark
 from tests.protocol import puppets as say
 from tests.protocol.history import History, run_config
 from tests.protocol.playbook import Host, opened, swarm
@@ -31,9 +32,12 @@ def test_it_votes_again_after_a_record_without_it_and_one_with_it() -> None:
     pa.told(ev.MessageReceived("PB", pa.sealed("PB", without)))
     assert not pa.node.seat.lost and isinstance(pa.skip()[0], ef.AppendEntry)
     pa.told(ev.UpdateHeld(without.record.update_root), ev.Applied(1, run.states[1])).skip()
+    assert pa.node.state == "synced", "nobody names it before it has a journal"
+    pa >> pa.beacon("PB")
+    pa << "on disk: promised 0.11"
     anew = run.round("PA", "PB", "PC")
     pa >> ev.MessageReceived("PB", pa.sealed("PB", anew))
-    pa << "on disk: promised 0.11" << "log: round 2 by PA+PB+PC"
+    pa << "log: round 2 by PA+PB+PC"
     assert pa.node.head.voters == ["PB", "PC", "PA"] and pa.node.round.parts.acceptor.votes
 
 
@@ -53,19 +57,34 @@ def test_the_journal_of_any_life_will_do() -> None:
 
 
 def test_a_newcomer_that_crashed_before_it_learned_of_its_seat() -> None:
-    """Its log reaches the round before: it may well have contributed to this one."""
+    """Its journal began when it stood where the voters stand: it may well have contributed to this round."""
     run = History(run_config(), founder="PB")
     run.opening("PB")
     run.round("PB", able=["PA", "PB"])
     log = list(run.entries)
     seated = run.round("PA", "PB")
-    pa = Host(run, applied=0, entries=log, vote=None, applied_digest=run.states[0])
+    before = Host(run, applied=1, entries=log, vote=None, applied_digest=run.states[1])
+    before.told(before.beacon("PB", head_round=1, applied=1, head=record_hash(log[-1].record)))
+    mark = next(effect for effect in before.skip() if isinstance(effect, ef.PersistVote))
+    pa = Host(run, applied=0, entries=log, vote=mark, applied_digest=run.states[0])
     pa.told(ev.MessageReceived("PB", pa.sealed("PB", seated)))
-    assert [type(effect).__name__ for effect in pa.skip()][:2] == ["PersistVote", "AppendEntry"]
     assert not pa.node.seat.lost
 
 
-def test_the_founder_needs_no_journal_before_the_opening() -> None:
+def test_a_crash_while_it_reads_of_an_old_seat_does_not_make_it_a_new_one() -> None:
+    """What is in its log it has only read as well, though that reaches the round before the seat."""
+    log = History(run_config(), founder="PB")
+    log.opening("PB")
+    log.round("PB", able=["PA", "PB"])
+    read = list(log.entries)
+    seated = log.round("PA", "PB")
+    pa = Host(log, applied=-2, entries=read, vote=None)
+    pa.told(ev.MessageReceived("PB", pa.sealed("PB", seated)))
+    assert pa.node.seat.lost
+
+
+def test_the_founders_journal_begins_with_the_run() -> None:
+    """A founder without one is in another life, though it holds the first parameters: others gave them back to it."""
     run = History(run_config())
-    assert not Seat("PA", run.head, -1, None).lost
-    assert Seat("PA", run.head, -2, None).lost, "it has not even the first parameters: this is another life"
+    assert Seat("PA", run.head, None).lost
+    assert not Seat("PA", run.head, first_mark(run.head)).lost

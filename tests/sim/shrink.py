@@ -49,16 +49,20 @@ class _Shrinking:
             tried = replace(candidate, seed=candidate.seed + draw * 1_000_003)
             outcome = self._run(tried)
             if outcome.problem and shape(outcome.problem) == self._shape:
-                self._best, self._problem = self._ended(tried, outcome.at_s), outcome.problem
+                self._best, self._problem = tried, outcome.problem
+                self._end_early(outcome.at_s)
                 return True
         return False
 
-    def _ended(self, scenario: Scenario, at_s: float) -> Scenario:
-        """Nothing that comes after it broke matters, unless it broke for want of healing."""
-        if at_s >= scenario.seconds:
-            return scenario
-        faults = tuple(f for f in scenario.faults if f.at <= at_s)
-        return replace(scenario, faults=faults, minutes=round((at_s + CALM_S + MARGIN_S) / 60, 2))
+    def _end_early(self, at_s: float) -> None:
+        """Nothing that comes after it broke matters, unless it broke for want of healing, or because calm had come."""
+        best = self._best
+        ended = replace(best, minutes=round((at_s + CALM_S + MARGIN_S) / 60, 2))
+        ended = replace(ended, faults=tuple(f for f in best.faults if f.at <= at_s))
+        if at_s < best.seconds - CALM_S and ended != best and ended.minutes <= best.minutes:
+            outcome = self._run(ended)
+            if outcome.problem and shape(outcome.problem) == self._shape:
+                self._best, self._problem = ended, outcome.problem
 
     def _fewer_faults(self) -> bool:
         """Half of them, a quarter, … one by one."""

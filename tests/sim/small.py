@@ -121,8 +121,10 @@ class Company:
         return self._beacon(peer)
 
     def _beacon(self, peer: str) -> m.Beacon:
-        head, others = self.head, [p for p in self._world.hosts if p != self._me]
+        head, voters = self.head, self._world.manifest.first_voters
         assert head is not None
+        # Those without a vote first: one opening gives it to them, and one does not.
+        others = sorted((p for p in self._world.hosts if p != self._me), key=voters.__contains__)
         unfit = head.round == -1 and peer == others[self.attempt % len(others)]
         ready = self._world.ready(head, peer)
         state = "synced" if unfit else "ready"

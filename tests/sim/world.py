@@ -12,9 +12,12 @@ from random import Random
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import messages as m
+from intellectd.protocol.farewell import farewell
 from intellectd.protocol.ids import NO_HASH, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical, config_from_toml
 from intellectd.protocol.node import Node
+from intellectd.protocol.records import Head
+from intellectd.protocol.seat import first_mark
 from tests.sim.host import Host
 from tests.sim.network import Network
 from tests.sim.rings import Rings
@@ -87,6 +90,7 @@ class World:
             self._manifest = Manifest(1, canonical(self.config), OWNER, bytes(32), [name], tensors, THETA0)
             self._truth = Truth(name, THETA0, OWNER, self.config.swarm.on_quorum_loss == "fork")
             host.disk.snapshots[-1] = THETA0
+            host.disk.vote = first_mark(Head(self._manifest, RUN, None))
         self.start(host)
         return host
 
@@ -142,13 +146,19 @@ class World:
 
         def look() -> None:
             if host.life == life and host.node is not None:
-                if host.name in host.node.head.voters:
+                # Its operator heeds what it says of the others.
+                if host.name in host.node.head.voters or self._is_missed(host, host.node):
                     self.at(1.0, look)
                 else:
                     host.left = True
                     self.kill(host)
 
         self.at(1.0, look)
+
+    def _is_missed(self, host: Host, node: Node) -> bool:
+        now = host.clock(self.now)
+        stand = farewell(host.name, node.head, node.catchup.applied, node.membership.alive_beacons(now))
+        return stand.must_stay or stand.takes_last_state
 
     def newest_voters(self) -> list[str]:
         """Of the newest record that anybody has."""

@@ -1,0 +1,19 @@
+"""When a host that leaves may go. SPEC R10."""
+
+from intellectd.protocol.farewell import Farewell, farewell
+from tests.protocol.history import History
+from tests.protocol.playbook import Host, swarm
+
+
+def stand(run: History, **last: object) -> Farewell:
+    """Of PA, which three records named and the newest does not, when PC's beacon says this."""
+    run.round("PA", "PB", "PC", able=["PB", "PC"], gone=["PA"])
+    pa = Host(run)
+    pa.told(pa.beacon("PB"), pa.beacon("PC", **last))
+    return farewell("PA", pa.node.head, pa.node.catchup.applied, pa.node.membership.alive_beacons(pa.now))
+
+
+def test_it_goes_when_the_record_that_let_it_go_has_reached_the_voters_that_stay() -> None:
+    assert not stand(swarm("PA", "PB", "PC")).must_stay
+    assert stand(swarm("PA", "PB", "PC"), head_round=0).log_is_needed, "else it may take the only copy along"
+    assert not stand(swarm("PA", "PB", "PC"), head_round=0, leaving=True).must_stay
