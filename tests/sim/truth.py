@@ -12,6 +12,7 @@ from intellectd.protocol import messages as m
 from intellectd.protocol.ids import NO_HASH, At, Ballot, hash_of
 from intellectd.protocol.node import Node
 from intellectd.protocol.records import Entry, record_hash
+from intellectd.protocol.seat import NO_BALLOT
 from tests.sim.host import Host, Stream
 
 TOKENS_PER_STREAM = 100
@@ -72,6 +73,10 @@ class Truth:
 
     def persisted(self, host: Host, vote: ef.PersistVote) -> None:
         """Called before the disk has it: a journal never goes back."""
+        if vote.promised == NO_BALLOT:
+            if vote.at.generation in host.disk.votes:
+                raise Violation(f"the journal of {host.name} begins twice")
+            return
         known, old = self._ballots(vote.at), host.disk.vote
         same = old is not None and old.at == vote.at
         if same and old and (vote.promised < old.promised or (old.accepted is not None and vote.accepted is None)):
