@@ -4,15 +4,17 @@ Owns that one judgement. A voter without memory could vote twice, so it gives it
 gets a new one by contributing. Refuses to know rounds.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.entries import Head, Record
 from intellectd.protocol.ids import Ballot
+from intellectd.protocol.messages import Beacon
 from intellectd.protocol.quorum import is_quorum
 
 # Promises nothing: below every ballot of a real leader. It begins the journal: what was voted before, it does not know.
 NO_BALLOT = Ballot(0, "11")
+ABSTAINING = "abstaining"  # the state, in beacons, of a host whose votes are lost
 
 
 def first_mark(head: Head) -> PersistVote:
@@ -35,11 +37,14 @@ class Seat:
             # A new seat. Nobody is named without a journal: who has none and reads of it held it in a forgotten life.
             self.lost = not self._journal
 
-    def stands(self, head: Head, applied: int, there: Collection[str]) -> list[PersistVote]:
-        """This host is no voter and stands at the head, as the voters that are `there` do. If they are a quorum, what
-        is decided from here on is decided in this life: the journal begins, before any seat can come of it."""
-        new = not self._journal and not self.lost and self._peer not in head.voters
-        if not new or applied != head.round or not is_quorum(head.voters, there):
+    def stands(self, head: Head, applied: int, alive: Mapping[str, Beacon]) -> list[PersistVote]:
+        """If this host is no voter and stands at the head, as a quorum of the voters say that they do, what is decided
+        from here on is decided in this life: the journal begins, before any seat can come of it."""
+        if self.may_be_named(head) or self.lost or applied != head.round:
+            return []
+        said = {v: alive[v] for v in head.voters if v in alive and alive[v].state != ABSTAINING}
+        there = [v for v, beacon in said.items() if beacon.head == head.hash and beacon.applied == head.round]
+        if not is_quorum(head.voters, there):
             return []
         self._journal = True
         return [first_mark(head)]
