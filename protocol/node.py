@@ -33,11 +33,11 @@ from intellectd.protocol.keeper import Keeper
 from intellectd.protocol.messages import Accept, AnyMessage, BadMessage, Beacon, Commit, Plan, Prepare, Relay, seal
 from intellectd.protocol.records import BadRecord
 from intellectd.protocol.round import AboutRound, WrongSender
+from intellectd.protocol.seat import ABSTAINING
 from intellectd.protocol.window import Decided
 
 # Everything is due at most once a phase of an attempt; more rounds than this mean that two parts chase each other.
 RESTLESS_MAX = 64
-ABSTAINING = "abstaining"  # the word of a host whose votes are lost
 ASTRAY = "this host's state differs from the agreed one"
 
 
@@ -237,7 +237,7 @@ class Node(Keeper):
             apply = self._apply(decided)
             out = [*out, *self.progress.take_dropped(), apply]
         out += self.progress.take_dropped()
-        out += self._begin_journal(now)
+        out += self.seat.stands(self.head, self.catchup.applied, self.membership.alive_beacons(now))
         named = self.seat.may_be_named(self.head)
         self.progress.offer(self.head, self.catchup.applied, round_.state_digest if named else None)
         out += self.progress.start(self.head, self.catchup.applied)
@@ -252,14 +252,6 @@ class Node(Keeper):
         if round_.take_divergence():
             return [*out, *self._drop_state(ASTRAY)]
         return out or self._beacon(now)
-
-    def _begin_journal(self, now: float) -> list[Out]:
-        head = self.head
-        if self.seat.may_be_named(head) or self.catchup.applied != head.round:
-            return []
-        said = self.membership.alive_beacons(now)
-        there = [v for v in head.voters if v in said and said[v].head == head.hash and said[v].applied == head.round]
-        return [*self.seat.stands(head, self.catchup.applied, [v for v in there if said[v].state != ABSTAINING])]
 
     @property
     def _leaves(self) -> bool:

@@ -4,16 +4,18 @@ Owns that one judgement, for each generation. A voter without memory could vote 
 one who leaves) and gets a new one by contributing. Refuses to know rounds.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from intellectd.protocol import limits
 from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.entries import Head
 from intellectd.protocol.ids import Ballot
+from intellectd.protocol.messages import Beacon
 from intellectd.protocol.quorum import is_quorum
 
 # Promises nothing: below every ballot of a real leader. It begins the journal: what was voted before, it does not know.
 NO_BALLOT = Ballot(0, "11")
+ABSTAINING = "abstaining"  # the state, in beacons, of a host whose votes are lost
 
 
 def first_mark(head: Head) -> PersistVote:
@@ -59,12 +61,14 @@ class Seat:
         vote = self._votes.get(head.generation)
         return vote is not None and vote.at.round <= head.round
 
-    def stands(self, head: Head, applied: int, there: Collection[str]) -> list[PersistVote]:
-        """This host is no voter and stands at the head, as the voters that are `there` do. If they are a quorum, what
-        is decided from here on is decided in this life: the journal begins, before any seat can come of it."""
-        new = not self._journal(head) and not self.lost and self._peer not in head.voters
-        room = len(self._votes) < limits.LINES_VOTED_MAX
-        return [first_mark(head)] if new and room and applied == head.round and is_quorum(head.voters, there) else []
+    def stands(self, head: Head, applied: int, alive: Mapping[str, Beacon]) -> list[PersistVote]:
+        """If this host is no voter and stands at the head, as a quorum of the voters say that they do, what is decided
+        from here on is decided in this life: the journal begins, before any seat can come of it."""
+        if self.may_be_named(head) or self.lost or applied != head.round or len(self._votes) >= limits.LINES_VOTED_MAX:
+            return []
+        said = {v: alive[v] for v in head.voters if v in alive and alive[v].state != ABSTAINING}
+        there = [v for v, beacon in said.items() if beacon.head == head.hash and beacon.applied == head.round]
+        return [first_mark(head)] if is_quorum(head.voters, there) else []
 
     def may_be_named(self, head: Head) -> bool:
         """Whoever contributes or is named gets a seat (R10): its journal must have begun before."""

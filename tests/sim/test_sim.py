@@ -139,4 +139,4 @@ def test_a_short_chaos(seed: int) -> None:
 
 @pytest.mark.slow
 def test_a_long_chaos_with_seeds_that_nobody_has_seen() -> None:
-    explored(Plan(time.time_ns() // 1_000_000, 8, (2, 9), 20.0))
+    explored(Plan(time.time_ns() // 1_000_000, 4, (2, 9), 20.0))

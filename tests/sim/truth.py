@@ -16,7 +16,7 @@ from intellectd.protocol.seat import NO_BALLOT
 from tests.sim.host import Host, Stream
 
 TOKENS_PER_STREAM = 100
-OF_ROUNDS = ("window", "_donors")  # what remembers rounds, or what was asked for in them
+OF_ROUNDS = ("window", "_donors", "trail")  # what remembers rounds, or what was asked for in them
 TABLE_PER_HOST = 16  # of messages, members, results, streams; the largest seen were one a host
 
 
