@@ -111,6 +111,7 @@ class Catchup:
         """The log is left after this round. False when the state went further and is of no use now."""
         self.window.cut(round_)
         self._asking, self._void = None, isinstance(self._fetching, int)
+        self.own_snapshots = tuple(r for r in self.own_snapshots if r <= max(0, round_))
         good = max(self.applied, self.applied if self.applying is None else self.applying) <= round_
         if not good:
             self.drop_state()

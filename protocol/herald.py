@@ -25,6 +25,10 @@ class Herald:
     def on_snapshots(self, event: SnapshotsHeld) -> None:
         self._snapshots, self._updates_from = event.rounds, event.updates_from
 
+    def cut(self, round_: int) -> None:
+        """States after this round are of a line that was left."""
+        self._snapshots = tuple(r for r in self._snapshots if r <= max(0, round_))
+
     def on_moved(self, event: TransferMoved) -> None:
         self._transfer = Transfer(event.transfer, event.done_bytes, event.total_bytes)
 

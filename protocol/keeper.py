@@ -145,6 +145,7 @@ class Keeper:
         self.herald.on_transfer_over()
         self.catchup.awaited_transfer = NO_HASH
         self.catchup.cut(switch.base.round)
+        self.herald.cut(switch.base.round)
         self.progress.on_jump()
         self.branching.switched(switch.base)
         self.head = switch.base

@@ -31,7 +31,7 @@ THETA0 = hash_of("sim-theta-0")
 OWNER = "KEY"
 SNAPSHOT_ROUNDS = 3
 DISCOVERY_S = 20.0
-CONFESSIONS = ("progress_dropped", "delta_refused")  # notes that say of a host's own work that it is lost
+CONFESSIONS = ("progress_dropped", "delta_refused", "switched")  # notes that say of a host's own work that it is lost
 # Where an envelope says what it is: after the run, the sender and the lengths of them. No run key contains it.
 BEACON, TAG_ENDS = b"\xa6beacon", 64
 WRITES = (ef.PersistVote, ef.AppendEntry, ef.StartTransfer, ef.FetchUpdate)  # what a full disk refuses, loudly
