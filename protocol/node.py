@@ -89,11 +89,7 @@ class Node(Keeper):
             case ev.MembersReceived():
                 return [o for data in event.beacons for o in self._on_envelope(event.peer, data, now, introduced=True)]
             case ev.CallFailed():
-                if event.call == "entries" and event.generation in (b"", self.head.generation):
-                    self.catchup.on_entries(False, now)
-                elif event.call == "entries":
-                    self.branching.on_failed(now)
-                return [Note("call_failed", f"{event.call} from {event.peer}: {event.reason}", "debug")]
+                return self._on_call_failed(event, now)
             case ev.TrainerAttached():
                 self.progress.on_attached(event.training_round)
             case ev.TrainerDetached():
@@ -145,6 +141,13 @@ class Node(Keeper):
             case _:
                 assert_never(event)
         return []
+
+    def _on_call_failed(self, event: ev.CallFailed, now: float) -> list[Out]:
+        if event.call == "entries" and event.generation in (b"", self.head.generation):
+            self.catchup.on_entries(False, now)
+        elif event.call == "entries":
+            self.branching.on_failed(now)
+        return [Note("call_failed", f"{event.call} from {event.peer}: {event.reason}", "debug")]
 
     def _transfer_over(self, root: bytes | None) -> None:
         self.herald.on_transfer_over()
