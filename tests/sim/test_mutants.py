@@ -6,15 +6,20 @@ from tests.sim.drawing import draw
 from tests.sim.mutants import MINUTES, MUTANTS, NODES, found
 from tests.sim.play import play
 
+# One for each kind of rule; the others take as long as all else here, and come with the slow tests.
+QUICK = ("accepted-ignored", "apply-before-commit", "promises-broken", "votes-forgotten", "work-after-jump")
+slow = pytest.mark.slow
 SEEDS = 40  # most are found at the first or second; when draws change, a little later
 
 
-@pytest.mark.parametrize("name", sorted(MUTANTS))
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=slow) for n in sorted(MUTANTS)])
 def test_a_mutant_is_found(name: str) -> None:
     assert found(name, SEEDS) is not None, f"{name} goes unseen"
 
 
-@pytest.mark.parametrize("kind", ["storm", "amnesia", "rot", "half-deaf"])
+@pytest.mark.parametrize(
+    "kind", ["storm", "amnesia", *(pytest.param(kind, marks=slow) for kind in ("rot", "half-deaf", "fork"))]
+)
 def test_nothing_is_found_where_nothing_is_broken(kind: str) -> None:
     outcome = play(draw(0, NODES, MINUTES, kind))
     assert outcome.problem is None and outcome.commits
