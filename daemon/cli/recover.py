@@ -22,7 +22,9 @@ def recover(arguments: Any) -> int:
             write_json(draft)
         return EXIT_USAGE
     signatures = _signatures(arguments.key, draft)
-    answer = ask(path, "recover", ANSWER_S_MAX, run_id=draft["run_id"], entry=draft["entry"], signatures=signatures)
+    owners, hexes = list(signatures), list(signatures.values())  # one list each, as the daemon reads them
+    signed = {"run_id": draft["run_id"], "entry": draft["entry"], "owners": owners, "signatures": hexes}
+    answer = ask(path, "recover", ANSWER_S_MAX, **signed)
     if arguments.json:
         write_json(answer)
     else:
@@ -41,7 +43,7 @@ def _plan(draft: dict[str, Any]) -> list[str]:
     ]
 
 
-def _signatures(keys: list[str], draft: dict[str, Any]) -> list[list[str]]:
+def _signatures(keys: list[str], draft: dict[str, Any]) -> dict[str, str]:
     """By every key that was named, else by the one that `init` left on the daemon's host."""
     from intellectd.daemon.identity import OwnerKey
     from intellectd.protocol.branch import branch_bytes
@@ -63,4 +65,4 @@ def _signatures(keys: list[str], draft: dict[str, Any]) -> list[list[str]]:
         raise BadArgument(
             f"the run asks for {draft['needed']} of its owners' keys, {len(made)} were given", "name each with --key"
         )
-    return [[owner, signature] for owner, signature in sorted(made.items())]
+    return dict(sorted(made.items()))
