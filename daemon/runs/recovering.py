@@ -52,7 +52,7 @@ async def take(service: RunService, entry_hex: str, owners: list[str], signature
     node = service.node
     try:
         unsigned = decode_entry(bytes.fromhex(entry_hex))
-        votes = [Vote(o, bytes.fromhex(s)) for o, s in zip(owners[:OWNERS_MAX], signatures, strict=False)]
+        votes = [Vote(o, bytes.fromhex(s)) for o, s in zip(owners[:OWNERS_MAX], signatures, strict=True)]
         entry = Entry(unsigned.record, unsigned.blob, Certificate(unsigned.certificate.ballot, votes))
         if entry.record.parent != node.head.hash:
             raise BadRecord("the run has gone on since it was drafted")

@@ -1,0 +1,83 @@
+"""`intellectd recover`: what the owner is shown, which keys are taken; what the daemon gets verifies. SPEC G5."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intellectd.daemon.cli.main import main
+from intellectd.daemon.identity import OwnerKey, verify
+from intellectd.protocol.branch import branch_bytes, branch_record
+from intellectd.protocol.ids import Ballot, encode
+from intellectd.protocol.records import Certificate, Entry
+from intellectd.protocol.run_id import run_key
+from tests.daemon.fake_answers import PEER, RUN_ID, Answers
+from tests.daemon.test_cli import Cli, answers, cli
+from tests.protocol.history import History
+
+__all__ = ["answers", "cli"]
+RECORD, BLOB = branch_record(History().head, ["PA"], bytes(32))
+
+
+def key(path: Path) -> OwnerKey:
+    return OwnerKey.create(path)
+
+
+def draft(*owners: OwnerKey, needed: int = 1, key_path: Path | None = None) -> dict[str, Any]:
+    entry = Entry(RECORD, BLOB, Certificate(Ballot(0, "PA"), []))
+    return {
+        "run_id": RUN_ID,
+        "name": "mini",
+        "round": 7,
+        "voters": [PEER],
+        "lost": [PEER[:-1] + "6"],
+        "owners": [owner.peer_id for owner in owners],
+        "needed": needed,
+        "key_path": str(key_path) if key_path else None,
+        "entry": encode(entry).hex(),
+    }
+
+
+async def test_without_yes_the_owner_is_shown_what_would_be_lost(cli: Cli, answers: Answers) -> None:
+    answers.give("recovery_draft", draft())
+    code, out, err = await cli("recover", RUN_ID)
+    assert (code, out) == (2, "")
+    assert "go on from round 7" in err and PEER in err and PEER[:-1] + "6" in err and "--yes" in err
+    assert [request["op"] for request in answers.asked] == ["recovery_draft"]
+
+
+async def test_the_key_that_init_left_here_is_enough(cli: Cli, answers: Answers, tmp_path: Path) -> None:
+    owner = key(tmp_path / "owner.pem")
+    answers.give("recovery_draft", draft(owner, key_path=tmp_path / "owner.pem"))
+    answers.give("recover", {"run_id": RUN_ID, "round": 7, "voters": [PEER]})
+    code, out, _ = await cli("recover", RUN_ID, "--yes")
+    assert code == 0 and "1 voters go on" in out
+    said = answers.asked[-1]
+    assert said["owners"] == [owner.peer_id]
+    signature = bytes.fromhex(said["signatures"][0])
+    assert verify(owner.peer_id, branch_bytes(run_key(RUN_ID), RECORD), signature)
+
+
+async def test_no_key_another_runs_key_and_too_few_keys_are_refused(cli: Cli, answers: Answers, tmp_path: Path) -> None:
+    one, two = key(tmp_path / "1.pem"), key(tmp_path / "2.pem")
+    key(tmp_path / "other.pem")
+    answers.give("recovery_draft", draft(one, two, needed=2))
+    answers.give("recover", {"round": 7, "voters": [PEER]})
+    for files, says in (
+        ([], "no owner's key"),
+        (["other.pem"], "is not an owner's key of this run"),
+        (["1.pem"], "2 of its owners' keys, 1 were given"),
+        (["1.pem", "1.pem"], "2 of its owners' keys, 1 were given"),
+    ):
+        words = [word for name in files for word in ("--key", str(tmp_path / name))]
+        code, _, err = await cli("recover", RUN_ID, "--yes", *words)
+        assert code == 2 and says in err, files
+    assert "recover" not in [request["op"] for request in answers.asked]
+    words = ["--key", str(tmp_path / "1.pem"), "--key", str(tmp_path / "2.pem")]
+    assert (await cli("recover", RUN_ID, "--yes", *words))[0] == 0
+    assert answers.asked[-1]["owners"] == sorted([one.peer_id, two.peer_id])
+
+
+def test_the_run_must_be_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recover", "rn1nonsense", "--yes"]) != 0
+    assert capsys.readouterr().err
