@@ -32,7 +32,7 @@ COMMIT_LIMIT_S, NOTICE_LIMIT_S, HEAL_LIMIT_S = (
 EXPELLED_LIMIT = 0.01  # voters an hour and host, though processes stall for up to 24 s
 STALLS_A_NODE_HOUR, STALL_MEDIAN_S, STALL_S_MAX = 5.0, 3.0, 24.0
 PHASES = {"prepare": PREPARE, "ring": REDUCE, "vote": ACCEPT}
-EFFECTS = {"before its promise is on disk": "PersistVote", "before the record is on disk": "AppendEntry"}
+EFFECTS = {"before its vote is on disk": "PersistVote", "before the record is on disk": "AppendEntry"}
 Row = dict[str, Any]
 
 
