@@ -21,6 +21,7 @@ from intellectd.protocol.messages import Commit
 from intellectd.protocol.port import Crypto
 from intellectd.protocol.progress import Progress
 from intellectd.protocol.records import BadRecord, Blob, Entry, Head, Record, check_entry
+from intellectd.protocol.relaying import Relaying
 from intellectd.protocol.round import Round
 from intellectd.protocol.seat import Seat
 
@@ -55,6 +56,7 @@ class Keeper:
         self.context = Context(peer, run, manifest, config_of(manifest), crypto, rng)
         self.membership = Membership(self.context, now)
         self.catchup = Catchup(self.context, self.membership, applied)
+        self.relaying = Relaying(self.context, self.membership)
         self.progress = Progress(self.context)
         self.herald = Herald(incarnation, addresses, bulk)
         self.head = Head(manifest, run, None)

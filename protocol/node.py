@@ -162,6 +162,8 @@ class Node(Keeper):
             received = receive(self.context, via, data, introduced)
         except BadMessage as error:
             return [PeerFault(via, str(error))]
+        if not introduced:
+            self.relaying.on_direct(via, now)
         return self._on_message(*received, data, now, introduced) if received else []
 
     def _on_message(
@@ -169,6 +171,8 @@ class Node(Keeper):
     ) -> list[Out]:
         if isinstance(message, Beacon):
             out = self.membership.on_beacon(sender, message, envelope, now, introduced)
+            if introduced and self.membership.beacon(sender) is message:
+                self.relaying.on_news(sender, now)
             if message.transfer and not introduced:
                 moved = message.transfer
                 self.round.on_peer_moved(sender, moved.transfer, moved.done_bytes, now)
@@ -176,13 +180,19 @@ class Node(Keeper):
         if isinstance(message, Commit):
             return self._on_entries(sender, (message.entry,), now, pushed=True)
         if isinstance(message, Relay):
-            return []  # SPEC W8: reserved; forwarding is not built yet
+            return self._on_relay(sender, message, now)
         if message.at != self.head.at:
             return self._other_decision(sender, message)
         try:
             return self.round.take(sender, message, now)
         except (WrongSender, BadRecord) as error:
             return [PeerFault(sender, f"{type(message).__name__}: {error}")]
+
+    def _on_relay(self, sender: str, message: Relay, now: float) -> list[Out]:
+        if message.to != self.context.peer:
+            return self.relaying.forward(sender, message, now)
+        faults, received = self.relaying.arrived(sender, message, now)
+        return self._on_message(*received, message.envelope, now) if received else faults
 
     def _other_decision(self, sender: str, message: AboutRound) -> list[Out]:
         """The hash gate (A1): whoever wants an answer and is one behind gets the record it missed; who is ahead
@@ -217,6 +227,8 @@ class Node(Keeper):
                 if item.message is not said:  # what goes to many is signed once
                     said, data = item.message, self._sealed(item.message)
                 effects.append(Send(item.peer, data))
+                around = [] if isinstance(said, Relay) else self.relaying.around(item.peer, data, now)
+                effects += [Send(way.peer, self._sealed(way.message)) for way in around]
             else:
                 effects.append(item)
                 if isinstance(item, PersistVote):

@@ -1,0 +1,91 @@
+"""Peers that others hear and this host does not, and what is passed on for whom. SPEC W8.
+
+Owns who was heard directly, and the budgets. A member that both can reach carries the signed envelope, one hop, in
+both directions. Refuses to know what an envelope says, beyond whose it is.
+"""
+
+from intellectd.protocol import limits
+from intellectd.protocol.context import Context
+from intellectd.protocol.effects import Out, PeerFault, To
+from intellectd.protocol.inbox import receive
+from intellectd.protocol.membership import Membership
+from intellectd.protocol.messages import AnyMessage, BadMessage, Relay, open_envelope
+
+OWN = ""  # the budget of what this host itself sends by way of others
+
+
+class Relaying:
+    def __init__(self, context: Context, members: Membership) -> None:
+        self._context, self._members = context, members
+        self._direct: dict[str, float] = {}  # when a peer itself delivered something last
+        self._news: dict[str, float] = {}  # when another last showed that a peer is alive
+        self._used: dict[str, tuple[int, int]] = {}  # (second, so many in it), by whom it was done for
+
+    # ---- what is heard
+
+    def on_direct(self, peer: str, now: float) -> None:
+        self._direct[peer] = now
+        self._news.pop(peer, None)
+        self._bounded(self._direct)
+
+    def on_news(self, peer: str, now: float) -> None:
+        """Another member passed on a newer beacon of this peer, or a message of it."""
+        self._news[peer] = now
+        self._bounded(self._news)
+
+    def unheard(self, peer: str, now: float) -> bool:
+        """Alive to others, and not to us: for suspect_s nothing came from it directly."""
+        if peer not in self._news or not self._members.has_listened(now):
+            return False
+        heard_s = now - self._direct.get(peer, float("-inf"))
+        return now - self._news[peer] <= limits.RELAY_NEWS_S_MAX and heard_s >= self._context.config.timers.suspect_s
+
+    # ---- what is passed on
+
+    def around(self, peer: str, data: bytes, now: float) -> list[To]:
+        """The same envelope once more, by way of a member that we do hear."""
+        if not self._news or len(data) > limits.BLOB_BYTES_MAX or not self.unheard(peer, now):
+            return []
+        ways = [p for p in self._members.alive_beacons(now) if p != peer and not self.unheard(p, now)]
+        if not ways or not self._within_budget(OWN, now):
+            return []
+        return [To(self._context.rng.choice(ways), Relay(peer, data))]
+
+    def forward(self, sender: str, message: Relay, now: float) -> list[Out]:
+        """For `sender`, to a peer that is alive here. What it did not sign itself is its fault."""
+        try:
+            received = self._open(message, sender)
+        except BadMessage as error:
+            return [PeerFault(sender, f"relay: {error}")]
+        there = message.to in self._members.alive_beacons(now) and not self.unheard(message.to, now)
+        return [To(message.to, message)] if received and there and self._within_budget(sender, now) else []
+
+    def arrived(self, sender: str, message: Relay, now: float) -> tuple[list[Out], tuple[str, AnyMessage] | None]:
+        """(a fault of who carried it, or the author and its message)."""
+        try:
+            received = self._open(message, open_envelope(message.envelope).sender)
+        except BadMessage as error:
+            return [PeerFault(sender, f"relay: {error}")], None
+        if received is not None:
+            self.on_news(received[0], now)
+        return [], received
+
+    # ---- inside
+
+    def _open(self, message: Relay, author: str) -> tuple[str, AnyMessage] | None:
+        received = receive(self._context, author, message.envelope, introduced=False)
+        if received is not None and isinstance(received[1], Relay):
+            raise BadMessage("a relay in a relay")
+        return received
+
+    def _within_budget(self, whose: str, now: float) -> bool:
+        second, count = self._used.get(whose, (0, 0))
+        count = count + 1 if second == int(now) else 1
+        self._used[whose] = (int(now), count)
+        self._bounded(self._used)
+        return count <= limits.RELAYS_PER_S_MAX
+
+    def _bounded(self, table: dict[str, float] | dict[str, tuple[int, int]]) -> None:
+        """The oldest entry goes: members are at most as many."""
+        if len(table) > limits.PEERS_MAX:
+            del table[next(iter(table))]

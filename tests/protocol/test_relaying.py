@@ -1,0 +1,90 @@
+"""Two hosts that cannot reach each other, and a third that both can. SPEC W8."""
+
+from intellectd.protocol import effects as ef
+from intellectd.protocol import events as ev
+from intellectd.protocol import messages as m
+from intellectd.protocol.ids import Ballot
+from tests.protocol.history import RUN, History
+from tests.protocol.playbook import Host
+from tests.sim.tags import TagCrypto
+
+
+def run_of_three() -> History:
+    run = History()
+    run.opening("PA", "PB", "PC")
+    run.round("PA", "PB", "PC")
+    return run
+
+
+def relays(effects: list[ef.Effect]) -> list[tuple[str, str, str]]:
+    """(to whom, for whom, whose)."""
+    found = []
+    for effect in effects:
+        if isinstance(effect, ef.Send):
+            message = m.open_message(m.open_envelope(effect.data), TagCrypto("PX"))
+            if isinstance(message, m.Relay):
+                found.append((effect.peer, message.to, m.open_envelope(message.envelope).sender))
+    return found
+
+
+def sealed(sender: str, message: m.AnyMessage) -> bytes:
+    return m.seal(RUN, sender, message, TagCrypto(sender))
+
+
+def prepare(host: Host, leader: str) -> m.Prepare:
+    return m.Prepare(host.node.head.at, Ballot(0, leader))
+
+
+def test_who_is_alive_to_another_and_silent_to_us_is_reached_by_way_of_it() -> None:
+    """And no longer when it is heard directly again."""
+    pa = Host(run_of_three())
+    pa.told(pa.beacon("PB"), pa.beacon("PC")).skip()
+    for _ in range(5):
+        pa.told(pa.after(4.0), pa.beacon("PB"))
+    pa.skip()
+    pa.told(ev.MembersReceived("PB", (pa.beacon("PC").data,)))
+    assert pa.node.relaying.unheard("PC", pa.now) and not pa.node.relaying.unheard("PB", pa.now)
+    pa.told(pa.after(6.0))  # time for a beacon of its own
+    assert ("PB", "PC", "PA") in relays(pa.skip())
+    pa.told(pa.beacon("PC"))
+    assert not pa.node.relaying.unheard("PC", pa.now)
+
+
+def test_one_hop_for_the_author_alone() -> None:
+    pb = Host(run_of_three(), peer="PB")
+    pb.told(pb.beacon("PA"), pb.beacon("PC")).skip()
+    letter = sealed("PA", prepare(pb, "PA"))
+    effects = pb.node.handle(pb.says("PA", m.Relay("PC", letter)), pb.now)
+    assert relays(effects) == [("PC", "PC", "PA")]
+    for bad, says in (
+        (sealed("PC", prepare(pb, "PC")), "was not relayed"),
+        (sealed("PA", m.Relay("PC", letter)), "a relay in a relay"),
+        (letter[:-1] + bytes([letter[-1] ^ 1]), "signature"),
+        (b"\x00", "not a valid"),
+    ):
+        (fault,) = [e for e in pb.node.handle(pb.says("PA", m.Relay("PC", bad)), pb.now) if isinstance(e, ef.PeerFault)]
+        assert fault.peer == "PA" and says in fault.reason
+    effects = pb.node.handle(pb.says("PA", m.Relay("PZ", letter)), pb.now)
+    assert relays(effects) == []  # nobody here hears it
+
+
+def test_what_arrives_counts_as_its_authors() -> None:
+    pc = Host(run_of_three(), peer="PC")
+    pc.told(pc.beacon("PB")).skip()
+    beacon = pc.beacon("PA")
+    pc.told(pc.says("PB", m.Relay("PC", beacon.data)))
+    assert pc.node.membership.alive("PA", pc.now)
+    for _ in range(5):
+        pc.told(pc.after(4.0), pc.beacon("PB"), pc.says("PB", m.Relay("PC", pc.beacon("PA").data)))
+    assert pc.node.relaying.unheard("PA", pc.now)
+    forged = m.seal(RUN, "PA", prepare(pc, "PA"), TagCrypto("PB"))
+    (fault,) = [e for e in pc.node.handle(pc.says("PB", m.Relay("PC", forged)), pc.now) if isinstance(e, ef.PeerFault)]
+    assert fault.peer == "PB"
+
+
+def test_nobody_is_carried_for_without_end() -> None:
+    pb = Host(run_of_three(), peer="PB")
+    pb.told(pb.beacon("PA"), pb.beacon("PC")).skip()
+    letter = m.Relay("PC", sealed("PA", prepare(pb, "PA")))
+    sent = [relays(pb.node.handle(pb.says("PA", letter), pb.now)) for _ in range(100)]
+    assert sum(len(found) for found in sent) == 32
