@@ -14,7 +14,7 @@ from intellectd.protocol.context import Context
 from intellectd.protocol.donors import Retry
 from intellectd.protocol.effects import AskEntries, Note, Out, PeerFault
 from intellectd.protocol.entries import BadRecord, Entry, Head
-from intellectd.protocol.ids import hash_of
+from intellectd.protocol.ids import encode, hash_of
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import Beacon
 from intellectd.protocol.quorum import is_quorum
@@ -30,8 +30,11 @@ class Rival:
     peer: str
     base: Head  # where it may have parted from ours
     head: Head
+    since: float
     entries: list[Entry] = field(default_factory=list)
-    steps: int = 0  # of the trail that `base` lies back
+    entries_bytes: int = 0
+    steps: int = 0  # rounds that `base` lies back
+    found: bool = False  # the point where it parted lies at `base` or after it
     asked: bool = False
 
 
@@ -52,6 +55,8 @@ class Branching:
         self._rival: Rival | None = None
         self._retry = Retry()
         self._distrust: dict[str, tuple[float, int]] = {}  # until when, how often
+        self._pause_ends = self._heeds_at = float("-inf")
+        self._pauses = 0  # since a claim was last proven
 
     # ---- the quorum
 
@@ -66,21 +71,30 @@ class Branching:
             self._lost_since = now
 
     def lost_s(self, now: float) -> float:
-        """For how long no quorum of our line has been alive."""
-        return 0.0 if self._lost_since is None else now - self._lost_since
+        """For how long no quorum of our line has been alive, to a host that listened (B6)."""
+        return 0.0 if self._lost_since is None else min(now - self._lost_since, self._members.listened_s(now))
 
-    def opens(self, head: Head, able: Sequence[str], state_digest: bytes | None, now: float) -> Entry | None:
-        """The branch that it is this host's turn to open, if any (G3). `able` may work on the next round."""
+    def voting(self, able: Sequence[str], votes: bool, now: float) -> list[str]:
+        """Those of them that may vote in a branch; `votes`: this host may."""
+        alive, me = self._members.alive_beacons(now), self._context.peer
+        return [p for p in able if (votes if p == me else alive[p].lineage.votes)][: limits.ASSIGNMENTS_MAX]
+
+    def opens(
+        self, head: Head, able: Sequence[str], votes: bool, state_digest: bytes | None, now: float
+    ) -> Entry | None:
+        """The branch that it is this host's turn to open, if any (G3). `able` may work on the next round, `votes`:
+        this host may vote in a branch."""
         config, me = self._context.config, self._context.peer
         over = config.until.rounds is not None and head.round >= config.until.rounds
         if config.swarm.on_quorum_loss != "fork" or head.round < 0 or over or self._lost_since is None:
             return None
-        if state_digest is None or me not in able or self._claims(head, now) or head.branches >= limits.BRANCHES_MAX:
+        named = self.voting(able, votes, now)
+        if state_digest is None or me not in named or self._claims(head, now) or head.branches >= limits.BRANCHES_MAX:
             return None
         alive = self._members.alive_beacons(now)
         if any(b.generation == head.generation and b.head_round > head.round for b in alive.values()):
             return None
-        cut_off = [p for p in able if p == me or (alive[p].lineage.votes and not alive[p].lineage.quorum)]
+        cut_off = [p for p in named if p == me or not alive[p].lineage.quorum]
         order = sorted(cut_off, key=lambda p: hash_of("leader", head.hash, p.encode()))
         waits = config.timers.fork_s + order.index(me) * config.timers.attempt_s
         if len(order) < max(1, config.swarm.min_peers) or self.lost_s(now) < waits:
@@ -90,8 +104,16 @@ class Branching:
     # ---- other lines
 
     def pauses(self, head: Head, now: float) -> bool:
-        """Somebody claims a line with more in it: ours is not made longer until that is settled (G8)."""
-        return any(_rank(beacon) > head.rank for beacon in self._claims(head, now).values())
+        """Somebody claims a line with more in it: ours is not made longer until that is settled (G8). Not for long: a
+        claim costs nothing."""
+        if not any(_rank(beacon) > head.rank for beacon in self._claims(head, now).values()):
+            return False
+        if now >= self._heeds_at:
+            self._pause_ends = now + limits.PAUSE_S_MAX
+            doublings = min(self._pauses, limits.EXCLUSION_DOUBLINGS_MAX)
+            self._heeds_at = self._pause_ends + limits.DISTRUST_MIN_S * 2**doublings
+            self._pauses += 1
+        return now < self._pause_ends
 
     def follows(self, head: Head, entry: Entry, now: float) -> bool:
         """A valid branch at our very head: is it ours now?"""
@@ -102,6 +124,9 @@ class Branching:
         rival = self._rival
         if rival is not None and rival.generation == head.generation:
             rival = self._rival = None  # it has become ours in another way
+        if rival is not None and now > rival.since + limits.RIVAL_S_MAX:
+            self._doubt(rival.peer, now)
+            return []
         if rival is not None and (rival.asked or now < self._retry.at):
             return []
         if rival is None:
@@ -110,14 +135,14 @@ class Branching:
                 return []
             peer = max(sorted(claims), key=lambda p: _rank(claims[p]))
             base = self.trail.back(0)
-            rival = self._rival = Rival(claims[peer].generation, peer, base, base)
+            rival = self._rival = Rival(claims[peer].generation, peer, base, base, now)
         rival.asked = True
         return [AskEntries(rival.peer, rival.generation, rival.head.round + 1)]
 
-    def on_failed(self, now: float) -> None:
+    def on_failed(self, peer: str, generation: bytes, now: float) -> None:
         """The peer did not answer: it may have died."""
-        if self._rival is not None:
-            self._doubt(self._rival.peer, now)
+        if self._rival is not None and (peer, generation) == (self._rival.peer, self._rival.generation):
+            self._doubt(peer, now)
 
     def on_entries(
         self, peer: str, generation: bytes, entries: Sequence[Entry], head: Head, now: float
@@ -127,7 +152,7 @@ class Branching:
         if rival is None or (peer, generation) != (rival.peer, rival.generation):
             return [], None
         rival.asked = False
-        if not rival.entries and any(e.record.parent == head.hash for e in entries):
+        if not rival.found and any(e.record.parent == head.hash for e in entries):
             rival.base = rival.head = head  # it goes on from the very point where we stand
         fresh = [e for e in entries if e.record.round > rival.head.round]
         if not fresh or fresh[0].record.parent != rival.head.hash:
@@ -135,15 +160,16 @@ class Branching:
         try:
             for entry in fresh:
                 check_entry(rival.head, entry, self._context.crypto)
-                rival.entries.append(entry)
-                rival.head = rival.head.next(entry)
+                self._prolong(rival, entry)
         except BadRecord as error:
             self._doubt(peer, now)
             return [PeerFault(peer, f"record {entry.record.round} of another line: {error}")], None
         if self._beats(rival.head, head, self._has_quorum(rival.generation, now), now):
-            self._rival = None
+            self._rival, self._pauses = None, 0
+            self._distrust.pop(peer, None)
+            self._retry.succeeded()
             return [], Switch(rival.base, tuple(rival.entries))
-        if len(rival.entries) > limits.RIVAL_ENTRIES_MAX:
+        if len(rival.entries) > limits.RIVAL_ENTRIES_MAX or rival.entries_bytes > limits.RIVAL_BYTES_MAX:
             self._doubt(peer, now)
         return [], None
 
@@ -179,10 +205,17 @@ class Branching:
         alive = self._members.alive_beacons(now).values()
         return any(b.generation == generation and b.lineage.quorum for b in alive)
 
+    def _prolong(self, rival: Rival, entry: Entry) -> None:
+        rival.head, rival.found = rival.head.next(entry), True
+        if self.trail.knows(rival.head):  # so far it is our own line: it parts later
+            rival.base, rival.entries, rival.entries_bytes = rival.head, [], 0
+        else:
+            rival.entries.append(entry)
+            rival.entries_bytes += len(encode(entry))
+
     def _nothing_follows(self, rival: Rival, answered: bool, head: Head, now: float) -> tuple[list[Out], Switch | None]:
         """The peer's line goes on from an older point than we thought; or there is no more of it."""
-        seeking = not rival.entries and rival.base.round >= 0
-        if seeking:
+        if not rival.found and rival.base.round >= 0:
             rival.steps = max(1, 2 * rival.steps)
             rival.base = rival.head = self.trail.back(rival.steps)
             return [], None

@@ -107,6 +107,10 @@ class Catchup:
         """Our state is not the agreed one: begin again from a snapshot."""
         self.applied, self.applying = NO_STATE, None
 
+    def on_branch(self) -> None:
+        """What was asked for is an answer about another generation: it is not waited for."""
+        self._asking = None
+
     def cut(self, round_: int) -> bool:
         """The log is left after this round. False when the state went further and is of no use now."""
         self.window.cut(round_)

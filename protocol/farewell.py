@@ -17,12 +17,13 @@ class Farewell:
 
     seat_is_needed: bool  # it has a vote, and somebody stays who could decide the round that takes it away
     log_is_needed: bool  # a voter that stays lacks the newest record, perhaps the one that let this host go
+    update_is_needed: bool  # nobody that stays has a state as new: the newest update may lie here alone
     strands: tuple[str, ...]  # the others, if they can decide nothing without this host's vote
     takes_last_state: bool  # nobody that stays has a state as new as this host's, or one round older
 
     @property
     def must_stay(self) -> bool:
-        return self.seat_is_needed or self.log_is_needed
+        return self.seat_is_needed or self.log_is_needed or self.update_is_needed
 
 
 def farewell(
@@ -36,6 +37,7 @@ def farewell(
     return Farewell(
         seat_is_needed=votes and bool(staying),
         log_is_needed=not over and any(staying[v].head_round < head.round for v in head.voters if v in staying),
+        update_is_needed=not over and bool(staying) and not any(b.applied >= applied for b in staying.values()),
         strands=() if go_on else tuple(others),
         takes_last_state=applied >= -1 and not any(b.applied >= max(-1, applied - 1) for b in staying.values()),
     )

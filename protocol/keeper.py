@@ -108,6 +108,8 @@ class Keeper:
             self.herald.on_transfer_over()
             running = None
         self.catchup.awaited_transfer = running or NO_HASH
+        if record.generation != self.head.generation:
+            self.catchup.on_branch()
         wrong = old.state_digest is not None and old.state_digest != record.state_digest
         self._grow(entry)
         self.round = self._new_round(now)
@@ -164,7 +166,8 @@ class Keeper:
         """Our turn to go on without the quorum, if the run allows it (G3)."""
         self.branching.look(self.head, self.round.parts.acceptor.votes, now)
         able = self.round.parts.muster.able_peers(now)
-        entry = self.branching.opens(self.head, able, self.round.state_digest, now)
+        votes = self.seat.may_branch(self.head)
+        entry = self.branching.opens(self.head, able, votes, self.round.state_digest, now)
         if entry is None:
             return []
         lost = len(self.head.voters)
@@ -183,10 +186,14 @@ class Keeper:
         if digest is None:
             raise NoRecovery(f"this host is catching up: it has not reached round {self.head.round} of its log")
         able = self.round.parts.muster.able_peers(now)
+        named = self.branching.voting(able, self.seat.may_branch(self.head), now)
         least = max(1, self.context.config.swarm.min_peers)
         if len(able) < least:
             raise NoRecovery(f"{len(able)} peers are here, in step and with a trainer; the run asks for {least}")
-        return branch_record(self.head, able, digest)
+        if len(named) < least:  # a branch of voters without a vote could never go on
+            why = f"{len(able) - len(named)} came after the newest round or have forgotten their votes"
+            raise NoRecovery(f"only {len(named)} of the peers here could vote in it ({least} must): {why}")
+        return branch_record(self.head, named, digest)
 
     def _on_recovery(self, entry: Entry, now: float) -> list[Out]:
         try:

@@ -60,9 +60,13 @@ class Membership:
         heard_at = view.heard_at if view is not None and view.heard_at is not None else self._listening_since
         return now - max(heard_at, self._listening_since)
 
+    def listened_s(self, now: float) -> float:
+        """Since this host was last deaf."""
+        return now - self._listening_since
+
     def has_listened(self, now: float) -> bool:
         """Long enough to have heard whoever is alive."""
-        return now - self._listening_since >= self._timers.suspect_s
+        return self.listened_s(now) >= self._timers.suspect_s
 
     def alive(self, peer: str, now: float) -> bool:
         """It told us itself, less than suspect_s ago."""

@@ -146,7 +146,7 @@ class Node(Keeper):
         if event.call == "entries" and event.generation in (b"", self.head.generation):
             self.catchup.on_entries(False, now)
         elif event.call == "entries":
-            self.branching.on_failed(now)
+            self.branching.on_failed(event.peer, event.generation, now)
         return [Note("call_failed", f"{event.call} from {event.peer}: {event.reason}", "debug")]
 
     def _transfer_over(self, root: bytes | None) -> None:
@@ -285,7 +285,7 @@ class Node(Keeper):
         return ApplyUpdate(record.round, root, record.codec, record.lr, record.momentum, local)
 
     def _beacon(self, now: float) -> list[Out]:
-        quorum = (self.branching.quorum, self.seat.may_branch(self.head) and not self.round.parts.acceptor.behind)
+        quorum = (self.branching.quorum, self.seat.may_branch(self.head))
         content = (self.head, self.catchup.applied, self.state, self.progress.ready, self._leaves, quorum)
         if self.herald.is_news(*content):
             self.membership.soon(now)

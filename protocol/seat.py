@@ -28,10 +28,11 @@ class Seat:
         """`head` is the end of the log on disk, `votes` the newest vote of each generation: the journal, which the
         node keeps."""
         self._peer, self._votes = peer, votes
+        self._begun = b""  # a generation whose mark is on its way to the disk
         self.lost = peer in head.voters and not self._journal(head)
 
     def _journal(self, head: Head) -> bool:
-        return head.generation in self._votes
+        return head.generation in self._votes or head.generation == self._begun
 
     def on_record(self, before: Head, after: Head) -> list[PersistVote]:
         """A record is about to join the log; what must be on disk before it does."""
@@ -47,7 +48,9 @@ class Seat:
     def _on_branch(self, before: Head, after: Head) -> list[PersistVote]:
         """A branch at our very head. If the journal began before that head did, no forgotten life was in the branch."""
         begins = not self._journal(after) and self.may_branch(before) and len(self._votes) < limits.LINES_VOTED_MAX
-        self.lost = self._peer in after.voters and not self._journal(after) and not begins
+        if begins:
+            self._begun = after.generation
+        self.lost = self._peer in after.voters and not self._journal(after)
         return [first_mark(after)] if begins else []
 
     def on_switch(self, head: Head) -> None:
@@ -55,10 +58,10 @@ class Seat:
         self.lost = self._peer in head.voters and not self._journal(head)
 
     def may_branch(self, head: Head) -> bool:
-        """May this host vote in a branch at its head?"""
-        if self._peer in head.voters:
-            return not self.lost
+        """May this host vote in a branch at its head? Not if its journal began later on this line than the head."""
         vote = self._votes.get(head.generation)
+        if self._peer in head.voters:
+            return not self.lost and (vote is None or vote.at.round <= head.at.round)
         return vote is not None and vote.at.round <= head.round
 
     def stands(self, head: Head, applied: int, alive: Mapping[str, Beacon]) -> list[PersistVote]:

@@ -61,9 +61,12 @@ class Window:
                 self.held.pop(decided.record.update_root, None)
 
     def cut(self, round_: int) -> None:
-        """What came after this round is no longer the log."""
+        """What came after this round is no longer the log, and what was held for it may go from the disk unheard."""
         self._rounds = {r: decided for r, decided in self._rounds.items() if r <= round_}
         self._proven = {r: digest for r, digest in self._proven.items() if r <= round_}
+        kept = {decided.record.update_root: True for decided in self._rounds.values()}
+        for root in [root for root in self.held if root not in kept]:
+            del self.held[root]
 
     def __len__(self) -> int:
         return len(self._rounds)

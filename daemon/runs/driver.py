@@ -41,14 +41,18 @@ class Driver:
         self._news.set()
 
     async def run(self) -> None:
+        ticked_at = trio.current_time()
         while True:
-            now = trio.current_time()
-            wait = min(max(self.node.deadline(now) - now, TICK_S_MIN), TICK_S_MAX)
-            with trio.move_on_after(wait):
+            soonest, latest = ticked_at + TICK_S_MIN, ticked_at + TICK_S_MAX
+            due_at = max(soonest, min(self.node.deadline(trio.current_time()), latest))
+            with trio.move_on_at(due_at):
                 await self._news.wait()
-            self._news = trio.Event()
             await self._drain()
-            await self._handle(Tick())
+            self._news = trio.Event()
+            # Only when it is time: after every event the node has looked at what is due anyway.
+            if trio.current_time() >= due_at:
+                ticked_at = trio.current_time()
+                await self._handle(Tick())
 
     async def _drain(self) -> None:
         while self._queue:

@@ -20,6 +20,7 @@ from intellectd.kernels.digest import DigestError, update_root
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.manifest import BadManifest, Manifest, decode_signed
 from intellectd.protocol.records import BadRecord, Head, check_entry, decode_entry
+from intellectd.protocol.seat import NO_BALLOT
 
 _UPDATE = re.compile(r"^([0-9a-f]{64})\.bin$")
 
@@ -63,7 +64,7 @@ def examine(folder: Path) -> Examined:
     seen = Examined()
     _records(folder, manifest, seen)
     voted_round = voted.get(seen.generation, -1) if seen.records else max(voted.values(), default=-1)
-    if voted_round > seen.records:
+    if voted_round > seen.records and not log_files.may_stand_behind_its_votes(folder):
         reason = f"it is missing: this host has voted on round {voted_round}, so it had the records before"
         raise Finding(log_files.records_path(folder), seen.records, reason)
     _updates(folder, seen)
@@ -85,10 +86,11 @@ def _votes(folder: Path) -> dict[bytes, int]:
     path, newest = log_files.votes_path(folder), dict[bytes, int]()
     for _, body in _bodies(Frames(path, log_files.VOTES_MAGIC, ""), None):
         try:
-            at = log_files.decode_vote(body).at
+            vote = log_files.decode_vote(body)
         except msgspec.MsgspecError as error:
             raise Finding(path, None, f"a vote cannot be read: {error}") from error
-        newest[at.generation] = at.round
+        if vote.promised != NO_BALLOT:  # a mark is no vote
+            newest[vote.at.generation] = vote.at.round
     return newest
 
 

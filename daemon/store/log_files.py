@@ -12,6 +12,7 @@ from intellectd.protocol.effects import PersistVote
 LOG_MAGIC, VOTES_MAGIC = b"intellectd-log-2\n", b"intellectd-votes-2\n"
 MANIFEST_NAME = "manifest"
 UPDATES_NAME = "updates"
+LEFT_NAME = "left"  # what was left for another line of history
 
 
 def records_path(run_folder: Path) -> Path:
@@ -20,6 +21,12 @@ def records_path(run_folder: Path) -> Path:
 
 def votes_path(run_folder: Path) -> Path:
     return run_folder / "log" / "votes"
+
+
+def may_stand_behind_its_votes(run_folder: Path) -> bool:
+    """A log that is shorter than what was voted on has lost records; but who left a line for another may come back to
+    an older point of it, and votes again from where it had voted (SPEC G9)."""
+    return (run_folder / LEFT_NAME).is_dir()
 
 
 def decode_vote(body: bytes) -> PersistVote:

@@ -21,9 +21,11 @@ from intellectd.protocol.ids import NO_HASH, encode
 from intellectd.protocol.limits import ENTRIES_PER_CALL_MAX
 from intellectd.protocol.manifest import BadManifest, SignedManifest, decode_signed
 from intellectd.protocol.records import BadRecord, Entry, decode_entry, record_hash
+from intellectd.protocol.seat import NO_BALLOT
 
 VOTES_KEPT_MAX = 256  # frames in the vote file before it is rewritten with the newest alone
 SNAPSHOTS_KEPT = 2  # the newest may not be provable yet, the one before is
+STATES_LEFT_MAX = 2  # parts of a history that was left whose states are kept: each has as many as SNAPSHOTS_KEPT
 ANSWER_BYTES_MAX = 384 * 1024  # entries in one answer: below the control plane's message cap
 INCARNATION_DIGITS_MAX = 18  # milliseconds since 1970 have 13
 LEAVING_NAME = "leaving"  # an empty file: this host takes leave of the run, whatever happens to its process
@@ -44,7 +46,7 @@ class RunStore:
             with storage_errors(path):
                 self.updates = Updates(path / log_files.UPDATES_NAME, len(self._log))
                 make_dir(path / "snapshots", 0o700)
-                for left in sorted([*path.glob("*/.*.tmp"), *path.glob(".*.tmp")]):
+                for left in sorted([*path.glob("*/.*.tmp"), *path.glob("left/*/.*.tmp"), *path.glob(".*.tmp")]):
                     left.unlink(missing_ok=True)  # what a crash left half-written
         except BaseException:
             self.close()
@@ -109,7 +111,10 @@ class RunStore:
         found: list[Entry] = []
         size = 0
         for index in range(max(0, round_), min(len(self._log), round_ + ENTRIES_PER_CALL_MAX)):
-            body = self._log.read(index)
+            try:
+                body = self._log.read(index)
+            except IndexError:
+                break  # another thread has just taken a line of history that is shorter still
             size += len(body)
             if found and size > ANSWER_BYTES_MAX:
                 break
@@ -140,7 +145,8 @@ class RunStore:
         self._log.rewrite([*bodies[:keep], *(encode(entry) for entry in entries)])
 
     def _put_aside(self, keep: int, bodies: list[bytes]) -> None:
-        folder = self.path / "left" / f"{keep:08d}-{record_hash(decode_entry(bodies[-1]).record).hex()[:16]}"
+        last = record_hash(decode_entry(bodies[-1]).record).hex()[:16]
+        folder = self.path / log_files.LEFT_NAME / f"{keep:08d}-{last}"
         make_dir(folder, 0o700)
         with storage_errors(folder):
             if not (folder / "records").exists():
@@ -156,6 +162,14 @@ class RunStore:
                     os.replace(self.snapshot_path(round_), folder / self.snapshot_path(round_).name)
             fsync_dir(folder)
             fsync_dir(self.path / "snapshots")
+            self._drop_old_states()
+
+    def _drop_old_states(self) -> None:
+        """They are as large as the model; of the parts that were left before, the records tell enough."""
+        parts = sorted((self.path / log_files.LEFT_NAME).iterdir(), key=lambda part: part.stat().st_mtime_ns)
+        for part in parts[:-STATES_LEFT_MAX]:
+            for state in sorted(part.glob("*.safetensors")):
+                state.unlink(missing_ok=True)
 
     def vote(self) -> PersistVote | None:
         """The newest."""
@@ -185,8 +199,10 @@ class RunStore:
 
     def _check_votes(self) -> None:
         """Records are on disk before a vote on what follows them. A log that is too short has lost some, and
-        this host would vote on them again."""
-        votes = self.votes()
+        this host would vote on them again. A mark is no vote: that of a branch comes before the branch itself."""
+        if log_files.may_stand_behind_its_votes(self.path):
+            return
+        votes = {g: v for g, v in self.votes().items() if v.promised != NO_BALLOT}
         mine = self.entry(len(self._log) - 1).record.generation if len(self._log) else None
         vote = votes.get(mine) if mine else next(reversed(votes.values()), None)
         if vote is not None and vote.at.round > len(self._log):

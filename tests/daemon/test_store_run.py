@@ -1,16 +1,24 @@
 """The folder of a run: what is refused at opening, what retention keeps, what stays bounded."""
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from intellectd.daemon.identity import Identity
+from intellectd.daemon.runs.examine import examine
 from intellectd.daemon.runs.opening import open_run
-from intellectd.daemon.store.frame_file import CorruptFile
+from intellectd.daemon.store import log_files
+from intellectd.daemon.store.frame_file import CorruptFile, Frames
 from intellectd.daemon.store.run_store import VOTES_KEPT_MAX, RunStore
 from intellectd.daemon.store.snapshot import State
 from intellectd.kernels.digest import state_digest, update_root
-from intellectd.protocol.ids import NO_HASH
+from intellectd.protocol.effects import PersistVote
+from intellectd.protocol.ids import NO_HASH, At, Ballot
+from intellectd.protocol.records import decode_entry, record_hash
+from intellectd.protocol.seat import NO_BALLOT
 from tests.daemon.ram import ram_path
 from tests.daemon.shell_made import ROUNDS, copy_run
 from tests.daemon.shell_world import digest_of
@@ -173,6 +181,92 @@ def test_votes_stay_few_and_the_last_one_counts(folder: Path) -> None:
     store = RunStore(folder)
     assert store.vote() == vote
     store.close()
+
+
+def powercuts(folder: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> list[Path]:
+    """The folder as it was before each rename of this work, and after the last."""
+    copies: list[Path] = []
+    replace = os.replace
+
+    def cut() -> None:
+        copies.append(folder.parent / f"cut-{len(copies)}" / folder.name)
+        shutil.copytree(folder, copies[-1])
+
+    def before(source: Path, target: Path) -> None:
+        cut()
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", before)
+        work()
+    cut()
+    return copies
+
+
+def test_a_power_cut_while_a_line_is_left_costs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SPEC G8: the log is the one or the other, the run opens, and what is not in the log lies aside; although the
+    votes go further than the shorter log."""
+    store = RunStore(folder)
+    whole = [record_hash(entry.record) for entry in store.entries()]
+    states = store.snapshots()
+    copies = powercuts(folder, monkeypatch, lambda: store.rebase(5, []))
+    store.close()
+    lengths = []
+    for copy in copies:
+        opened = open_run(copy, OURS)
+        lengths.append(len(opened.entries))
+        assert [record_hash(e.record) for e in opened.entries] == whole[: lengths[-1]]
+        assert opened.applied in (4, 8)
+        opened.store.rebase(5, [])  # what it would do again
+        opened.store.close()
+        (left,) = (copy / "left").iterdir()
+        bodies = [decode_entry(body) for body in Frames(left / "records", log_files.LOG_MAGIC, "")]
+        assert [record_hash(e.record) for e in bodies] == whole[6:]
+        assert [int(p.stem) for p in left.glob("*.safetensors")] == [r for r in states if r > 5]
+        assert examine(copy).records == 6
+    assert lengths == [ROUNDS + 1] * (len(copies) - 1) + [6]
+
+
+def test_of_what_was_left_the_newest_states_are_kept_and_all_records(folder: Path) -> None:
+    store = RunStore(folder)
+    entries = store.entries()
+    state = open_run(folder, OURS).state
+    assert state.theta is not None and state.momentum is not None
+    for at in (8, 7, 6):
+        store.rebase(at, entries[at + 1 :])
+        store.write_snapshot(State(state.theta, state.momentum), 8, state.digest(), 0)
+        store.rebase(at, entries[at + 1 :][:1])
+        store.rebase(at, entries[at + 1 :])
+    parts = list((folder / "left").iterdir())
+    assert len(parts) == 6 and all((part / "records").is_file() for part in parts)
+    assert len([part for part in parts if list(part.glob("*.safetensors"))]) <= 2
+    store.close()
+
+
+def test_votes_of_each_line_outlive_the_rewriting(folder: Path) -> None:
+    """SPEC G9: however often the newest line was voted on."""
+    store = RunStore(folder)
+    vote = store.vote()
+    assert vote is not None
+    other = PersistVote(At(bytes(32), 7, bytes(32)), Ballot(3, "PA"), None, None)
+    store.write_vote(other)
+    for _ in range(VOTES_KEPT_MAX + 1):
+        store.write_vote(vote)
+    assert len(store._votes) <= VOTES_KEPT_MAX
+    assert store.votes() == {other.at.generation: other, vote.at.generation: vote} and store.vote() == vote
+    store.close()
+
+
+def test_a_mark_for_a_branch_that_did_not_come_is_no_lost_record(ram_path: Path) -> None:
+    """A power cut between the two, before the opening of a run (SPEC G9)."""
+    copy_run(ram_path / "state")
+    (folder,) = (ram_path / "state" / "runs").iterdir()
+    for path, magic in ((log_files.records_path(folder), b""), (log_files.votes_path(folder), log_files.VOTES_MAGIC)):
+        path.write_bytes(magic or log_files.LOG_MAGIC)
+    store = RunStore(folder)
+    store.write_vote(PersistVote(At(bytes(32), 1, bytes(32)), NO_BALLOT, None, None))
+    store.close()
+    RunStore(folder).close()
 
 
 def test_an_incarnation_is_never_smaller_than_the_one_before(folder: Path) -> None:

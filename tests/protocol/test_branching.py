@@ -1,17 +1,23 @@
 """One node, a lost quorum, and lines of history that others show it. SPEC G1-G9."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import msgspec
 import pytest
 
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
+from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.branch import branch_bytes, branch_record, fork
 from intellectd.protocol.ids import NO_HASH, Ballot, hash_of
+from intellectd.protocol.keeper import NoRecovery
 from intellectd.protocol.manifest import config_from_toml
 from intellectd.protocol.records import BadRecord, Certificate, Entry, Head, Vote, check_entry, record_hash
+from intellectd.protocol.trail import Trail
 from tests.protocol.history import RUN, TIMERS, History
-from tests.protocol.playbook import Host
+from tests.protocol.playbook import NO_BALLOT, Host
 from tests.sim.tags import TagCrypto
 
 CRYPTO = TagCrypto("PA")
@@ -144,6 +150,106 @@ def test_who_claims_more_and_shows_nothing_is_not_heard_for_a_while() -> None:
     pa.now += 16.0
     pa.told(pa.beacon("PB", generation=hash_of("other"), lineage=boast)).skip()
     assert pa.node.branching.pauses(pa.node.head, pa.now)
+
+
+def test_what_the_rival_shows_of_our_own_history_is_not_left() -> None:
+    """SPEC G7: shown from genesis on, the lines part where they part; and of one host that only shows us our own
+    records nothing is kept."""
+    run = history()
+    ours, theirs = history(), run
+    ours.round("PA", "PB", "PC")
+    theirs.decide_entry(fork(theirs.head, ["PB", "PC"], theirs.state, "PB", TagCrypto("PB")))
+    for _ in range(3):
+        theirs.round("PB", "PC")
+    pa = Host(ours)
+    more = m.Lineage(0, 1, theirs.head.tokens_total, True, True)
+    pa.told(pa.beacon("PB", generation=theirs.head.generation, lineage=more))
+    while (asked := pa.one(ef.AskEntries)).from_round > 0:
+        pa.told(ev.EntriesReceived("PB", (), asked.generation))
+    pa.told(ev.EntriesReceived("PB", tuple(theirs.entries[:2]), asked.generation))
+    rival = pa.node.branching._rival
+    assert rival is not None and rival.base.round == 1 and not rival.entries
+    asked = pa.one(ef.AskEntries)
+    assert asked.from_round == 2
+    pa.told(ev.EntriesReceived("PB", tuple(theirs.entries[2:]), asked.generation))
+    assert pa.one(ef.Rebase).round == 2
+
+
+def test_a_claim_that_is_proven_ever_so_slowly_stops_the_run_for_a_minute() -> None:
+    """SPEC G8, G7: and is given up after RIVAL_S_MAX, though each answer is true."""
+    pa = Host(history())
+    boast = {"generation": hash_of("other"), "lineage": m.Lineage(0, 1, 10**9, True, True)}
+    paused = []
+    while pa.now < 100 + limits.RIVAL_S_MAX + 20:
+        pa.told(pa.beacon("PB", **boast)).skip()  # its answer does not come
+        paused.append(pa.node.round.paused)
+        pa.now += 5.0
+    assert paused[0] and paused[:12] == [True] * 12 and sum(paused) < len(paused) / 2
+    assert pa.node.branching._rival is None
+
+
+def test_an_answer_about_a_line_that_branched_meanwhile_is_not_waited_for() -> None:
+    """K1: the owner's branch came between; who is ahead there is asked."""
+    run = history("wait")
+    pa = Host(run)
+    pa.told(pa.beacon("PB", head_round=run.head.round + 3))
+    assert pa.one(ef.AskEntries).peer == "PB"  # no answer, or one about another generation
+    branch = signed(run.head, ["PA", "PC"], run.state, "KEY")
+    pa.told(pa.says("PC", m.Commit(branch))).skip()
+    head = pa.node.head
+    assert head.generation == branch.record.generation
+    ahead = {"generation": head.generation, "head_round": head.round + 1, "lineage": m.Lineage(1, 1, 0, True, True)}
+    pa.told(pa.beacon("PC", **ahead), ev.EntriesReceived("PB", (), run.head.generation))
+    assert pa.one(ef.AskEntries).peer == "PC"
+
+
+def test_who_may_not_vote_in_a_branch_opens_none_and_is_not_drafted() -> None:
+    """SPEC G3, G5, G9: PD's journal begins at this very head; a branch of it alone could never go on."""
+    run = history()
+    mark = ef.PersistVote(run.head.at, NO_BALLOT, None, None)
+    pd = Host(run, "PD", vote=mark)
+    pd.told(ev.TrainerAttached(None), pd.after(400.0))
+    assert not [e for e in pd.skip() if isinstance(e, ef.AppendEntry)]
+    with pytest.raises(NoRecovery, match="only 0 of the peers here could vote"):
+        pd.node.recovery_draft(pd.now)
+    run.round("PA", "PB", "PC")
+    pd.told(pd.says("PA", m.Commit(run.entries[-1])), ev.UpdateHeld(run.head.entry.record.update_root))
+    pd.told(ev.Applied(run.head.round, run.state), pd.after(20.0))
+    assert (pd.node.head.voters, pd.node.head.branches) == (["PD"], 1)
+
+
+def test_a_host_that_slept_listens_before_it_forks() -> None:
+    """SPEC B6: an hour in which it heard nothing because it did not run is no lost quorum."""
+    pa = Host(history())
+    pa.told(ev.TrainerAttached(None), ev.Tick()).skip()
+    pa.now += 3600.0
+    pa.told(ev.Tick())
+    assert not [e for e in pa.skip() if isinstance(e, ef.AppendEntry)]
+
+
+def test_who_stands_behind_its_votes_does_not_vote_in_a_branch_there() -> None:
+    """SPEC G9: a forgotten life may have been in it."""
+    run = history("wait")
+    vote = ef.PersistVote(msgspec.structs.replace(run.head.at, round=run.head.round + 3), NO_BALLOT, None, None)
+    pa = Host(run, vote=vote)
+    branch = signed(run.head, ["PA", "PC"], run.state, "KEY")
+    pa.told(pa.says("PC", m.Commit(branch)))
+    assert not [e for e in pa.skip() if isinstance(e, ef.PersistVote)] and pa.node.seat.lost
+
+
+def test_a_trail_has_a_point_near_wherever_a_line_parted() -> None:
+    """SPEC G7: and few points, of a history however long."""
+    point: Any = SimpleNamespace
+    trail = Trail(point(round=-1, hash=-1, generation=0))
+    for round_ in range(20_000):
+        trail.add(point(round=round_, hash=round_, generation=round_ > 777))
+    assert len(trail._heads) < 350
+    for back in (0, 1, 63, 64, 100, 1000, 7000, 18_000):
+        parted = 19_999 - back
+        found = trail.back(back).round
+        assert found <= parted and parted - found <= max(0, back) // limits.TRAIL_GAP + limits.TRAIL_GAP
+    assert trail.knows(trail.back(1000)) and not trail.knows(point(round=19_999, hash=5))
+    assert 777 in [h.round for h in trail._heads] and trail.back(10**6).round == -1
 
 
 def test_a_vote_further_along_a_line_binds_until_the_log_is_there() -> None:

@@ -17,3 +17,14 @@ def test_it_goes_when_the_record_that_let_it_go_has_reached_the_voters_that_stay
     assert not stand(swarm("PA", "PB", "PC")).must_stay
     assert stand(swarm("PA", "PB", "PC"), head_round=0).log_is_needed, "else it may take the only copy along"
     assert not stand(swarm("PA", "PB", "PC"), head_round=0, leaving=True).must_stay
+
+
+def test_it_stays_while_nobody_else_has_applied_the_newest_update() -> None:
+    """Its bytes may lie here alone: a round of one member has no other holder."""
+    assert stand(swarm("PA", "PB", "PC"), applied=-1).must_stay is False, "PB has it"
+    run = swarm("PA", "PB", "PC")
+    run.round("PA", "PB", "PC", able=["PB", "PC"], gone=["PA"])
+    pa = Host(run)
+    pa.told(pa.beacon("PB", applied=run.head.round - 1), pa.beacon("PC", applied=run.head.round - 1))
+    still = farewell("PA", pa.node.head, pa.node.catchup.applied, pa.node.membership.alive_beacons(pa.now))
+    assert still.update_is_needed and still.must_stay

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from intellectd.protocol import decision, leader, proposal, records
+from intellectd.protocol import branching, decision, leader, proposal, records
 from intellectd.protocol import effects as ef
 from intellectd.protocol.acceptor import Acceptor
 from intellectd.protocol.attempts import Attempts
@@ -221,6 +221,38 @@ def _nothing_is_forgotten() -> list[Patch]:
     return [(Membership, "send_beacon", keep)]
 
 
+def _the_lighter_line_stands() -> list[Patch]:
+    honest = branching._beats
+
+    def lighter(line: Any, their_quorum: bool, head: Any, our_quorum: bool, lost: bool) -> bool:
+        return line[0] < head.rank if line[0] != head.rank else honest(line, their_quorum, head, our_quorum, lost)
+
+    return [(branching, "_beats", lighter)]
+
+
+def _votes_of_other_lines_are_forgotten() -> list[Patch]:
+    """One journal for all: what was voted on a line is gone when another is taken, and the seat there is not."""
+    switch = Node._switch
+
+    def forget(self: Node, *rest: Any) -> Any:
+        out = switch(self, *rest)
+        self._votes.clear()
+        self.seat.lost = False
+        self.round = self._new_round(rest[-1])
+        return out
+
+    return [(Node, "_switch", forget)]
+
+
+def _the_state_of_a_left_line_is_kept() -> list[Patch]:
+    def cut(self: Catchup, round_: int) -> bool:
+        self.window.cut(round_)
+        self.applied = min(self.applied, round_)
+        return True
+
+    return [(Catchup, "cut", cut)]
+
+
 @dataclass(frozen=True)
 class Mutant:
     patches: Callable[[], list[Patch]]
@@ -255,6 +287,9 @@ MUTANTS: dict[str, Mutant] = {
     "busy-forever": Mutant(_the_first_attempt_bars_all_others, "half-deaf", "A5: only while it makes progress"),
     "no-snapshots": Mutant(_snapshots_are_not_asked_for, "half-deaf", "K5: who has no state fetches one"),
     "no-records": Mutant(_records_are_not_asked_for, "half-deaf", "K1: who sees a higher head asks for what it lacks"),
+    "lighter-line": Mutant(_the_lighter_line_stands, "fork", "G6: of two lines the one with more tokens stands"),
+    "left-state-kept": Mutant(_the_state_of_a_left_line_is_kept, "fork", "G8: a state of the left part is dropped"),
+    "votes-of-one-line": Mutant(_votes_of_other_lines_are_forgotten, "fork", "G9: votes are kept for each generation"),
     "nothing-forgotten": Mutant(_nothing_is_forgotten, "storm", "L1: every table is bounded"),
 }
 
