@@ -80,10 +80,14 @@ class Source:
 
 
 @functools.cache
+def parsed(path: Path) -> Source:
+    text = path.read_text(encoding="utf-8")
+    return Source(path, text, ast.parse(text))
+
+
+@functools.cache
 def sources(*folders: str) -> tuple[Source, ...]:
-    paths = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-    texts = [(path, path.read_text(encoding="utf-8")) for path in paths]
-    return tuple(Source(path, text, ast.parse(text)) for path, text in texts)
+    return tuple(parsed(path) for path in sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py")))
 
 
 def everything() -> tuple[Source, ...]:

@@ -233,6 +233,7 @@ def other_process(pipe: multiprocessing.connection.Connection, members: tuple[st
     engine.close()
 
 
+@pytest.mark.slow  # what it takes is a second import of torch; tests/e2e/test_swarm.py kills a whole daemon
 def test_a_ring_between_processes_and_one_of_them_is_killed() -> None:
     members = ("a", "b", "other")
     here, there = multiprocessing.Pipe()

@@ -15,7 +15,10 @@ def test_no_schedule_of_three_voters_and_a_crash_breaks_the_opening() -> None:
     assert found.decided["1 1 1"] >= 2, "the search never saw a decision, or only ever one record"
 
 
-@pytest.mark.parametrize("mutant", ["accepted-ignored", "promises-broken", "votes-forgotten"])
+@pytest.mark.parametrize(
+    "mutant",
+    ["promises-broken", *(pytest.param(m, marks=pytest.mark.slow) for m in ("accepted-ignored", "votes-forgotten"))],
+)
 def test_a_broken_machine_is_shown_by_a_short_schedule(mutant: str) -> None:
     found, schedule = look(OPENING, mutant)
     assert found.violation is not None, f"{mutant} goes unseen"
