@@ -142,7 +142,7 @@ class Branching:
     def on_failed(self, peer: str, generation: bytes, now: float) -> None:
         """The peer did not answer: it may have died."""
         if self._rival is not None and (peer, generation) == (self._rival.peer, self._rival.generation):
-            self._doubt(peer, now)
+            self._doubt(peer, now, lied=False)
 
     def on_entries(
         self, peer: str, generation: bytes, entries: Sequence[Entry], head: Head, now: float
@@ -223,13 +223,13 @@ class Branching:
         more = "another history" if answered else "nothing"
         return [Note("rival_lost", f"{rival.peer} claims a better history and shows {more}", "warning")], None
 
-    def _doubt(self, peer: str, now: float) -> None:
+    def _doubt(self, peer: str, now: float, lied: bool = True) -> None:
         self._rival = None
         self._retry.failed(now)
         if len(self._distrust) >= limits.PEERS_MAX:
             self._distrust.clear()
         often = min(self._distrust.get(peer, (0.0, 0))[1], limits.EXCLUSION_DOUBLINGS_MAX)
-        self._distrust[peer] = (now + limits.DISTRUST_MIN_S * 2**often, often + 1)
+        self._distrust[peer] = (now + limits.DISTRUST_MIN_S * 2**often, often + lied)
 
 
 Line = tuple[tuple[int, int], int, bytes]  # rank, branches, generation

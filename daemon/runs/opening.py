@@ -94,6 +94,8 @@ def _load_state(
         if 0 < round_ < len(entries) - 1:
             proven = entries[round_ + 1].record.state_digest
         if proven is not None and proven != snapshot.digest:
+            if round_ > 0 and entries[round_ + 1].record.generation != entries[round_].record.generation:
+                continue  # a branch says otherwise, by the word of one: no disk is to blame, an older state serves
             raise damaged(path, "it is not the state that the log proves")
         state.install(snapshot.state.theta, snapshot.state.momentum)
         return (round_ if round_ > 0 else -1), snapshot.digest

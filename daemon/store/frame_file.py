@@ -63,16 +63,23 @@ class FrameFile:
 
     def append(self, body: bytes) -> None:
         """Returns when the frame is on the disk. Raises StorageError; the file is then as it was."""
-        assert 0 < len(body) <= FRAME_BYTES_MAX
+        self._extend([body])
+
+    def _extend(self, bodies: list[bytes]) -> None:
+        offsets, end = list[int](), self._end
         with self._lock, storage_errors(self.path):
             try:
-                _write_whole(self._descriptor, self._frame(body, self._end))
+                for body in bodies:
+                    assert 0 < len(body) <= FRAME_BYTES_MAX
+                    _write_whole(self._descriptor, self._frame(body, end))
+                    offsets.append(end)
+                    end += HEADER_BYTES + len(body)
                 os.fdatasync(self._descriptor)
             except OSError:
                 os.ftruncate(self._descriptor, self._end)
                 raise
-            self._offsets.append(self._end)
-            self._end += HEADER_BYTES + len(body)
+            self._offsets += offsets
+            self._end = end
 
     def read(self, index: int) -> bytes:
         """Raises CorruptFile, StorageError or Closed."""
@@ -96,8 +103,7 @@ class FrameFile:
             temp.unlink(missing_ok=True)
             fresh = FrameFile.create(temp, self._magic, self._remedy)
             try:
-                for body in bodies:
-                    fresh.append(body)
+                fresh._extend(bodies)  # written out once: a log may have a hundred thousand records
                 os.replace(temp, self.path)
                 fsync_dir(self.path.parent)
             except BaseException:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from intellectd.daemon.identity import Identity
+from intellectd.daemon.identity import Identity, OwnerKey
 from intellectd.daemon.runs.examine import examine
 from intellectd.daemon.runs.opening import open_run
 from intellectd.daemon.store import log_files
@@ -15,9 +15,11 @@ from intellectd.daemon.store.frame_file import CorruptFile, Frames
 from intellectd.daemon.store.run_store import VOTES_KEPT_MAX, RunStore
 from intellectd.daemon.store.snapshot import State
 from intellectd.kernels.digest import state_digest, update_root
+from intellectd.protocol.branch import branch_bytes, branch_record
 from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.ids import NO_HASH, At, Ballot
-from intellectd.protocol.records import decode_entry, record_hash
+from intellectd.protocol.records import Certificate, Entry, Head, Vote, decode_entry, record_hash
+from intellectd.protocol.run_id import run_key
 from intellectd.protocol.seat import NO_BALLOT
 from tests.daemon.ram import ram_path
 from tests.daemon.shell_made import ROUNDS, copy_run
@@ -93,6 +95,24 @@ def test_a_state_that_the_log_disproves_is_refused(folder: Path) -> None:
     store.close()
     with pytest.raises(CorruptFile, match="not the state that the log proves"):
         open_run(folder, OURS)
+
+
+def test_a_state_that_only_a_branch_contradicts_is_passed_over(folder: Path) -> None:
+    """SPEC G5, K6: it was true on the line before; the run opens with an older one. `log verify` takes the branch."""
+    store = RunStore(folder)
+    run, signed = run_key(folder.name), store.manifest().manifest
+    head = Head(signed, run, None)
+    for entry in store.entries()[:9]:
+        head = head.next(entry)
+    record, blob = branch_record(head, head.voters, bytes(32))
+    (path,) = (folder.parent.parent / "owner-keys").glob("*.pem")
+    vote = Vote(signed.owner, OwnerKey.load(path).sign(branch_bytes(run, record)))
+    store.rebase(8, [Entry(record, blob, Certificate(Ballot(0, head.voters[0]), [vote]))])
+    store.close()
+    opened = open_run(folder, OURS)
+    assert (opened.applied, len(opened.entries)) == (4, 10)
+    opened.store.close()
+    assert examine(folder).records == 10
 
 
 def test_an_older_snapshot_serves_when_the_newest_is_gone(folder: Path) -> None:
