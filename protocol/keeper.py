@@ -190,6 +190,8 @@ class Keeper:
         least = max(1, self.context.config.swarm.min_peers)
         if len(able) < least:
             raise NoRecovery(f"{len(able)} peers are here, in step and with a trainer; the run asks for {least}")
+        if len(named) < least and self.head.round < 0:
+            raise NoRecovery("it has not begun and its founder is gone; a new run loses nothing: `intellectd init`")
         if len(named) < least:  # a branch of voters without a vote could never go on
             why = f"{len(able) - len(named)} came after the newest round or have forgotten their votes"
             raise NoRecovery(f"only {len(named)} of the peers here could vote in it ({least} must): {why}")

@@ -218,6 +218,15 @@ def test_who_may_not_vote_in_a_branch_opens_none_and_is_not_drafted() -> None:
     assert (pd.node.head.voters, pd.node.head.branches) == (["PD"], 1)
 
 
+def test_a_run_that_has_not_begun_is_made_anew_rather_than_recovered() -> None:
+    """SPEC G5, G9: whoever could be named now may have been in the same branch in a forgotten life."""
+    run = History()
+    pd = Host(run, "PD", vote=ef.PersistVote(run.head.at, NO_BALLOT, None, None))
+    pd.told(ev.TrainerAttached(None), pd.after(20.0))
+    with pytest.raises(NoRecovery, match="has not begun"):
+        pd.node.recovery_draft(pd.now)
+
+
 def test_a_host_that_slept_listens_before_it_forks() -> None:
     """SPEC B6: an hour in which it heard nothing because it did not run is no lost quorum."""
     pa = Host(history())
