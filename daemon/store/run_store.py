@@ -36,6 +36,7 @@ class RunStore:
     def __init__(self, path: Path) -> None:
         """Opens the folder of a run. Raises CorruptFile or StorageError; nothing is made up for what is missing."""
         self.path = path
+        self._rebased = 0  # twice for each time: before and after
         self._remedy = log_files.remedy_for(path)
         if not self.manifest_path.is_file():
             raise CorruptFile(f"{self.manifest_path} is missing", self._remedy)
@@ -107,19 +108,20 @@ class RunStore:
         return [self.entry(index) for index in range(len(self._log))]
 
     def entries_from(self, round_: int) -> list[Entry]:
-        """As many as one answer takes. Record r is frame r: the log begins with the opening, round 0."""
+        """As many as one answer takes. Record r is frame r: the log begins with the opening, round 0. None while a line
+        of history is left in another thread: records of two lines would be blamed on this host."""
         found: list[Entry] = []
-        size = 0
+        size, rebased = 0, self._rebased
         for index in range(max(0, round_), min(len(self._log), round_ + ENTRIES_PER_CALL_MAX)):
             try:
                 body = self._log.read(index)
             except IndexError:
-                break  # another thread has just taken a line of history that is shorter still
+                return []  # the other line is shorter still
             size += len(body)
             if found and size > ANSWER_BYTES_MAX:
                 break
             found.append(decode_entry(body))
-        return found
+        return found if rebased == self._rebased else []
 
     def entry(self, round_: int) -> Entry:
         try:
@@ -142,7 +144,9 @@ class RunStore:
         bodies = [self._log.read(index) for index in range(len(self._log))]
         if bodies[keep:]:
             self._put_aside(keep, bodies[keep:])
+        self._rebased += 1
         self._log.rewrite([*bodies[:keep], *(encode(entry) for entry in entries)])
+        self._rebased += 1
 
     def _put_aside(self, keep: int, bodies: list[bytes]) -> None:
         last = record_hash(decode_entry(bodies[-1]).record).hex()[:16]

@@ -247,6 +247,26 @@ def test_a_power_cut_while_a_line_is_left_costs_nothing(folder: Path, monkeypatc
     assert lengths == [ROUNDS + 1] * (len(copies) - 1) + [6]
 
 
+@pytest.mark.parametrize("entries", [slice(0, 0), slice(6, 11)])
+def test_a_peer_that_asks_while_a_line_is_left_gets_nothing(
+    entries: slice, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would get records of both, and blame this host."""
+    store = RunStore(folder)
+    others, read, reads = store.entries()[entries], store._log.read, []
+
+    def meanwhile(index: int) -> bytes:
+        reads.append(index)
+        if len(reads) == 8:
+            store.rebase(5, others)
+        return read(index)
+
+    monkeypatch.setattr(store._log, "read", meanwhile)
+    assert store.entries_from(0) == []
+    assert len(store.entries_from(0)) == 6 + len(others)
+    store.close()
+
+
 def test_of_what_was_left_the_newest_states_are_kept_and_all_records(folder: Path) -> None:
     store = RunStore(folder)
     entries = store.entries()
