@@ -1,13 +1,19 @@
-"""Of all tests: how many examples a property is tried with, and what the garbage collector need not look at.
+"""Of all tests: how many examples a property is tried with, how many threads torch has, what is garbage collected.
 
 Half a million objects of torch, hypothesis and pytest live as long as the session. To walk through them again and
 again took a fifth of the collection's time and a third of a second in each `gc.collect()` of a test.
+
+Vectors of the tests are small: the other threads of torch only spin. One thread took a third of the time of the
+kernels' and the rings' tests away.
 """
 
 import gc
+import os
 
 import pytest
 from hypothesis import settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is first imported
 
 # A fault that a change makes shows at once or in many examples: .ci/run takes those. No deadline: a busy machine
 # is no fault.
