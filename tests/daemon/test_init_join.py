@@ -274,7 +274,7 @@ async def test_a_trainer_that_cannot_start_is_given_up_soon(code: str, what: str
 
 async def test_joining_is_idempotent_and_outlives_a_restart(autojump_clock: Clock) -> None:
     async with shell() as world:
-        run_id, hosts = await swarm(world, "a", rounds=12)
+        run_id, hosts = await swarm(world, "a", rounds=7)
         late = await world.host("late", hosts[0])
         services = []
 
@@ -291,7 +291,7 @@ async def test_joining_is_idempotent_and_outlives_a_restart(autojump_clock: Cloc
         await late.end()
         late.bootstrap = []
         await late.start()
-        await finish_alike([*hosts, late], 12)
+        await finish_alike([*hosts, late], 7)
 
 
 async def test_a_join_cut_short_leaves_nothing_and_can_be_repeated(autojump_clock: Clock) -> None:

@@ -187,7 +187,7 @@ async def test_a_full_disk_for_a_rounds_result_ends_the_daemon(autojump_clock: C
 async def test_a_damaged_or_missing_update_is_fetched_again(autojump_clock: Clock) -> None:
     """It lay on the disk and is not what it was: the peers have it."""
     async with shell() as world:
-        _, hosts = await swarm(world, "ab", rounds=9)
+        _, hosts = await swarm(world, "ab", rounds=6)
         updates = world.service(hosts[1]).store.updates
         ruined: dict[str, bytes] = {}
 
@@ -206,7 +206,7 @@ async def test_a_damaged_or_missing_update_is_fetched_again(autojump_clock: Cloc
         keep, updates.keep = updates.keep, ruin  # type: ignore[method-assign]
         status = await hosts[1].until(lambda run: any("cannot be read: [Errno 2]" in w for w in run["warnings"]))
         assert any("was damaged; it is now damaged there, and fetched again" in w for w in status["warnings"])
-        await finish_alike(hosts, 9)
+        await finish_alike(hosts, 6)
         assert len(ruined) == 2
         assert hosts[1].peer in (await hosts[0].status())["roster"]
 

@@ -42,19 +42,19 @@ async def asked(world: Shell, late: Host, honest: Host, served: list[str]) -> No
 
 async def test_a_donor_of_wrong_states_is_passed_over(autojump_clock: Clock) -> None:
     async with shell() as world:
-        run_id, hosts = await swarm(world, "ab", rounds=14)
+        run_id, hosts = await swarm(world, "ab", rounds=9)
         await hosts[0].wait("round=6")
         served: list[str] = []
         world.bulk.tamper[hosts[0].peer] = flips("snapshot", served)
         late = await joined_late(world, hosts, run_id)
         await asked(world, late, hosts[1], served)
         await late.wait("synced")
-        await finish_alike([*hosts, late], 14)
+        await finish_alike([*hosts, late], 9)
 
 
 async def test_with_only_wrong_donors_nothing_is_installed_until_an_honest_one_comes(autojump_clock: Clock) -> None:
     async with shell() as world:
-        run_id, hosts = await swarm(world, "ab", rounds=12)
+        run_id, hosts = await swarm(world, "ab", rounds=11)
         await hosts[0].wait("round=6")
         served: list[str] = []
         for host in hosts:
@@ -67,19 +67,19 @@ async def test_with_only_wrong_donors_nothing_is_installed_until_an_honest_one_c
         assert list((late.state / "runs" / run_id / "snapshots").iterdir()) == []
         world.bulk.tamper.clear()
         await late.wait("synced")
-        await finish_alike([*hosts, late], 12)
+        await finish_alike([*hosts, late], 11)
 
 
 async def test_wrong_updates_are_dropped_and_fetched_elsewhere(autojump_clock: Clock) -> None:
     async with shell() as world:
-        run_id, hosts = await swarm(world, "ab", rounds=16)
+        run_id, hosts = await swarm(world, "ab", rounds=10)
         await hosts[0].wait("round=7")  # a snapshot of round 4, and updates behind it
         served: list[str] = []
         world.bulk.tamper[hosts[0].peer] = flips("update", served)
         late = await joined_late(world, hosts, run_id)
         await asked(world, late, hosts[1], served)
         await late.wait("synced")
-        await finish_alike([*hosts, late], 16)
+        await finish_alike([*hosts, late], 10)
         store = world.service(late).store
         assert store.updates.held() and not list(store.updates.path.glob(".*"))
         for root in store.updates.held():
@@ -89,7 +89,7 @@ async def test_wrong_updates_are_dropped_and_fetched_elsewhere(autojump_clock: C
 async def test_a_plan_that_cannot_be_is_refused_and_the_daemon_lives(autojump_clock: Clock) -> None:
     """What a lying leader may plan: members twice, no weights, too many at once. None of it may end a daemon."""
     async with shell() as world:
-        _, hosts = await swarm(world, "ab", rounds=8)
+        _, hosts = await swarm(world, "ab", rounds=5)
         await hosts[0].until(lambda run: run["trainer"] == "frozen" or run["round"] >= 1)
         service = world.service(hosts[0])
         me, other = hosts[0].peer, hosts[1].peer
@@ -101,7 +101,7 @@ async def test_a_plan_that_cannot_be_is_refused_and_the_daemon_lives(autojump_cl
             plan = ef.StartTransfer(bytes([50 + number]) * 32, (me, other), (1, 1), "int8", 4.0, 60.0)
             await service.performer(plan)
         await service.performer(ef.FetchUpdate(bytes([9]) * 32, 17, other))
-        await finish_alike(hosts, 8)
+        await finish_alike(hosts, 5)
         assert list(service.store.updates.path.glob(".*")) == []
 
 

@@ -1,4 +1,4 @@
-"""Two hundred rounds of one daemon: what it holds open, maps, keeps in memory and leaves on disk stays what it was."""
+"""Ninety rounds of one daemon: what it holds open, maps, keeps in memory and leaves on disk stays what it was."""
 
 import gc
 import os
@@ -12,9 +12,9 @@ from tests.daemon.shell_trainer import FakeTrainer
 from tests.daemon.shell_world import Host, Shell, shell
 from tests.daemon.test_shell_swarm import finish_alike
 
-ROUNDS = 200
+ROUNDS = 90
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-RSS_GROWTH_BYTES_MAX = 8 * 1024 * 1024  # of 150 rounds; one leaked update each would be 9 MiB, a state 72
+RSS_GROWTH_BYTES_MAX = 2 * 1024 * 1024  # of 60 rounds; one leaked update each would be 3.5 MiB, a state 28
 
 
 def held(world: Shell, host: Host) -> tuple[int, int, int]:
@@ -29,7 +29,7 @@ async def test_nothing_grows_with_the_rounds(autojump_clock: trio.testing.MockCl
     async with shell() as world:
         host = await world.host("a", trainer=FakeTrainer("a", round_s=0.5))
         run_id = await host.init(1, ROUNDS)
-        await host.wait("round=50")
+        await host.wait("round=30")
         files, maps, resident = held(world, host)
         await finish_alike([host], ROUNDS)
         files_after, maps_after, resident_after = held(world, host)

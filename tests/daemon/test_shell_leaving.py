@@ -29,7 +29,7 @@ def set_pace(hosts: list[Host], round_s: float) -> None:
 
 async def test_a_host_leaves_and_comes_back_as_the_voter_it_was(autojump_clock: Clock) -> None:
     async with shell() as world:
-        run_id, hosts = await swarm(world, "abc", rounds=11)
+        run_id, hosts = await swarm(world, "abc", rounds=9)
         gone = hosts[2]
         await gone.wait("round=2")
         voted = (gone.state / "runs" / run_id / "log" / "votes").read_bytes()
@@ -48,8 +48,8 @@ async def test_a_host_leaves_and_comes_back_as_the_voter_it_was(autojump_clock: 
         assert not aside.exists()
         goes_on = (await hosts[0].status())["head_round"]
         assert (await gone.wait("synced"))["round"] >= goes_on - 1  # with the others, not with its own old log
-        await finish_alike(hosts, 11)
-        assert gone.peer in (await rosters(hosts[0], run_id))[11]
+        await finish_alike(hosts, 9)
+        assert gone.peer in (await rosters(hosts[0], run_id))[9]
 
 
 async def test_leaving_is_not_half_done_when_the_client_hangs_up(autojump_clock: Clock) -> None:
@@ -80,7 +80,7 @@ async def test_one_of_two_leaves_and_the_other_goes_on_alone(leaver: int, autoju
 
 async def test_the_senior_of_two_goes_at_once_and_is_told_whom_it_strands(autojump_clock: Clock) -> None:
     async with shell() as world:
-        run_id, hosts = await swarm(world, "ab", rounds=8)
+        run_id, hosts = await swarm(world, "ab", rounds=4)
         senior, other = await by_seniority(hosts)
         set_pace(hosts, 1000.0)
         await senior.until(lambda run: run["trainer"] == "training")
@@ -92,7 +92,7 @@ async def test_the_senior_of_two_goes_at_once_and_is_told_whom_it_strands(autoju
         set_pace(hosts, 10.0)
         assert "1 of 2 voters reachable" in (await other.until(lambda run: run["state"] == "waiting"))["reason"]
         await senior.ask("join", run_id=run_id)
-        await finish_alike(hosts, 8)
+        await finish_alike(hosts, 4)
 
 
 async def test_the_last_one_leaves_with_the_only_state_and_is_told_so(autojump_clock: Clock) -> None:
@@ -138,7 +138,7 @@ async def test_a_voter_whose_folder_was_thrown_away_votes_for_nothing_until_it_i
 ) -> None:
     """SPEC A13."""
     async with shell() as world:
-        run_id, hosts = await swarm(world, "abc", rounds=11)
+        run_id, hosts = await swarm(world, "abc", rounds=7)
         gone = hosts[2]
         await gone.until(lambda run: gone.peer in run["voters"])
         set_pace(hosts, 100.0)
@@ -149,7 +149,7 @@ async def test_a_voter_whose_folder_was_thrown_away_votes_for_nothing_until_it_i
         set_pace(hosts, 10.0)
         await gone.until(lambda run: gone.peer not in run["voters"])
         await gone.until(lambda run: gone.peer in run["voters"])
-        await finish_alike(hosts, 11)
+        await finish_alike(hosts, 7)
 
 
 async def test_when_the_senior_of_two_forgot_its_votes_both_say_that_nothing_goes_on(autojump_clock: Clock) -> None:
