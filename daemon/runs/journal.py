@@ -27,6 +27,7 @@ ROUNDS_KEPT = 4096  # of history in memory, for `rounds`; the log on disk has th
 WARNINGS_KEPT = 5
 WARNING_S = 900.0  # what has not come up again for a quarter of an hour is the log's business, not the status's
 LOSSES_KEPT = 4096
+OVER_WITH_A_ROUND = ("transfer_aborted", "update_missed", "snapshot_missed")  # of what others mended meanwhile
 
 log = get_log("run")
 
@@ -105,6 +106,7 @@ class Journal:
         self._decided_at: float | None = None
         self._phase, self._phase_at = "idle", 0.0
         self._quorum_lost = False
+        self._heard: tuple[str, ...] = ()  # voters, when `voters` was last called
         self.on_news: Callable[[], None] = lambda: None  # the history has changed
 
     @property
@@ -171,6 +173,9 @@ class Journal:
         seen = self.rounds.get(round_)
         if seen is not None:
             seen.state_digest = digest.hex()
+        # A ring that broke, a donor that had no more what was asked: this host has its round, so it did no harm.
+        kept = [told for told in self._warned if told[1] not in OVER_WITH_A_ROUND]
+        self._warned = deque(kept, maxlen=WARNINGS_KEPT)
 
     def evaluated(self, state_round: int, loss: float) -> None:
         self.losses[state_round] = loss
@@ -264,8 +269,12 @@ class Journal:
             self._metrics.catching_up(self.run_name, 1, 1)  # it had nothing to catch up with
 
     def voters(self, reach: Reach | None) -> None:
-        """Called as the state changes: the log has a line when the quorum is lost and one when it is back."""
+        """Called as the state changes: the log tells of a voter that falls silent, and of the quorum's loss and end."""
         lost = reach is not None and not reach.quorum
+        if reach is not None:
+            for voter in (voter for voter in reach.missing if voter in self._heard):
+                log.info(f"voter {voter} is missing: silent, or unable to vote", run=self.run_name)
+            self._heard = tuple(voter for voter in reach.voters if voter not in reach.missing)
         if reach is not None and lost != self._quorum_lost:
             self._quorum_lost = lost
             here = f"{len(reach.voters) - len(reach.missing)} of {len(reach.voters)} voters reachable"

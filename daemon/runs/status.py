@@ -58,6 +58,8 @@ def state_of(service: RunService, reach: Reach | None) -> str:
     state = {"synced": "waiting", "abstaining": "waiting", "ready": "training"}.get(node.state, node.state)
     if state == "training" and node.round.reducing is not None:
         state = "reducing"
+    if state == "waiting" and _applies(service):
+        state = "training"
     waits = _lost(reach) or _stuck_s(service) > 0
     return "waiting" if waits and state in ("training", "reducing") else state
 
@@ -82,7 +84,15 @@ def why(service: RunService, reach: Reach | None) -> str:
         return f"synced, {_no_trainer(service)}"
     if node.state == "waiting" and head.round >= 0 and head.assignment(me) is None:
         return "synced; the next round names this host, when this one is decided"
-    return _stuck_words(service) or node.round.reason
+    applies = f"round {head.round} is being applied" if _applies(service) else ""
+    return _stuck_words(service) or applies or node.round.reason
+
+
+def _applies(service: RunService) -> bool:
+    """Between two rounds, as after each: the newest record is here and its update not yet in the parameters."""
+    node = service.node
+    named = node.head.assignment(service.host.identity.peer_id) is not None
+    return node.state == "waiting" and named and node.catchup.applied < node.head.round
 
 
 def _stuck_s(service: RunService) -> float:
@@ -168,12 +178,7 @@ def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
             f'was, or save what was learned: `intellectd checkpoint export "{name}" DIR`'
         )
     elif _lost(reach):
-        found.append(
-            "no round is decided without the missing voters: start their daemons again, or see why they cannot be "
-            "reached (`intellectd peers`; for a new address: `intellectd join RUN-ID --peer MULTIADDR`). The run then "
-            "goes on by itself. Should they be lost for good, it cannot go on: "
-            f'`intellectd checkpoint export "{name}" DIR` saves what it has learned'
-        )
+        found.append(_way_out(service))
     alone = [b for b in node.membership.alive_beacons(now).values() if b.applied >= -1]
     if not alone and service.host.identity.peer_id in service.manifest.first_voters and node.head.round <= 0:
         found.append("no second peer has synced yet: losing this host loses the run")
@@ -182,6 +187,21 @@ def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
     if service.trainer is not None and service.trainer.last_failure and not service.seat.link.attached:
         found.append(f"the trainer keeps dying: {service.trainer.last_failure}; see the daemon's log")
     return found
+
+
+def _way_out(service: RunService) -> str:
+    """Of a lost quorum: who is awaited, and what ends the wait if they never come."""
+    swarm, timers, name = service.config.swarm, service.config.timers, service.config.name
+    forks = f"After {timers.fork_s:g} s without them those who are left go on by themselves (on_quorum_loss)"
+    waits = (
+        f'Should they be lost for good: `intellectd recover "{name}"` goes on without them, by the owner\'s key; '
+        f'`intellectd checkpoint export "{name}" DIR` saves what was learned'
+    )
+    return (
+        "no round is decided without the missing voters: start their daemons again, or see why they cannot be "
+        "reached (`intellectd peers`; for a new address: `intellectd join RUN-ID --peer MULTIADDR`). The run then "
+        f"goes on by itself. {forks if swarm.on_quorum_loss == 'fork' else waits}"
+    )
 
 
 def hangs(service: RunService) -> str:

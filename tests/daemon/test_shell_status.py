@@ -11,7 +11,8 @@ import trio.testing
 from intellectd.daemon.runs.headline import headline
 from intellectd.daemon.runs.history import LOSSES_MAX, History, load_history
 from intellectd.daemon.runs.journal import WARNING_S
-from intellectd.daemon.runs.status import ails, hangs
+from intellectd.daemon.runs.status import ails, hangs, state_of, why
+from intellectd.protocol.effects import Note
 from intellectd.protocol.events import PeerLearned
 from tests.daemon.net_world import NOBODY
 from tests.daemon.shell_trainer import FakeTrainer
@@ -75,19 +76,23 @@ async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(
         _, hosts = await swarm(world, "ab", rounds=12)
         order = (await hosts[0].until(lambda run: len(run["voters"]) == 2))["voters"]
         senior, junior = sorted(hosts, key=lambda host: order.index(host.peer))
+        caplog.set_level("INFO", "intellectd.run")
         await senior.kill()
         status = await junior.until(lambda run: not run["quorum"]["reached"])
         assert status["state"] == "waiting"
         assert status["quorum"] == {"reached": False, "here": 1, "of": 2, "missing": [senior.peer]}
         words = f"1 of 2 voters reachable: waiting for {senior.peer[:4]}…{senior.peer[-8:]}"
         assert status["reason"] == words
-        assert any("start their daemons again" in warning for warning in status["warnings"])
+        assert any('`intellectd recover "shell"` goes on without them' in text for text in status["warnings"])
         service = world.service(junior)
         assert (ails(service), hangs(service)) == (f"run shell waits: {words}", "")
         assert headline([service]) == f"shell: waiting: {words}"
         assert (await samples(junior))['intellectd_quorum{run="shell"}'] == 0
         await trio.sleep(30)
-        assert [line for line in caplog.messages if "quorum" in line] == ["quorum lost: 1 of 2 voters reachable"]
+        assert [line for line in caplog.messages if line.startswith("quorum")] == [
+            "quorum lost: 1 of 2 voters reachable"
+        ]
+        assert caplog.messages.count(f"voter {senior.peer} is missing: silent, or unable to vote") == 1
         await senior.start()
         await junior.until(lambda run: run["quorum"]["reached"])
         assert ails(service) == ""
@@ -145,6 +150,28 @@ async def test_warnings_end_when_their_time_is_over(autojump_clock: Clock) -> No
         assert "a thing of the past" in (await host.status())["warnings"]
         await trio.sleep(WARNING_S + 1)
         assert "a thing of the past" not in (await host.status())["warnings"]
+
+
+async def test_a_round_that_is_being_applied_is_training(autojump_clock: Clock) -> None:
+    """Some seconds after each round of a large model, in which nothing ails: `status` answers 0."""
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=3)
+        service, seen = world.service(host), {}
+        while service.node.state != "finished":
+            seen[state_of(service, None), why(service, None)] = True
+            await service.changed.wait()
+        assert ("training", "round 2 is being applied") in seen and ("waiting", "catching up") not in seen
+
+
+async def test_a_ring_that_broke_is_no_warning_after_the_next_round(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=3)
+        journal = world.service(host).journal
+        journal.note(Note("transfer_aborted", "the ring broke", "warning"))
+        journal.note(Note("delta_refused", "this needs a person", "warning"))
+        assert journal.warnings() == ["the ring broke", "this needs a person"]
+        await host.wait("round=2")
+        assert (await host.status())["warnings"] == ["this needs a person"]
 
 
 async def test_the_metrics_of_a_catch_up(autojump_clock: Clock) -> None:
