@@ -31,7 +31,9 @@ def verify(arguments: Any) -> int:
 
 def _tell_of(finding: Any, as_json: bool) -> None:
     what = "" if finding.round is None else f"the record of round {finding.round} is bad: "
-    message = f"{what}{printable(finding.reason)} ({printable(finding.path)})"
+    path = printable(finding.path)
+    reason = printable(finding.reason)
+    message = f"{what}{reason}" if path in reason else f"{what}{reason} ({path})"
     hint = "nothing was changed; restore the run's folder from a backup, or move it away and `intellectd join` again"
     complain(message, hint)
     if as_json:
@@ -53,9 +55,9 @@ def _folder(arguments: Any) -> Path:
         return runs[wanted]
     if not wanted and len(runs) == 1:
         return next(iter(runs.values()))
-    what = f"there is no run {wanted!r} in {state}" if wanted else f"there are {len(runs)} runs in {state}"
-    hint = "is this the daemon's `--state-dir`? `intellectd config paths` shows it"
-    raise OperatorError(what, f"there are: {', '.join(runs)}" if runs else hint)
+    what = f"there is no run {wanted!r} in {state}" if wanted else f"there are {len(runs) or 'no'} runs in {state}"
+    hint = "is this the daemon's `--state-dir`? `intellectd status` shows that one, as `state`"
+    raise OperatorError(what, f"name one: {', '.join(runs)}" if runs else hint)
 
 
 def _state_dir(given: str | None) -> Path:

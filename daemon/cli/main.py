@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     parser = build_parser()
     arguments = parser.parse_args(words)
+    if arguments.verb is None and arguments.json:
+        parser.error("no verb was given")
     if arguments.verb is None:
         parser.print_help(sys.stderr)
         return EXIT_USAGE

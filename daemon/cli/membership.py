@@ -85,7 +85,7 @@ def join(arguments: Any) -> int:
     if arguments.json:
         write_json(answer)
     else:
-        write(f"joined, and after every restart again: {printable(answer.get('state', '-'))}")
+        write(f"joined, and after a restart it joins by itself: {printable(answer.get('state', '-'))}")
         write_error(f"`intellectd status` shows how far it is, `intellectd leave {run_id}` undoes it")
     return EXIT_OK
 
@@ -98,7 +98,7 @@ def _wait_until_synced(arguments: Any, run_id: str) -> int:
         write_json(answer)
     elif answer.get("reached"):
         run = answer.get("run") or {}
-        write(f"joined and synced, and after every restart again: round {run.get('round', '-')}  {state_of(run)}")
+        write(f"joined and synced: round {run.get('round', '-')}  {state_of(run)}")
     return verdict(answer, run_id, "synced", arguments.timeout)
 
 
@@ -116,7 +116,7 @@ def checked_run_id(text: str) -> str:
     try:
         parse(text)
     except BadRunId as error:
-        raise BadArgument(str(error), "copy the whole line that `intellectd init` printed") from None
+        raise BadArgument(str(error), "`intellectd runs` prints it on every host that is in the run") from None
     return text.strip().lower()
 
 

@@ -76,7 +76,9 @@ def state_of(run: RunStatus) -> str:
     catchup = run.get("catchup")
     if state == "catching-up" and catchup:
         total = catchup.get("total_bytes") or 0
-        share = 100 * (catchup.get("bytes") or 0) / total if total else 0.0
+        if not total:
+            return f"{state}: reading the records"
+        share = 100 * (catchup.get("bytes") or 0) / total
         return f"{state}: {share:.0f} % of {in_bytes(total)} at {in_bytes(catchup.get('rate') or 0)}/s"
     behind = [text for text in (_inner_steps(run), run.get("reason")) if text]
     return f"{state}: {'; '.join(behind)}" if behind else state
@@ -104,7 +106,7 @@ def _rounds(run: RunStatus) -> str:
 def _speed(run: RunStatus) -> str:
     rate, step_s = run.get("tokens_per_s") or 0, run.get("outer_step_s") or 0
     return f"{in_count(rate)} tokens/s here, {in_count(run.get('tokens_total') or 0)} tokens in all, " + (
-        f"{in_time(step_s)} an outer step"
+        f"{in_time(step_s) if step_s else '-'} an outer step"
     )
 
 

@@ -229,7 +229,7 @@ async def test_a_slow_init_says_what_it_waits_for(
 async def test_join_asks_once_and_says_how_to_go_on(cli: Cli, answers: Answers) -> None:
     answers.give("join", {"run_id": RUN_ID, "state": "joining"})
     code, out, err = await cli("join", RUN_ID.upper(), "--peer", ADDRESS)
-    assert (code, out) == (0, "joined, and after every restart again: joining\n")
+    assert (code, out) == (0, "joined, and after a restart it joins by itself: joining\n")
     assert "intellectd status" in err
     assert answers.asked == [{"op": "join", "run_id": RUN_ID, "peers": [ADDRESS]}]
 
@@ -240,17 +240,19 @@ async def test_join_wait_shows_progress_until_synced(cli: Cli, answers: Answers)
     answers.give(
         "wait",
         {"reached": False, "run": run_status(state="joining", round=0)},
+        {"reached": False, "run": run_status(state="catching-up", round=0, catchup={**catchup, "total_bytes": 0})},
         {"reached": False, "run": run_status(state="catching-up", round=0, catchup=catchup)},
         {"reached": True, "run": run_status()},
     )
     code, out, err = await cli("join", RUN_ID, "--wait")
-    assert (code, out) == (0, "joined and synced, and after every restart again: round 5  training\n")
+    assert (code, out) == (0, "joined and synced: round 5  training\n")
     assert err.splitlines() == [
         "round 0  joining",
+        "round 0  catching-up: reading the records",
         "round 0  catching-up: 50 % of 100 B at 50 B/s",
         "round 5  training",
     ]
-    assert [request.get("for") for request in answers.asked] == [None, "synced", "synced", "synced"]
+    assert [request.get("for") for request in answers.asked] == [None, *["synced"] * 4]
 
 
 async def test_wait_that_runs_out_of_time_answers_124(cli: Cli, answers: Answers) -> None:

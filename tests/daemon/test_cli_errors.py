@@ -118,6 +118,7 @@ def test_a_socket_path_too_long_is_told(capsys: Capture) -> None:
     ("words", "code", "what"),
     [
         (["join", "--json"], "usage", "RUN-ID"),
+        (["--json"], "usage", "no verb"),
         (["--json", "config", "validate", "--config", "/nowhere"], "bad_config", "/nowhere"),
         (["status", "--json", "--socket", "/var/none"], "not_running", "/var/none"),
         (["config", "validate", "--json", "--network-bulk-announce", "0.0.0.0:0"], "bad_config", "others can dial"),

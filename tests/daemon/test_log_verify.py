@@ -73,7 +73,8 @@ def test_the_first_bad_record_is_named(folder: Path, capsys: pytest.CaptureFixtu
         at += HEADER_BYTES + len(body)
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     assert main(["log", "verify", "", "--state-dir", str(folder.parent.parent)]) == 1
-    assert "the record of round 3 is bad" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "the record of round 3 is bad" in err and err.count(str(path)) == 1
     assert main(["log", "verify", "", "--state-dir", str(folder.parent.parent), "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
     assert (said["valid"], said["round"], said["file"]) == (False, 3, str(path))
