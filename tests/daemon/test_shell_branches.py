@@ -42,6 +42,7 @@ async def test_a_minority_forks_and_comes_home_with_its_records_kept(autojump_cl
         major, minor = hosts[:2], hosts[2:]
         await hosts[3].wait("round=3")
         cut(world, major, minor)
+        await minor[0].until(lambda run: any("After 20 s without them" in text for text in run["warnings"]))
         status = await minor[0].until(lambda run: run["branches"] == 1 and run["round"] >= 8)
         assert sorted(status["voters"]) == sorted(host.peer for host in minor)
         await minor[0].kill()
