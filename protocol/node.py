@@ -124,7 +124,7 @@ class Node(Keeper):
                 self.progress.on_jump()
                 if not self.catchup.on_snapshot(event.round):
                     return []
-                note = Note("snapshot", f"{state_name(event.round)} is here")
+                note = Note("snapshot", f"here: {state_name(event.round)}")
                 return [note, *self._stands(event.digest, now)]
             case ev.SnapshotMissed():
                 self.catchup.on_snapshot_missed(event.round, event.donor, now)
