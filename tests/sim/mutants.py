@@ -3,7 +3,7 @@
 Owns the registry: a name, and what to replace while it is in force. The rules of `truth.py` are its own and stay.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -306,10 +306,10 @@ def in_force(patches: list[Patch]) -> Iterator[None]:
             setattr(owner, name, original)
 
 
-def found(name: str, seeds: int) -> tuple[int, str] | None:
-    """The first seed at which an invariant breaks, and how; None within so many."""
+def found(name: str, seeds: Iterable[int]) -> tuple[int, str] | None:
+    """The first seed at which an invariant breaks, and how; None if it breaks at none of them."""
     mutant = MUTANTS[name]
-    for seed in range(seeds):
+    for seed in seeds:
         with in_force(mutant.patches()):
             problem = play(draw(seed, NODES, MINUTES, mutant.weather)).problem
         if problem:
