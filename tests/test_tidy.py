@@ -59,7 +59,8 @@ class Source:
 
     @functools.cached_property
     def imports(self) -> list[tuple[ast.AST, str]]:
-        return [(node, name) for node in self.nodes for name in imported(node)]
+        found = [node for node in self.nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+        return [(node, name) for node in found for name in imported(node)]
 
     @functools.cached_property
     def calls(self) -> list[tuple[ast.Call, str]]:

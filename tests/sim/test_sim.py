@@ -134,7 +134,7 @@ def explored(plan: Plan) -> None:
     assert tally.commits
 
 
-@pytest.mark.parametrize("seed", [1000, 1001, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1002, 1003))])
+@pytest.mark.parametrize("seed", [1000, 1003, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1001, 1002))])
 def test_a_short_chaos(seed: int) -> None:
     explored(Plan(seed, 1, (2, 5), 2.0))
 
