@@ -138,9 +138,10 @@ def test_an_attempt_after_an_aborted_one_under_the_same_id() -> None:
     with swarm(*members) as engines:
         first = RingCase(members)
         running = {member: first.start(engines[member], member) for member in ("a", "b")}
-        for member, events in running.items():
+        for member in running:
             engines[member].abort(transfer_id(first.name))
-            assert events.failed().suspect is None
+        assert running["a"].failed().suspect is None
+        assert running["b"].failed().suspect in (None, "a")  # its neighbour may be gone before it aborts itself
         case = RingCase(members)
         run_ring(engines, case)
     assert case.outs[0] == case.outs[1] == case.outs[2]
