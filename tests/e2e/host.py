@@ -18,6 +18,7 @@ from typing import Any
 
 from intellectd.daemon.cli.client import ask
 from intellectd.daemon.parent_death import end_with_parent
+from tests.e2e.forked import Forked
 
 INTELLECTD = (sys.executable, "-m", "intellectd.daemon.cli.main")
 TINY_TRAINER = Path(__file__).with_name("tiny_trainer.py")
@@ -79,10 +80,13 @@ def start_process(argv: tuple[str, ...], log: Path, environ: dict[str, str] | No
 
 class Host:
     where: tuple[str, ...] = ()  # what its command line begins with, to run it elsewhere
+    process: subprocess.Popen[bytes] | Forked
 
-    def __init__(self, name: str, folder: Path, sockets: Path, trainer: str | tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, folder: Path, sockets: Path, trainer: str | tuple[str, ...], forked: bool = False
+    ) -> None:
         """Starts the daemon; `wait_ready` before the first question."""
-        self.name, self.state = name, folder / name
+        self.name, self.state, self.forked = name, folder / name, forked
         self.state.mkdir()
         self.socket = sockets / name  # a socket's path has at most 107 bytes, pytest's folders are longer
         self.log = folder / f"{name}.log"
@@ -98,8 +102,12 @@ class Host:
         self._notify.unlink(missing_ok=True)
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._ready.bind(str(self._notify))
-        argv = (*self.where, *INTELLECTD, "run", "--config", str(self.config), *options)
-        self.process = start_process(argv, self.log, {"NOTIFY_SOCKET": str(self._notify)})
+        words = ("run", "--config", str(self.config), *options)
+        environ = {"NOTIFY_SOCKET": str(self._notify)}
+        if self.forked:
+            self.process = Forked(words, self.log, environ)
+        else:
+            self.process = start_process((*self.where, *INTELLECTD, *words), self.log, environ)
 
     def wait_ready(self) -> None:
         """As systemd would: the daemon says READY=1."""

@@ -24,10 +24,10 @@ class Swarm:
         self.hosts: list[Host] = []
         self.run_id = ""
 
-    def host(self, trainer: str | tuple[str, ...] | None = None) -> Host:
+    def host(self, trainer: str | tuple[str, ...] | None = None, forked: bool = False) -> Host:
         """One more daemon, starting; in no run yet."""
         name = f"host-{len(self.hosts) + 1}"
-        host = Host(name, self._folder, self._sockets, trainer or tiny_trainer(self.gate.path))
+        host = Host(name, self._folder, self._sockets, trainer or tiny_trainer(self.gate.path), forked)
         self.hosts.append(host)
         return host
 

@@ -16,14 +16,15 @@ def agree(hosts: Sequence[Host]) -> None:
 
 def test_the_run_outlives_its_founder_and_a_latecomer_catches_up(swarm: Swarm) -> None:
     trainer = light_trainer(swarm.gate.path)  # four processes that import torch take longer than all the rest
-    founder, second, third = first = [swarm.host(trainer) for _ in range(3)]
+    # The founder is a process as an operator starts it. To import torch four times would take longer than the story.
+    founder, second, third = first = [swarm.host(trainer), *(swarm.host(trainer, forked=True) for _ in range(2))]
     swarm.begin(first)
     swarm.advance(first, 4)
     agree(first)
     rounds = second.rounds(swarm.run_id)
     assert [sorted(rounds[r]["roster"]) for r in range(1, 5)] == 4 * [sorted(host.peer for host in first)]
 
-    late = swarm.host(trainer)  # boots while the others go on; of the run it knows nothing
+    late = swarm.host(trainer, forked=True)  # boots while the others go on; of the run it knows nothing
     swarm.gate.open(5)
     founder.kill()  # in the midst of a round
     survivors = [second, third]
