@@ -38,7 +38,7 @@ FORKS = RUN_TOML.replace("[timers]", 'on_quorum_loss = "fork"\n[timers]\nfork_s 
 async def test_a_minority_forks_and_comes_home_with_its_records_kept(autojump_clock: Clock) -> None:
     """SPEC G3, G6-G9, over real stores: restarted in the branch, too."""
     async with shell() as world:
-        run_id, hosts = await swarm(world, "abcd", 30, FORKS)
+        run_id, hosts = await swarm(world, "abcd", 16, FORKS)
         major, minor = hosts[:2], hosts[2:]
         await hosts[3].wait("round=3")
         cut(world, major, minor)
@@ -49,7 +49,7 @@ async def test_a_minority_forks_and_comes_home_with_its_records_kept(autojump_cl
         await minor[0].start()
         assert (await minor[0].status())["branches"] == 1
         cut(world, major, minor, heal=True)
-        await finish_alike(hosts, 30)
+        await finish_alike(hosts, 16)
         assert [(await host.status())["branches"] for host in hosts] == [0, 0, 0, 0]
         left = sorted((minor[0].state / "runs" / run_id / "left").iterdir())
         assert left and (left[0] / "records").is_file()
