@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 5.0
 # A grace, a roster named anew (expel_s is five attempts here), a few leaders that are passed over, and retries at the
-# longest pause. Measured over the seeds of README.md; the longest were two thirds of it.
+# longest pause. No seed of README.md took longer; how much shorter they were was not recorded.
 PROGRESS_TIMEOUTS = 40
 RING_NARROWNESS = 6.0  # network.NARROW_MAX
 
