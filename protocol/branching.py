@@ -1,7 +1,7 @@
 """When a quorum is lost, and when a better line of history shows itself. SPEC G3, G6-G9.
 
 Owns the clock of a lost quorum and the rival line under examination. A claim in a beacon only makes this host ask;
-what it follows is proven by records. Refuses to know how a switch is carried out (node.py) and a branch's form
+what it follows is proven by records. Refuses to know how a switch is carried out (keeper.py) and a branch's form
 (branch.py).
 """
 

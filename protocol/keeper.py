@@ -165,6 +165,8 @@ class Keeper:
     def _open_branch(self, now: float) -> list[Out]:
         """Our turn to go on without the quorum, if the run allows it (G3)."""
         self.branching.look(self.head, self.round.parts.acceptor.votes, now)
+        if self.branching.quorum or self.context.config.swarm.on_quorum_loss != "fork":
+            return []
         able = self.round.parts.muster.able_peers(now)
         votes = self.seat.may_branch(self.head)
         entry = self.branching.opens(self.head, able, votes, self.round.state_digest, now)

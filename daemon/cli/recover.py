@@ -34,27 +34,32 @@ def recover(arguments: Any) -> int:
 
 
 def _plan(draft: dict[str, Any]) -> list[str]:
+    record = _record(draft)  # what would be signed is what is shown, not what is said beside it
     return [
-        f"run {printable(draft['name'])!r} would go on from round {draft['round']} with these voters:",
-        *(f"  {printable(voter)}" for voter in draft["voters"]),
+        f"run {printable(draft['name'])!r} would go on from round {record.round} with these voters:",
+        *(f"  {voter}" for voter in record.next_voters),
         "without these, and without anything that they decide among themselves from here on:",
         *(f"  {printable(voter)}" for voter in draft["lost"]),
         "if that is right, say it again with --yes",
     ]
 
 
+def _record(draft: dict[str, Any]) -> Any:
+    from intellectd.protocol.records import decode_entry
+
+    return decode_entry(bytes.fromhex(draft["entry"])).record
+
+
 def _signatures(keys: list[str], draft: dict[str, Any]) -> dict[str, str]:
     """By every key that was named, else by the one that `init` left on the daemon's host."""
     from intellectd.daemon.identity import OwnerKey
     from intellectd.protocol.branch import branch_bytes
-    from intellectd.protocol.records import decode_entry
     from intellectd.protocol.run_id import run_key
 
     paths = keys or ([draft["key_path"]] if draft.get("key_path") else [])
     if not paths:
         raise BadArgument("this host has no owner's key of the run", "name the key's file with --key")
-    # What is signed is read out of the record itself: a signature is given for what was shown.
-    message = branch_bytes(run_key(draft["run_id"]), decode_entry(bytes.fromhex(draft["entry"])).record)
+    message = branch_bytes(run_key(draft["run_id"]), _record(draft))
     made: dict[str, str] = {}
     for path in paths:
         key = OwnerKey.load(Path(path))

@@ -160,6 +160,8 @@ class RunStore:
                 copy.rewrite(bodies)
             finally:
                 copy.close()
+            fsync_dir(folder.parent)
+            fsync_dir(self.path)  # the folder itself must outlive a power cut before its records are taken elsewhere
             # The states go first: a log must not come to stand beside states of another line.
             for round_ in self.snapshots():
                 if round_ >= max(1, keep):

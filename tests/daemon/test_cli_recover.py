@@ -42,7 +42,9 @@ async def test_without_yes_the_owner_is_shown_what_would_be_lost(cli: Cli, answe
     answers.give("recovery_draft", draft())
     code, out, err = await cli("recover", RUN_ID)
     assert (code, out) == (2, "")
-    assert "go on from round 7" in err and PEER in err and PEER[:-1] + "6" in err and "--yes" in err
+    # What the record says, which is what would be signed; the answer beside it says round 7 and another voter.
+    assert "go on from round 0" in err and "\n  PA\n" in err and PEER not in err
+    assert PEER[:-1] + "6" in err and "--yes" in err
     assert [request["op"] for request in answers.asked] == ["recovery_draft"]
 
 
