@@ -27,7 +27,7 @@ class Faults:
         """They come until it is calm; then the weather clears and everybody is started again."""
         for fault in self._scenario.faults:
             if fault.at < self._calm_at:
-                self._world.at(fault.at, lambda fault=fault: self._strike(fault))  # type: ignore[misc]
+                self._world.at(fault.at, self._strike, fault)
         self._world.at(max(0.0, self._calm_at), self._calm)
 
     def _strike(self, fault: Fault) -> None:

@@ -28,6 +28,7 @@ class Network:
         self._cuts: dict[Pair, int] = {}  # by how many faults
         self.changed: dict[Pair, float] = {}  # when a link was last cut or mended
         self.messages = self.bytes = 0
+        self._posted = ev.MessageReceived("", b"")  # the newest: what goes to many is one event
 
     # ---- links
 
@@ -68,7 +69,7 @@ class Network:
         copies = 2 if weather.duplicates and rng.random() < weather.duplicates else 1
         for _ in range(copies):
             if not weather.loss or rng.random() >= weather.loss:
-                self._deliver(host.name, peer, ev.MessageReceived(host.name, data), waits + self.delay())
+                self._deliver(host.name, peer, data, waits + self.delay())
 
     def delay(self) -> float:
         rng, weather = self._rng, self.weather
@@ -86,17 +87,16 @@ class Network:
             host.sending_until = free_at
         return free_at - now
 
-    def _deliver(self, source: str, target: str, event: ev.Event, delay: float) -> None:
-        world = self._world
-        host = world.hosts.get(target)
-        if host is None:
-            return
+    def _deliver(self, source: str, target: str, data: bytes, delay: float) -> None:
+        host = self._world.hosts.get(target)
+        if host is not None:
+            if self._posted.data is not data or self._posted.via != source:
+                self._posted = ev.MessageReceived(source, data)
+            self._world.at(delay, self._arrive, host, self._posted)
 
-        def arrive() -> None:
-            if host.node is not None and not self.blocked(source, target):
-                world.tell(host, event)
-
-        world.at(delay, arrive)
+    def _arrive(self, host: Host, event: ev.MessageReceived) -> None:
+        if host.node is not None and not self.blocked(event.via, host.name):
+            self._world.fire(host, host.life, event)
 
     def call(
         self, host: Host, peer: str, call: str, answer: Callable[[Host], ev.Event], generation: bytes = b""

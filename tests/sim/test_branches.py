@@ -11,7 +11,7 @@ from intellectd.protocol.keeper import NoRecovery
 from intellectd.protocol.records import Certificate, Entry, Vote
 from tests.sim.drawing import draw
 from tests.sim.play import generations, play
-from tests.sim.tags import TagCrypto
+from tests.sim.tags import QuickCrypto
 from tests.sim.world import OWNER, RUN, World, sim_config
 
 
@@ -134,7 +134,7 @@ def recover(world: World, name: str) -> None:
     host = world.hosts[name]
     assert host.node is not None
     record, blob = host.node.recovery_draft(host.clock(world.now))
-    vote = Vote(OWNER, TagCrypto(OWNER).sign(branch_bytes(RUN, record)))
+    vote = Vote(OWNER, QuickCrypto(OWNER).sign(branch_bytes(RUN, record)))
     world.tell(host, ev.RecoverySigned(Entry(record, blob, Certificate(Ballot(0, name), [vote]))))
 
 

@@ -4,11 +4,13 @@
 """
 
 import time
+from contextlib import nullcontext
 
 import pytest
 
+from tests.sim.drawing import draw
 from tests.sim.explore import Plan, again, explore
-from tests.sim.play import applied, heads
+from tests.sim.play import applied, heads, play
 from tests.sim.scenario import name_of
 from tests.sim.world import World, sim_config
 
@@ -125,6 +127,14 @@ def test_a_lost_disk_costs_a_seat_and_nothing_else() -> None:
     assert world.run(60, lambda: "PB" not in world.newest_voters())
     assert world.run(120, lambda: world.newest_voters()[-1] == "PB")
     assert world.run(60, lambda: "PB" in contributors(world)[-1])
+
+
+def test_what_is_decoded_once_changes_no_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = draw(3, (5, 5), 2.5, "storm")
+    first = play(scenario, trace=True)
+    monkeypatch.setattr("tests.sim.world.once", nullcontext)
+    second = play(scenario, trace=True)
+    assert first.events > 2000 and first.log == second.log and first.events == second.events
 
 
 def explored(plan: Plan) -> None:

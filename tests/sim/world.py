@@ -8,6 +8,7 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
@@ -18,17 +19,19 @@ from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical,
 from intellectd.protocol.node import Node
 from intellectd.protocol.records import Head
 from intellectd.protocol.seat import first_mark
+from tests.sim.decoded import once
 from tests.sim.host import Host
 from tests.sim.network import Network
 from tests.sim.rings import Rings
 from tests.sim.scenario import Weather
-from tests.sim.tags import TagCrypto
+from tests.sim.tags import QuickCrypto
 from tests.sim.training import Training
 from tests.sim.truth import Truth, Violation
 
 RUN = hash_of("sim-run")
 THETA0 = hash_of("sim-theta-0")
 OWNER = "KEY"
+TICK = ev.Tick()
 SNAPSHOT_ROUNDS = 3
 DISCOVERY_S = 20.0
 CONFESSIONS = ("progress_dropped", "delta_refused", "switched")  # notes that say of a host's own work that it is lost
@@ -65,8 +68,9 @@ class World:
         self.handled = 0
         self._manifest: Manifest | None = None
         self._truth: Truth | None = None
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
+        self._beacon = b""  # the newest that was sent
 
     @property
     def weather(self) -> Weather:
@@ -106,7 +110,7 @@ class World:
             peer=host.name,
             run=RUN,
             manifest=self._manifest,
-            crypto=TagCrypto(host.name),
+            crypto=QuickCrypto(host.name),
             rng=Random(self.rng.random()),
             now=host.clock(self.now),
             incarnation=host.wall_ms(self.now),
@@ -167,52 +171,50 @@ class World:
 
     # ---- time
 
-    def at(self, delay: float, action: Callable[[], None]) -> None:
+    def at(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         self._count += 1
-        heapq.heappush(self._heap, (self.now + delay, self._count, action))
+        heapq.heappush(self._heap, (self.now + delay, self._count, action, arguments))
 
-    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+    def run(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
         """Advance virtual time; True when `until` came true."""
-        end = self.now + seconds
-        while self._heap and self._heap[0][0] <= end:
-            self.now, _, action = heapq.heappop(self._heap)
-            action()
-            if until():
-                return True
+        end, heap, pop = self.now + seconds, self._heap, heapq.heappop
+        with once():
+            while heap and heap[0][0] <= end:
+                self.now, _, action, arguments = pop(heap)
+                action(*arguments)
+                if until is not None and until():
+                    return True
         self.now = end
-        return until()
+        return until is not None and until()
 
     def tell(self, host: Host, event: ev.Event, delay: float = 0.0) -> None:
         """An event for this life of a host; a stopped process gets it when it goes on, in its turn."""
-        life = host.life
+        self.at(delay, self.fire, host, host.life, event)
 
-        def fire() -> None:
-            if host.life == life and host.node is not None:
-                if self.now < host.stopped_until:
-                    self.at(host.stopped_until - self.now, fire)
-                else:
-                    self._handle(host, event)
-
-        self.at(delay, fire)
+    def fire(self, host: Host, life: int, event: ev.Event) -> None:
+        """Now."""
+        if host.life == life and host.node is not None:
+            if self.now < host.stopped_until:
+                self.at(host.stopped_until - self.now, self.fire, host, life, event)
+            else:
+                self._handle(host, event)
 
     def _arm(self, host: Host) -> None:
         """The tick that the node asks for now: the one before was for another moment."""
         assert host.node is not None
-        now, life = host.clock(self.now), host.life
+        now = host.clock(self.now)
         wait = min(max(host.node.deadline(now) - now, 0.01), 5.0)
         if self.now < host.tick_at <= self.now + wait:
             return  # an earlier tick asks again
-        moment = host.tick_at = self.now + wait
+        host.tick_at = self.now + wait
+        self.at(wait, self._tick, host, host.life, host.tick_at)
 
-        def fire() -> None:
-            if host.life != life or host.tick_at != moment:
-                return
+    def _tick(self, host: Host, life: int, moment: float) -> None:
+        if host.life == life and host.tick_at == moment:
             if self.now < host.stopped_until:
-                self.at(host.stopped_until - self.now, fire)
+                self.at(host.stopped_until - self.now, self._tick, host, life, moment)
             else:
-                self._handle(host, ev.Tick())
-
-        self.at(wait, fire)
+                self._handle(host, TICK)
 
     def _handle(self, host: Host, event: ev.Event) -> None:
         assert host.node is not None
@@ -224,15 +226,19 @@ class World:
         if self.handled % 64 == 0:
             self.truth.bounded(host.node, len(self.hosts))
         for effect in effects:
-            point = self.crash_points.get(host.name)
-            if point is not None and point.is_here(effect):
-                del self.crash_points[host.name]
-                self.die(host, point.back_s, f"before {type(effect).__name__}")
+            if self.crash_points:
+                self._crash_before(host, effect)
             if host.life == life:
                 self._perform(host, effect)
             if host.life != life:
                 return
         self._arm(host)
+
+    def _crash_before(self, host: Host, effect: ef.Effect) -> None:
+        point = self.crash_points.get(host.name)
+        if point is not None and point.is_here(effect):
+            del self.crash_points[host.name]
+            self.die(host, point.back_s, f"before {type(effect).__name__}")
 
     def die(self, host: Host, back_s: float, why: str) -> None:
         """The daemon ends here and is started again after a while."""
@@ -294,10 +300,13 @@ class World:
                 self.say(host, f"{effect.event}: {effect.text}")
 
     def _send(self, host: Host, effect: ef.Send) -> None:
-        if BEACON not in effect.data[:TAG_ENDS]:  # beacons are many and promise nothing
-            envelope = m.open_envelope(effect.data)
-            self.truth.said(host, m.decode(envelope.body, m.AnyMessage))  # type: ignore[arg-type]
-        self.net.post(host, effect.peer, effect.data)
+        data = effect.data
+        if data is not self._beacon:  # beacons are many and promise nothing
+            if BEACON in data[:TAG_ENDS]:
+                self._beacon = data
+            else:
+                self.truth.said(host, m.decode(m.open_envelope(data).body, m.AnyMessage))  # type: ignore[arg-type]
+        self.net.post(host, effect.peer, data)
 
     def _entries(self, donor: Host, effect: ef.AskEntries) -> ev.Event:
         known = donor.node is not None and donor.node.head.generation == effect.generation
