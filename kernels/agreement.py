@@ -1,17 +1,29 @@
 """Whether two implementations of the kernels give the same bits, on one fixed and nasty vector.
 
 Owns the check that runs once per process before the C kernels are trusted: a compiler flag from a distribution
-(-ffast-math, contraction) would let one peer compute another state than all others. Costs a few milliseconds.
+(-ffast-math, contraction) would let one peer compute another state than all others. Costs a tenth of a second.
 """
 
 import torch
 from torch import Tensor
 
 from intellectd.kernels.codec import BLOCK, BLOCKS_PER_GROUP, CODECS, Codec
-from intellectd.kernels.interface import Kernels
+from intellectd.kernels.interface import Feedback, Kernels
+from intellectd.kernels.outer import DelayedNesterovStep, NesterovStep, OuterVectors
 
 ELEMENTS = (BLOCKS_PER_GROUP + 2) * BLOCK  # a full group and a short one
 _KNUTH = 2654435761  # multiplicative hashing: scattered integers without touching a random generator
+_KERNELS = (
+    "encode_delta",
+    "encode",
+    "decode",
+    "finite",
+    "decode_add",
+    "encode_mean",
+    "ring_hop",
+    "outer_step",
+    "subtract_into",
+)
 
 
 def first_difference(one: Kernels, other: Kernels) -> str | None:
@@ -23,24 +35,36 @@ def first_difference(one: Kernels, other: Kernels) -> str | None:
     return None
 
 
-_KERNELS = ("encode_delta", "encode", "decode", "finite", "ring_hop", "outer_step", "subtract_into")
-
-
 def _run(kernels: Kernels, codec: Codec) -> list[object]:
-    anchor, local, momentum, noise = _tame(1), _tame(2), _tame(3), _any_bits()
+    """What each of _KERNELS gives and leaves behind, in their order."""
+    anchor, local, momentum, noise, error = _tame(1), _tame(2), _tame(3), _any_bits(), _tame(5)
     delta, encoded = _room(codec), _room(codec)
-    squares = kernels.encode_delta(codec, anchor, local, delta)
-    results: list[object] = [(squares, _bits(delta)), (kernels.encode(codec, noise, encoded), _bits(encoded))]
+    feedback = None if codec.feedback_decay is None else Feedback(error, 0.95, error)
+    squares = kernels.encode_delta(codec, anchor, local, delta, feedback)
+    results: list[object] = [(squares, _bits(delta), _bits(error))]
+    results.append((kernels.encode(codec, noise, encoded), _bits(encoded)))
     kernels.decode(codec, encoded, noise)
     results += [_bits(noise), (kernels.finite(codec, encoded), kernels.finite(codec, delta))]
+    kernels.decode_add(codec, delta, 3.7, error)
+    results.append(_bits(error))
+    update = _room(codec)
+    results.append((kernels.encode_mean(codec, error, 5.8, update), _bits(update)))
+    results.append(_ring(kernels, codec, delta))
+    kernels.outer_step(codec, update, NesterovStep(0.7, 0.9), OuterVectors(anchor, momentum))
+    kernels.outer_step(
+        codec, update, DelayedNesterovStep(0.7, 0.9, 3, turn=True), OuterVectors(anchor, momentum, error)
+    )
+    results.append((_bits(anchor), _bits(momentum), _bits(error)))
+    kernels.subtract_into(anchor, local)
+    return [*results, _bits(local)]
+
+
+def _ring(kernels: Kernels, codec: Codec, delta: Tensor) -> object:
+    if not codec.may_reencode:
+        return None
     first, last = _room(codec), _room(codec)
     sound = kernels.ring_hop(codec, None, delta, 3.7, None, first)
-    results.append((sound, kernels.ring_hop(codec, first, delta, 2.1, 5.8, last), _bits(first), _bits(last)))
-    kernels.outer_step(codec, last, anchor, momentum, 0.7, 0.9)
-    results.append((_bits(anchor), _bits(momentum)))
-    kernels.subtract_into(anchor, local)
-    results.append(_bits(local))
-    return results
+    return sound, kernels.ring_hop(codec, first, delta, 2.1, 5.8, last), _bits(first), _bits(last)
 
 
 def _scattered(seed: int) -> Tensor:

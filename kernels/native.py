@@ -9,7 +9,10 @@ from importlib.util import find_spec
 
 from torch import Tensor
 
-from intellectd.kernels.codec import BLOCK, Codec
+from intellectd.kernels import reference
+from intellectd.kernels.codec import BLOCK, FP32, INT8, Codec
+from intellectd.kernels.interface import Feedback
+from intellectd.kernels.outer import NesterovStep, OuterStep, OuterVectors
 
 MODULE = "intellectd.kernels._native"  # named as an extension module so that packaging builds and ships it
 ABI = 1  # must equal ABI in csrc/native.c: a stale build would otherwise compute something else
@@ -24,6 +27,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[object]]] = {
     "subtract_into": (None, [c_void_p, c_void_p, c_size_t]),
     "finite": (c_int, [c_int, c_void_p, c_size_t]),
 }
+_IN_C = (FP32, INT8)  # the others go through torch, which gives the same bits
 _PREFIX = "intellectd_native_"
 REBUILD = "reinstall intellectd on a host with a C compiler (pip install --force-reinstall --no-deps)"
 
@@ -42,11 +46,23 @@ class Native:
             function.argtypes = arguments
         self._library = library
 
-    def encode(self, codec: Codec, x: Tensor, out: Tensor) -> int | None:
+    def encode(self, codec: Codec, x: Tensor, out: Tensor, threads: int = 1) -> int | None:
+        if codec not in _IN_C:
+            return reference.encode(codec, x, out, threads)
         first = self._library.intellectd_native_encode(codec.native_id, x.data_ptr(), out.data_ptr(), _blocks(x))
         return _index(first)
 
-    def encode_delta(self, codec: Codec, anchor: Tensor, local: Tensor, out: Tensor) -> tuple[float, int | None]:
+    def encode_delta(
+        self,
+        codec: Codec,
+        anchor: Tensor,
+        local: Tensor,
+        out: Tensor,
+        feedback: Feedback | None = None,
+        threads: int = 1,
+    ) -> tuple[float, int | None]:
+        if codec not in _IN_C or feedback is not None:
+            return reference.encode_delta(codec, anchor, local, out, feedback, threads)
         squares = c_double()
         first = self._library.intellectd_native_encode_delta(
             codec.native_id,
@@ -58,8 +74,16 @@ class Native:
         )
         return squares.value, _index(first)
 
-    def decode(self, codec: Codec, enc: Tensor, out: Tensor) -> None:
+    def decode(self, codec: Codec, enc: Tensor, out: Tensor, threads: int = 1) -> None:
+        if codec not in _IN_C:
+            return reference.decode(codec, enc, out, threads)
         self._library.intellectd_native_decode(codec.native_id, enc.data_ptr(), out.data_ptr(), _blocks(out))
+
+    def decode_add(self, codec: Codec, enc: Tensor, weight: float, total: Tensor, threads: int = 1) -> None:
+        reference.decode_add(codec, enc, weight, total, threads)
+
+    def encode_mean(self, codec: Codec, total: Tensor, divisor: float, out: Tensor, threads: int = 1) -> int | None:
+        return reference.encode_mean(codec, total, divisor, out, threads)
 
     def ring_hop(
         self,
@@ -69,7 +93,10 @@ class Native:
         weight: float,
         divisor: float | None,
         out: Tensor,
+        threads: int = 1,
     ) -> bool:
+        if codec not in _IN_C:
+            return reference.ring_hop(codec, incoming, own, weight, divisor, out, threads)
         first = self._library.intellectd_native_ring_hop(
             codec.native_id,
             None if incoming is None else incoming.data_ptr(),
@@ -81,21 +108,27 @@ class Native:
         )
         return _index(first) is None
 
-    def outer_step(self, codec: Codec, update: Tensor, theta: Tensor, momentum: Tensor, lr: float, mu: float) -> None:
+    def outer_step(
+        self, codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVectors, threads: int = 1
+    ) -> None:
+        if codec not in _IN_C or not isinstance(step, NesterovStep) or vectors.momentum is None:
+            return reference.outer_step(codec, update, step, vectors, threads)
         self._library.intellectd_native_outer_step(
             codec.native_id,
             update.data_ptr(),
-            theta.data_ptr(),
-            momentum.data_ptr(),
-            lr,
-            mu,
-            _blocks(theta),
+            vectors.theta.data_ptr(),
+            vectors.momentum.data_ptr(),
+            step.lr,
+            step.mu,
+            _blocks(vectors.theta),
         )
 
-    def subtract_into(self, anchor: Tensor, x: Tensor) -> None:
+    def subtract_into(self, anchor: Tensor, x: Tensor, threads: int = 1) -> None:
         self._library.intellectd_native_subtract_into(anchor.data_ptr(), x.data_ptr(), x.numel())
 
-    def finite(self, codec: Codec, enc: Tensor) -> bool:
+    def finite(self, codec: Codec, enc: Tensor, threads: int = 1) -> bool:
+        if codec not in _IN_C:
+            return reference.finite(codec, enc, threads)
         blocks = codec.elements(enc.numel()) // BLOCK
         return bool(self._library.intellectd_native_finite(codec.native_id, enc.data_ptr(), blocks))
 

@@ -66,6 +66,8 @@ def plan_of(job: RingJob, peer_id: str) -> RingPlan:
     if len(weights) != len(members) or not all(math.isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
         raise ValueError(f"{len(members)} members need as many weights, finite and not all 0; got {weights}")
     codec = codec_by_name(job.codec)
+    if not codec.may_reencode:
+        raise ValueError(f"{codec.name} loses too much to be encoded anew at each hop of a ring")
     size = codec.encoded_bytes(job.elements)
     if job.elements <= 0 or job.own.nbytes != size or job.out.nbytes != size or job.out.readonly:
         raise ValueError(

@@ -15,6 +15,7 @@ from intellectd.kernels import ops
 from intellectd.kernels.codec import codec_by_name
 from intellectd.kernels.digest import state_digest, update_root
 from intellectd.kernels.layout import Layout
+from intellectd.kernels.outer import NesterovStep, OuterVectors
 
 Local = Literal["adopt", "carry", "keep", "none"]
 
@@ -91,7 +92,8 @@ class OuterState:
         if carried is not None:
             ops.subtract_into(self._kept if self._kept is not None else self.theta, carried)
         if update is not None:
-            ops.outer_step(codec_by_name(codec_name), update, self.theta, self.momentum, lr, momentum)
+            vectors = OuterVectors(self.theta, self.momentum)
+            ops.outer_step(codec_by_name(codec_name), update, NesterovStep(lr, momentum), vectors)
         if carried is not None:
             ops.subtract_into(self.theta, carried)
         if local == "carry" and carried is None:

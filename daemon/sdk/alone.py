@@ -16,6 +16,7 @@ from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.sdk.rounds import Assignment, Finish, Progress, RoundDone, Stream
 from intellectd.kernels import ops
 from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.outer import NesterovStep, OuterVectors
 
 log = logging.getLogger("intellectd")
 
@@ -55,8 +56,8 @@ class Alone:
                 "or infinity",
                 "lower the learning rate, lengthen its warm-up or clip gradients",
             )
-        lr = self._outer.lr_for(1)
-        ops.outer_step(self._codec, self._encoded, self._anchor, self._momentum, lr, self._outer.momentum)
+        step = NesterovStep(self._outer.lr_for(1), self._outer.momentum)
+        ops.outer_step(self._codec, self._encoded, step, OuterVectors(self._anchor, self._momentum))
         self._parameters.load(self._anchor)
         self._tokens_total += done.tokens
         return self._next()

@@ -210,6 +210,7 @@ def test_a_result_may_not_overwrite_a_partial_sum_that_has_not_left() -> None:
         ({"weights": (1.0, math.nan)}, "finite"),
         ({"weights": (0.0, 0.0)}, "not all 0"),
         ({"codec": "int3"}, "unknown codec"),
+        ({"codec": "int4"}, "int4 loses too much"),
         ({"elements": 512}, "512 elements"),
         ({"out": memoryview(bytes(260_000))}, "read-only"),
         ({"stall_s": 0.0}, "above 0"),

@@ -12,6 +12,7 @@ import torch
 
 from intellectd.kernels import ops
 from intellectd.kernels.codec import FP32, GROUP, INT8
+from intellectd.kernels.outer import NesterovStep, OuterVectors
 from tests.kernels.vectors import IMPLEMENTATIONS, bits, encoded, fingerprint, room, tame
 
 
@@ -91,7 +92,7 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
     assert ops.encode(FP32, torch.full((256,), math.nan), update) == 0
     theta, momentum = tame(1, 256), tame(2, 256)
     with pytest.raises(ops.NotFinite, match="not applied"):
-        ops.outer_step(FP32, update, theta, momentum, 0.7, 0.9)
+        ops.outer_step(FP32, update, NesterovStep(0.7, 0.9), OuterVectors(theta, momentum))
     assert (bits(theta), bits(momentum)) == (bits(tame(1, 256)), bits(tame(2, 256)))
 
 

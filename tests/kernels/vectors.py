@@ -6,17 +6,21 @@ purpose; without it a missing C library fails the tests rather than skipping the
 
 import os
 
+import pytest
 import torch
 from blake3 import blake3
 from torch import Tensor
 
 from intellectd.kernels import native, reference
-from intellectd.kernels.codec import Codec
+from intellectd.kernels.codec import GROUP, Codec
 from intellectd.kernels.interface import Kernels
 
 IMPLEMENTATIONS: dict[str, Kernels] = {"torch": reference}
 if os.environ.get("INTELLECTD_KERNELS") != "torch":
     IMPLEMENTATIONS["native"] = native.load(native.built_library())
+
+EVERYWHERE = pytest.mark.parametrize("kernels", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
+ELEMENTS = GROUP + 3 * 256  # a whole group and a short one
 
 # Zeros, denormals, the edges of the zero block and of what int8 refuses, halves that round to even, NaNs.
 NASTY_BITS = (
@@ -61,10 +65,27 @@ def encoded(codec: Codec, x: Tensor) -> Tensor:
     return out
 
 
+def spoilt(enc: Tensor, seed: int) -> Tensor:
+    """A copy with up to 512 bytes of noise somewhere among the sound ones."""
+    copy, noise = enc.clone(), torch.frombuffer(raw_bytes(seed, 512), dtype=torch.uint8)[: enc.numel()]
+    place = seed % (enc.numel() - noise.numel() + 1)
+    copy[place : place + noise.numel()] = noise
+    return copy
+
+
 def decoded(codec: Codec, enc: Tensor) -> Tensor:
     out = torch.empty(codec.elements(enc.numel()))
     reference.decode(codec, enc, out)
     return out
+
+
+def ring_of_three(kernels: Kernels, codec: Codec, deltas: list[Tensor], weights: list[float]) -> Tensor:
+    partial = room(codec, ELEMENTS)
+    own = [encoded(codec, delta) for delta in deltas]
+    assert kernels.ring_hop(codec, None, own[0], weights[0], None, partial)
+    assert kernels.ring_hop(codec, partial, own[1], weights[1], None, partial)
+    assert kernels.ring_hop(codec, partial, own[2], weights[2], sum(weights), partial)
+    return partial
 
 
 def bits(tensor: Tensor) -> bytes:
