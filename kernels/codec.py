@@ -161,3 +161,12 @@ def codec_by_name(name: str) -> Codec:
     if codec is None:
         raise ValueError(f"unknown codec {name!r}; known: {', '.join(sorted(CODECS))}")
     return codec
+
+
+def ring_codec(name: str) -> Codec:
+    """A codec in which partial sums may travel around a ring. Raises ValueError naming those there are."""
+    codec = codec_by_name(name)
+    if not codec.may_reencode:
+        rings = ", ".join(sorted(other.name for other in CODECS.values() if other.may_reencode))
+        raise ValueError(f"{name} loses too much to be encoded anew at each hop of a ring; known: {rings}")
+    return codec

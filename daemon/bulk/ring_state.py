@@ -17,7 +17,7 @@ from intellectd.daemon.bulk.interface import RingJob
 from intellectd.daemon.bulk.ring import Chunk, cut_chunks, hops_received, hops_sent, last_hop
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.kernels import ops
-from intellectd.kernels.codec import Codec, codec_by_name
+from intellectd.kernels.codec import Codec, ring_codec
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,7 @@ def plan_of(job: RingJob, peer_id: str) -> RingPlan:
         raise ValueError(f"a ring's members are distinct and include this host; got {', '.join(members)}")
     if len(weights) != len(members) or not all(math.isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
         raise ValueError(f"{len(members)} members need as many weights, finite and not all 0; got {weights}")
-    codec = codec_by_name(job.codec)
-    if not codec.may_reencode:
-        raise ValueError(f"{codec.name} loses too much to be encoded anew at each hop of a ring")
+    codec = ring_codec(job.codec)
     size = codec.encoded_bytes(job.elements)
     if job.elements <= 0 or job.own.nbytes != size or job.out.nbytes != size or job.out.readonly:
         raise ValueError(

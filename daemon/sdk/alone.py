@@ -15,7 +15,7 @@ from intellectd.daemon.sdk.outer import Nesterov
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.sdk.rounds import Assignment, Finish, Progress, RoundDone, Stream
 from intellectd.kernels import ops
-from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.codec import ring_codec
 from intellectd.kernels.outer import NesterovStep, OuterVectors
 
 log = logging.getLogger("intellectd")
@@ -34,7 +34,7 @@ class Alone:
         self.manifest: Mapping[str, Any] = {"seed": seed}
         self._parameters, self._outer, self._steps, self._rounds, self._seed = parameters, outer, steps, rounds, seed
         try:
-            self._codec = codec_by_name(outer.codec)
+            self._codec = ring_codec(outer.codec)
         except ValueError as error:
             raise ModelUnsupported(str(error), "set `codec` of intellectd.Nesterov to one of them") from error
         elements = parameters.layout.elements

@@ -88,9 +88,10 @@ def test_another_outer_optimizer_is_refused(outer: object) -> None:
         alone(outer, toy())
 
 
-def test_an_unknown_codec_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(intellectd.ModelUnsupported, match="known: fp32, int8"):
-        alone(intellectd.Nesterov(codec="int3"), toy())
+@pytest.mark.parametrize(("codec", "words"), [("int3", "known: bf16, e3m0"), ("int4", "known: bf16, fp32, int8")])
+def test_a_codec_that_no_swarm_has_is_refused_with_the_known_ones(codec: str, words: str) -> None:
+    with pytest.raises(intellectd.ModelUnsupported, match=words):
+        alone(intellectd.Nesterov(codec=codec), toy())
 
 
 def test_a_round_that_diverged_names_the_tensor() -> None:
