@@ -4,6 +4,8 @@ Owns who was heard directly, and the budgets. A member that both can reach carri
 both directions. Refuses to know what an envelope says, beyond whose it is.
 """
 
+from typing import TypeVar
+
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import Out, PeerFault, To
@@ -11,6 +13,7 @@ from intellectd.protocol.inbox import receive
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import AnyMessage, BadMessage, Relay, open_envelope
 
+V = TypeVar("V")
 OWN = ""  # the budget of what this host itself sends by way of others
 
 
@@ -24,14 +27,12 @@ class Relaying:
     # ---- what is heard
 
     def on_direct(self, peer: str, now: float) -> None:
-        self._direct[peer] = now
+        _refresh(self._direct, peer, now)
         self._news.pop(peer, None)
-        self._bounded(self._direct)
 
     def on_news(self, peer: str, now: float) -> None:
         """Another member passed on a newer beacon of this peer, or a message of it."""
-        self._news[peer] = now
-        self._bounded(self._news)
+        _refresh(self._news, peer, now)
 
     def unheard(self, peer: str, now: float) -> bool:
         """Alive to others, and not to us: for suspect_s nothing came from it directly."""
@@ -81,11 +82,13 @@ class Relaying:
     def _within_budget(self, whose: str, now: float) -> bool:
         second, count = self._used.get(whose, (0, 0))
         count = count + 1 if second == int(now) else 1
-        self._used[whose] = (int(now), count)
-        self._bounded(self._used)
+        _refresh(self._used, whose, (int(now), count))
         return count <= limits.RELAYS_PER_S_MAX
 
-    def _bounded(self, table: dict[str, float] | dict[str, tuple[int, int]]) -> None:
-        """The oldest entry goes: members are at most as many."""
-        if len(table) > limits.PEERS_MAX:
-            del table[next(iter(table))]
+
+def _refresh(table: dict[str, V], peer: str, value: V) -> None:
+    """The newest stands last, and of too many the one goes that was not renewed for longest: members are no more."""
+    table.pop(peer, None)
+    table[peer] = value
+    if len(table) > limits.PEERS_MAX:
+        del table[next(iter(table))]

@@ -2,6 +2,7 @@
 
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
+from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.ids import Ballot
 from tests.protocol.history import RUN, History
@@ -88,3 +89,14 @@ def test_nobody_is_carried_for_without_end() -> None:
     letter = m.Relay("PC", sealed("PA", prepare(pb, "PA")))
     sent = [relays(pb.node.handle(pb.says("PA", letter), pb.now)) for _ in range(100)]
     assert sum(len(found) for found in sent) == 32
+
+
+def test_of_too_many_peers_the_one_not_heard_for_longest_is_forgotten() -> None:
+    """SPEC L1, W8: not the one that was met first, which may speak every second."""
+    relaying = Host(run_of_three()).node.relaying
+    for number in range(limits.PEERS_MAX):
+        relaying.on_direct(f"P{number}", 0.0)
+    relaying.on_direct("P0", 1.0)
+    relaying.on_direct("PZ", 2.0)
+    assert len(relaying._direct) == limits.PEERS_MAX
+    assert "P0" in relaying._direct and "P1" not in relaying._direct
