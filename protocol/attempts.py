@@ -38,10 +38,14 @@ class Attempts:
         """Somebody promised this one: ours must be above it to be heard."""
         self.number = max(self.number, ballot.attempt)
 
-    def failed(self, attempt: int, now: float) -> None:
-        """It ended without a decision. The first retry is at once; from then on with growing pauses."""
+    def failed(self, attempt: int, now: float, again: bool = False) -> None:
+        """It ended without a decision. The first retry is at once; from then on with growing pauses. `again`: said once
+        more of the same attempt."""
+        self._moved_at = LONG_AGO
+        if again:
+            return
         self.number = max(self.number, attempt + 1)
-        self._moved_at, self.startable_at = LONG_AGO, now
+        self.startable_at = now
         self._failures += 1
         if self._failures > 1:
             pause = limits.RETRY_MIN_S * 2 ** min(self._failures - 2, limits.EXCLUSION_DOUBLINGS_MAX)

@@ -18,7 +18,7 @@ class Exchange:
         self._context, self._head = context, head
         self._timers = context.config.timers
         self.plan: Plan | None = None
-        self._newest: Ballot | None = None  # of the plans seen: a late one from an old leader starts nothing
+        self.newest: Ballot | None = None  # of the plans seen: a late one from an old leader starts nothing
         self._started: dict[bytes, list[Member]] = {}  # the newest TRANSFERS_KEPT
         self._results: dict[bytes, Result] = {}  # on disk here, by transfer
         self._moved: dict[str, tuple[bytes, int]] = {}
@@ -53,7 +53,7 @@ class Exchange:
 
     def follow(self, plan: Plan, own_ready: Ready | None) -> list[Out]:
         """Take part as planned. An equal transfer is not begun again; what was finished is said again."""
-        if self._newest is not None and plan.ballot < self._newest:
+        if self.newest is not None and plan.ballot < self.newest:
             return []
         transfer, running = self.name(plan.members), self.running
         mine = next(m for m in plan.members if m.peer == self._context.peer)
@@ -61,7 +61,7 @@ class Exchange:
         if not known and (own_ready is None or mine != Member(mine.peer, own_ready.tokens, own_ready.delta_root)):
             no = Abort(self._head.at, plan.ballot, self._context.peer, False, "my delta is another")
             return [To(plan.ballot.leader, no)]
-        self.plan, self._newest = plan, plan.ballot
+        self.plan, self.newest = plan, plan.ballot
         if transfer in self._results:
             return [*self._stop(running), To(plan.ballot.leader, self._results[transfer])]
         if running == transfer:

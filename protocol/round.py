@@ -20,6 +20,7 @@ from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import Abort, Accept, Accepted, Plan, Prepare, Promise, Ready, Refuse, Result
 from intellectd.protocol.quorum import Reach, reach
 from intellectd.protocol.readiness import Standing
+from intellectd.protocol.seat import NO_BALLOT
 from intellectd.protocol.voting import Voting
 
 AboutRound = Prepare | Promise | Refuse | Plan | Result | Abort | Accept | Accepted
@@ -42,6 +43,7 @@ class Round:
         self.reason = "starting"
         self.paused = False  # a better line of history may be there (G8)
         self.decided: Entry | None = None
+        self._broken: Ballot | None = None  # whose transfer was aborted last
         self._may_since: float | None = None
         self._worked_at = float("-inf")  # when a transfer last moved
 
@@ -247,14 +249,25 @@ class Round:
         self.parts.attempts.moved(now)
 
     def _aborted(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
-        parts = self.parts
+        parts, ballot = self.parts, message.ballot
         if suspect != self.context.peer:
             stale = suspect is not None and parts.members.heard_s(suspect, now) > 2 * parts.timers.beacon_s
             parts.suspicion.accuse(accuser, suspect, message.silent, stale, now)
-        self.leading.aborted(message.ballot)
-        parts.attempts.failed(message.ballot.attempt, now)
-        note = Note("transfer_aborted", f"attempt {message.ballot.attempt}: {message.reason}", "warning")
-        return [note, *parts.exchange.stop()]
+        plan, text = parts.exchange.plan, f"attempt {ballot.attempt}: {message.reason}"
+        if ballot < self._newest():  # word of an attempt that a later one has ended already
+            stopped = parts.exchange.stop() if plan is not None and plan.ballot == ballot else []
+            return [Note("transfer_aborted", text, "debug"), *stopped]
+        # Each member tells of the same ring: it failed once.
+        again, self._broken = ballot == self._broken, ballot
+        self.leading.aborted(ballot)
+        parts.attempts.failed(ballot.attempt, now, again)
+        return [Note("transfer_aborted", text, "debug" if again else "warning"), *parts.exchange.stop()]
+
+    def _newest(self) -> Ballot:
+        """Of the attempts that this host takes part in."""
+        parts, led = self.parts, self.leading.attempt
+        found = [parts.acceptor.promised, parts.exchange.newest, led.ballot if led else None]
+        return max((ballot for ballot in found if ballot is not None), default=NO_BALLOT)
 
     def _members(self, ballot: Ballot) -> list[str]:
         """Who takes part in this ballot's transfer, as far as it is known here."""

@@ -236,6 +236,44 @@ def test_our_own_transfer_breaks_after_the_others_finished() -> None:
     pa << "on disk: promised 0.PB, accepted 0.PB" << "to PB: accepted 0.PB"
 
 
+def test_a_late_abort_does_not_end_the_attempt_after_it() -> None:
+    """SPEC A10: PC's word on attempt 0 arrives when this host leads attempt 1; that goes on."""
+    run, pa = follower("PB", "PA", "PC", "PD")
+    pa.told(pa.says("PB", say.prepare(run, THEIRS)))
+    pa.told(pa.says("PB", say.plan(run, THEIRS, "PB", "PC", "PA", "PD"))).skip()
+    assert until(pa, "to PC: prepare 1.PA", "PC", "PD") <= 11
+    pa >> pa.says("PC", say.abort(run, THEIRS, "PB"))
+    pa << "abort transfer"
+    pa.silent()
+    attempt, suspicion = pa.node.round.leading.attempt, pa.node.round.parts.suspicion
+    assert attempt is not None and attempt.ballot == NEXT and suspicion.excluded("PB", pa.now)
+    pa.told(pa.says("PC", say.promise(run, NEXT)), pa.says("PD", say.promise(run, NEXT))).told(pa.after(1.1))
+    assert sorted(ring(pa)) == ["PA", "PC", "PD"]
+
+
+def test_a_late_abort_does_not_stop_the_ring_after_it() -> None:
+    """SPEC A10: the plan of attempt 1 came without its prepare; a voter still has promised attempt 0 alone."""
+    run, pa = follower("PB", "PC", "PA", "PD")
+    pa.told(pa.says("PB", say.prepare(run, THEIRS)))
+    pa.told(pa.says("PC", say.plan(run, Ballot(1, "PC"), "PC", "PA", "PD"))).skip()
+    pa.told(pa.says("PD", say.abort(run, THEIRS, "PB"))).silent()
+    attempts = pa.node.round.parts.attempts
+    assert pa.node.round.reducing is not None and attempts.number == 1 and not attempts.expired(pa.now)
+
+
+def test_a_ring_that_broke_for_all_its_members_failed_once() -> None:
+    """SPEC A10, A11: each of them says so; that is one failure of the decision, and one line in the log."""
+    run, pa = follower("PB", "PC", "PA", "PD")
+    pa.told(pa.says("PB", say.prepare(run, THEIRS)))
+    pa.told(pa.says("PB", say.plan(run, THEIRS, "PB", "PC", "PA", "PD"))).skip()
+    for peer in ("PB", "PC", "PD"):
+        pa.told(pa.says(peer, say.abort(run, THEIRS, "PZ")))
+    pa.skip()
+    attempts = pa.node.round.parts.attempts
+    assert (attempts.number, attempts._failures) == (1, 1)
+    assert [note.level for note in pa.notes if note.event == "transfer_aborted"] == ["warning", "debug", "debug"]
+
+
 def test_a_voter_outside_the_ring_hears_of_the_abort() -> None:
     """SPEC A10: it follows the attempt without knowing its plan, and must not wait for it in vain."""
     run, pa = follower("PB", "PA", "PC", "PD")
