@@ -4,7 +4,7 @@ Owns its form and by whose word it stands; it is a roster (R7) that survivors gi
 when a branch is opened and which one is followed, which is branching.py's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -14,15 +14,22 @@ from intellectd.protocol.ids import NO_HASH, Ballot, encode, hash_of
 from intellectd.protocol.manifest import owners_of
 from intellectd.protocol.port import Crypto
 from intellectd.protocol.proposal import NOTHING, build_record, next_blob
+from intellectd.protocol.words import counted
 
 FIRST_ATTEMPT = 0  # a branch is not voted on: its ballot only names the initiator
 
 
-def branch_record(head: Head, named: Sequence[str], state_digest: bytes) -> tuple[Record, Blob]:
-    """The one record by which these peers go on from `head` by themselves. Its generation commits to all of it, so
-    that no two records open one generation."""
+def branch_record(
+    head: Head, named: Sequence[str], state_digest: bytes, lives: Mapping[str, int] | None = None
+) -> tuple[Record, Blob]:
+    """The one record by which these peers go on from `head` by themselves: as a fork, or as a recovery of these
+    `lives` (the incarnation of each that may become a voter). Its generation commits to all of it, so that no two
+    records open one generation, and none is a fork to one host and a recovery to another."""
+    voters = branch_voters(head, named)
     blob = next_blob(head, [], named, [])
-    record = build_record(head, NOTHING, blob, branch_voters(head, named), state_digest)
+    if lives is not None:
+        blob = msgspec.structs.replace(blob, lives=[lives[voter] for voter in voters])
+    record = build_record(head, NOTHING, blob, voters, state_digest)
     bare = msgspec.structs.replace(record, generation=NO_HASH)
     return msgspec.structs.replace(record, generation=hash_of("branch", head.generation, encode(bare))), blob
 
@@ -31,6 +38,19 @@ def branch_voters(head: Head, named: Sequence[str]) -> list[str]:
     """The voters that are left keep their order; then the others, by peer id."""
     senior = [voter for voter in head.voters if voter in named]
     return [*senior, *sorted(peer for peer in named if peer not in senior)][: limits.VOTERS_MAX]
+
+
+def lives_of(entry: Entry) -> dict[str, int] | None:
+    """The incarnations that a recovery names its voters in; None of every other record."""
+    lives = entry.blob.lives
+    return dict(zip(entry.record.next_voters, lives, strict=False)) if lives else None
+
+
+def told_of(entry: Entry) -> str:
+    """For people: the generation that this branch opens, and by whose word."""
+    owners, initiator = "by the owner's word", f"by the fork of {entry.certificate.ballot.leader}"
+    opened = f"generation {entry.record.generation.hex()[:8]}, begun with round {entry.record.round}"
+    return f"{opened} {owners if entry.blob.lives else initiator}"
 
 
 def branch_bytes(run: bytes, record: Record) -> bytes:
@@ -54,12 +74,15 @@ def check_branch(head: Head, entry: Entry, crypto: Crypto) -> None:
         raise BadRecord(f"a line of history has at most {limits.BRANCHES_MAX} branches")
     if head.round < 0 and entry.record.state_digest != head.manifest.state_digest:
         raise BadRecord("not the manifest's first state")
-    if (entry.record, entry.blob) != branch_record(head, named, entry.record.state_digest):
+    lives = lives_of(entry)
+    if lives is not None and list(lives) != branch_voters(head, named):
+        raise BadRecord("a recovery of other voters than it names")
+    if (entry.record, entry.blob) != branch_record(head, named, entry.record.state_digest, lives):
         raise BadRecord("neither the next record of this generation nor one that opens a branch here")
-    _check_word(head, entry, named, crypto)
+    _check_word(head, entry, named, lives is not None, crypto)
 
 
-def _check_word(head: Head, entry: Entry, named: list[str], crypto: Crypto) -> None:
+def _check_word(head: Head, entry: Entry, named: list[str], recovers: bool, crypto: Crypto) -> None:
     certificate = entry.certificate
     message = branch_bytes(head.run, entry.record)
     signers = list(dict.fromkeys(vote.voter for vote in certificate.votes))
@@ -68,11 +91,10 @@ def _check_word(head: Head, entry: Entry, named: list[str], crypto: Crypto) -> N
     for vote in certificate.votes:
         if not crypto.verify(vote.voter, message, vote.signature):
             raise BadRecord(f"the signature of {vote.voter} on a branch is false")
-    owners, needed = owners_of(head.manifest, head.config)
-    by_owners = [signer for signer in signers if signer in owners]
-    if by_owners:
-        if len(by_owners) != len(signers) or len(by_owners) < needed:
-            raise BadRecord(f"a recovery needs the signatures of {needed} owners, and no other")
+    if recovers:
+        owners, needed = owners_of(head.manifest, head.config)
+        if any(signer not in owners for signer in signers) or len(signers) < needed:
+            raise BadRecord(f"a recovery needs the signatures of {counted(needed, 'owner')}, and no other")
         return
     if head.config.swarm.on_quorum_loss != "fork" or head.round < 0:
         raise BadRecord("a branch without the owner's word, in a run that waits for its quorum")

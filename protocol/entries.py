@@ -28,7 +28,7 @@ from intellectd.protocol.ids import (
     encode,
     hash_of,
 )
-from intellectd.protocol.manifest import Manifest, RunConfig, config_of, elements_of, manifest_hash, owners_of
+from intellectd.protocol.manifest import Manifest, RunConfig, config_of, elements_of, manifest_hash
 
 VERSION = 1
 Streams = Annotated[list[Stream], Meta(max_length=limits.STREAMS_MAX)]
@@ -67,12 +67,13 @@ class Pending(Wire, frozen=True, array_like=True):
 
 
 class Blob(Wire, frozen=True, array_like=True):
-    """The long lists of a record; the record holds their hash."""
+    """The long lists of a record; the record holds their hash. `lives` tells a recovery from all else (G4)."""
 
     contributions: Annotated[list[Contribution], Meta(max_length=limits.ASSIGNMENTS_MAX)]
     assignments: Annotated[list[Assignment], Meta(max_length=limits.ASSIGNMENTS_MAX)]
     pending: Annotated[list[Pending], Meta(max_length=limits.UNCONSUMED_MAX)]
     unconsumed: Annotated[list[Stream], Meta(max_length=limits.UNCONSUMED_MAX)]
+    lives: Annotated[list[Count], Meta(max_length=limits.VOTERS_MAX)]  # of a recovery: the incarnations of its voters
 
 
 class Record(Wire, frozen=True, array_like=True):
@@ -158,7 +159,7 @@ class Head:
             self.generation = hash_of("generation", run, self.hash)
             self.voters, self.tokens_total = list(manifest.first_voters), 0
             self.codec: str = self.config.outer.codec
-            self.blob = Blob([], [], [], [])
+            self.blob = Blob([], [], [], [], [])
             self.branches = self.recoveries = 0
         else:
             record = entry.record
@@ -167,12 +168,8 @@ class Head:
             self.blob = entry.blob
             parted = before is not None and before.generation != record.generation
             self.branches = (before.branches if before else 0) + parted
-            self.recoveries = (before.recoveries if before else 0) + (parted and self.recovers(entry))
-
-    def recovers(self, entry: Entry) -> bool:
-        """Does this branch stand by the owners' word, not by that of its initiator? (G5)"""
-        owners, _ = owners_of(self.manifest, self.config)
-        return any(vote.voter in owners for vote in entry.certificate.votes)
+            # Not by its certificate, which is in no hash: it would count here and not there.
+            self.recoveries = (before.recoveries if before else 0) + bool(entry.blob.lives)
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -7,8 +7,8 @@ R13, K6, G7-G9). Refuses to know messages, and what is due when; node.py has tha
 from random import Random
 
 from intellectd.protocol import events as ev
-from intellectd.protocol import limits
-from intellectd.protocol.branch import branch_record
+from intellectd.protocol import limits, recovery
+from intellectd.protocol.branch import branch_record, told_of
 from intellectd.protocol.branching import Branching, Switch
 from intellectd.protocol.catchup import Catchup
 from intellectd.protocol.context import Context
@@ -21,13 +21,11 @@ from intellectd.protocol.messages import Commit
 from intellectd.protocol.port import Crypto
 from intellectd.protocol.progress import Progress
 from intellectd.protocol.records import BadRecord, Blob, Entry, Head, Record, check_entry
+from intellectd.protocol.recovery import NoRecovery
 from intellectd.protocol.relaying import Relaying
 from intellectd.protocol.round import Round
 from intellectd.protocol.seat import Seat
-
-
-class NoRecovery(ValueError):
-    """There is nothing to recover, or nobody to go on with; says why."""
+from intellectd.protocol.words import counted
 
 
 class Keeper:
@@ -58,6 +56,7 @@ class Keeper:
         self.catchup = Catchup(self.context, self.membership, applied)
         self.relaying = Relaying(self.context, self.membership)
         self.progress = Progress(self.context)
+        self.incarnation = incarnation
         self.herald = Herald(incarnation, addresses, bulk)
         self.head = Head(manifest, run, None)
         self.genesis_generation = self.head.generation
@@ -67,7 +66,7 @@ class Keeper:
         for entry in entries or []:
             self._grow(entry)
         self._votes = {v.at.generation: v for v in (*other_votes, vote) if v is not None}
-        self.seat = Seat(peer, self.head, self._votes)
+        self.seat = Seat(peer, incarnation, self.head, self._votes)
         self.round = self._new_round(now)
         self.halted: str | None = None
         self.leaving = False
@@ -93,6 +92,9 @@ class Keeper:
             if record.generation != self.head.generation and not self.branching.follows(self.head, entry, now):
                 break
             useful = True
+            if record.generation != self.head.generation:
+                voters = counted(len(record.next_voters), "voter")
+                out.append(Note("branch", f"this host goes on in {told_of(entry)}, with {voters}", "warning"))
             out += self._decide(entry, now)
         if not pushed:
             self.catchup.on_entries(useful, now)
@@ -142,9 +144,9 @@ class Keeper:
 
     def _switch(self, switch: Switch, now: float) -> list[Out]:
         """Leave our line at `base`. Nothing of it is counted in the other; it stays on the disk (G8)."""
+        said = Note("switched", self._told_of(switch), "warning")
         if switch.base.hash == self.head.hash:
-            return [out for entry in switch.entries for out in self._decide(entry, now)]
-        left = self.head
+            return [said, *(out for entry in switch.entries for out in self._decide(entry, now))]
         out: list[Out] = [AbortTransfer(self.round.reducing)] if self.round.reducing else []
         self.herald.on_transfer_over()
         self.catchup.awaited_transfer = NO_HASH
@@ -156,11 +158,22 @@ class Keeper:
         for entry in switch.entries:
             self._grow(entry)
         self.seat.on_switch(self.head)
-        text = f"rounds {switch.base.round + 1} to {left.round} of this host are left for a history with more in it"
-        out += [Rebase(switch.base.round, switch.entries), Note("switched", text, "warning")]
+        out += [Rebase(switch.base.round, switch.entries), said]
         self.round = self._new_round(now)
         self.membership.soon(now)
         return out
+
+    def _told_of(self, switch: Switch) -> str:
+        """For people: what is left, for which line, and how much of that has come."""
+        first, last = switch.base.round + 1, self.head.round
+        rounds = f"round {first}" if first == last else f"rounds {first} to {last}"
+        left = "nothing" if first > last else rounds
+        before, line = switch.base.generation, "the history that its branch had left"
+        for entry in switch.entries:
+            if entry.record.generation != before:
+                before, line = entry.record.generation, told_of(entry)
+        came = f", of which {counted(len(switch.entries), 'round')} came so far" if switch.entries else ""
+        return f"this host goes on in {line}{came}; it leaves {left} of its own"
 
     def _open_branch(self, now: float) -> list[Out]:
         """Our turn to go on without the quorum, if the run allows it (G3)."""
@@ -172,8 +185,8 @@ class Keeper:
         entry = self.branching.opens(self.head, able, votes, self.round.state_digest, now)
         if entry is None:
             return []
-        lost = len(self.head.voters)
-        note = Note("branched", f"no quorum of {lost} voters: {len(able)} peers go on by themselves", "warning")
+        lost, named = counted(len(self.head.voters), "voter"), counted(len(entry.blob.assignments), "peer")
+        note = Note("branched", f"no quorum of {lost}: {named} here in {told_of(entry)}", "warning")
         return [note, *self._announce(entry, now)]
 
     def recovery_draft(self, now: float) -> tuple[Record, Blob]:
@@ -187,25 +200,20 @@ class Keeper:
             raise NoRecovery("the run is finished")
         if digest is None:
             raise NoRecovery(f"this host is catching up: it has not reached round {self.head.round} of its log")
-        able = self.round.parts.muster.able_peers(now)
-        named = self.branching.voting(able, self.seat.may_branch(self.head), now)
-        least = max(1, self.context.config.swarm.min_peers)
-        if len(able) < least:
-            raise NoRecovery(f"{len(able)} peers are here, in step and with a trainer; the run asks for {least}")
-        if len(named) < least and self.head.round < 0:
-            raise NoRecovery("it has not begun and its founder is gone; a new run loses nothing: `intellectd init`")
-        if len(named) < least:  # a branch of voters without a vote could never go on
-            why = f"{len(able) - len(named)} came after the newest round or have forgotten their votes"
-            raise NoRecovery(f"only {len(named)} of the peers here could vote in it ({least} must): {why}")
-        return branch_record(self.head, named, digest)
+        able, me = self.round.parts.muster.able_peers(now), self.context.peer
+        remembering = self.branching.voting(able, self.seat.may_branch(self.head), now)
+        here = able if self.leaving or me in able else sorted([*able, me])
+        named = recovery.named_in(self.head, here, remembering, self.membership, now)
+        lives = recovery.lives(named, me, self.incarnation, self.membership, now)
+        return branch_record(self.head, named, digest, lives)
 
     def _on_recovery(self, entry: Entry, now: float) -> list[Out]:
         try:
             check_entry(self.head, entry, self.context.crypto)
         except BadRecord as error:
             return [Note("recovery_refused", f"the recovery does not fit: {error}", "error")]
-        voters = len(entry.record.next_voters)
-        note = Note("recovered", f"the owner's word: {voters} voters go on from round {self.head.round}", "warning")
+        voters = counted(len(entry.record.next_voters), "voter")
+        note = Note("recovered", f"the run goes on in {told_of(entry)}, with {voters}", "warning")
         return [note, *self._announce(entry, now)]
 
     def _announce(self, entry: Entry, now: float) -> list[Out]:

@@ -89,7 +89,8 @@ class Outer(Section, frozen=True, forbid_unknown_fields=True):
 class Swarm(Section, frozen=True, forbid_unknown_fields=True):
     start_peers: Annotated[int, Meta(ge=1, le=1024)] = 1
     min_peers: Annotated[int, Meta(ge=1, le=1024)] = 1
-    on_quorum_loss: Literal["wait", "fork"] = "wait"  # what survivors do who are no quorum (SPEC G3)
+    # What survivors do who are no quorum. "fork" trusts everybody who knows the run id with its history (SPEC G3).
+    on_quorum_loss: Literal["wait", "fork"] = "wait"
     admission: Literal["id"] = "id"
 
 

@@ -61,7 +61,7 @@ def next_blob(head: Head, contributed: list[Contribution], able: Sequence[str], 
         # when none waits, so what waits never exceeds three streams a peer, within UNCONSUMED_MAX.
         stream = waiting.pop(0) if waiting else Stream(head.round + 2, slots[peer])
         assignments.append(Assignment(peer, slots[peer], head.config.inner.steps, [stream]))
-    return Blob(contributed, assignments, pending, waiting)
+    return Blob(contributed, assignments, pending, waiting, [])
 
 
 def _slots(head: Head, named: list[str]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from intellectd.protocol.manifest import Timers
+from intellectd.protocol.words import counted
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def choose_start(standing: Standing, start_peers: int, min_peers: int, now: floa
         return possible, f"{able} of {start_peers} peers are here to start"
     if names_roster(standing):
         why = "too few of the roster are left; naming a new one"
-        return possible, why if possible else f"{able} peers can train, the run asks for {max(1, min_peers)}"
+        return possible, why if possible else f"{counted(able, 'peer')} can train, the run asks for {max(1, min_peers)}"
     if not possible:
         asked = f", the run asks for {min_peers}" if min_peers > 1 else ""
         return False, f"{ready} of {len(standing.expected)} have done their steps{asked}"

@@ -232,8 +232,8 @@ class Round:
         if plan is None or transfer != self.reducing:
             return []
         self.parts.exchange.leave()
-        if self._past_transfer(plan.ballot):
-            return []  # the others finished it: no reason to abort, the bytes can be fetched
+        if self._past_transfer(plan.ballot):  # the others finished it: no reason to abort, the bytes can be fetched
+            return [Note("ring_broke", f"the ring broke here: {reason}; the others have its result, which is fetched")]
         message = Abort(self.head.at, plan.ballot, suspect, silent, reason[: limits.TEXT_CHARS_MAX // 2])
         told = dict.fromkeys([*(m.peer for m in plan.members), *self.head.voters, plan.ballot.leader])
         out: list[Out] = [To(peer, message) for peer in told if peer != self.context.peer]
@@ -253,7 +253,8 @@ class Round:
         if suspect != self.context.peer:
             stale = suspect is not None and parts.members.heard_s(suspect, now) > 2 * parts.timers.beacon_s
             parts.suspicion.accuse(accuser, suspect, message.silent, stale, now)
-        plan, text = parts.exchange.plan, f"attempt {ballot.attempt}: {message.reason}"
+        plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"
+        text = f"the ring of attempt {ballot.attempt} in round {self.head.round + 1} broke {where}: {message.reason}"
         if ballot < self._newest():  # word of an attempt that a later one has ended already
             stopped = parts.exchange.stop() if plan is not None and plan.ballot == ballot else []
             return [Note("transfer_aborted", text, "debug"), *stopped]

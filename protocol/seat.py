@@ -7,6 +7,7 @@ one who leaves) and gets a new one by contributing. Refuses to know rounds.
 from collections.abc import Mapping
 
 from intellectd.protocol import limits
+from intellectd.protocol.branch import lives_of
 from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.entries import Head
 from intellectd.protocol.ids import Ballot
@@ -24,10 +25,10 @@ def first_mark(head: Head) -> PersistVote:
 
 
 class Seat:
-    def __init__(self, peer: str, head: Head, votes: Mapping[bytes, PersistVote]) -> None:
+    def __init__(self, peer: str, incarnation: int, head: Head, votes: Mapping[bytes, PersistVote]) -> None:
         """`head` is the end of the log on disk, `votes` the newest vote of each generation: the journal, which the
         node keeps."""
-        self._peer, self._votes = peer, votes
+        self._peer, self._incarnation, self._votes = peer, incarnation, votes
         self._begun = b""  # a generation whose mark is on its way to the disk
         self.lost = peer in head.voters and not self._journal(head)
 
@@ -46,12 +47,19 @@ class Seat:
         return []
 
     def _on_branch(self, before: Head, after: Head) -> list[PersistVote]:
-        """A branch at our very head. If the journal began before that head did, no forgotten life was in the branch."""
-        begins = not self._journal(after) and self.may_branch(before) and len(self._votes) < limits.LINES_VOTED_MAX
+        """A branch at our very head. No forgotten life was in it if the journal began before that head did, or if it
+        was drafted in this very life."""
+        first = self.may_branch(before) or self._is_meant(after)
+        begins = not self._journal(after) and first and len(self._votes) < limits.LINES_VOTED_MAX
         if begins:
             self._begun = after.generation
         self.lost = self._peer in after.voters and not self._journal(after)
         return [first_mark(after)] if begins else []
+
+    def _is_meant(self, head: Head) -> bool:
+        """Does this recovery name this life of this host? Then there was none of it before this life began."""
+        lives = lives_of(head.entry) if head.entry is not None else None
+        return lives is not None and lives.get(self._peer) == self._incarnation
 
     def on_switch(self, head: Head) -> None:
         """Another line was taken. A seat on it counts if this life has voted there."""

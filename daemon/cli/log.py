@@ -5,6 +5,7 @@ from typing import Any
 
 from intellectd.daemon.cli.output import complain, printable, write, write_json
 from intellectd.daemon.errors import EXIT_FAILURE, EXIT_OK, OperatorError
+from intellectd.protocol.words import counted
 
 
 def verify(arguments: Any) -> int:
@@ -20,8 +21,9 @@ def verify(arguments: Any) -> int:
         facts = {"rounds": seen.rounds, "records": seen.records, "head": seen.head, "updates": seen.updates}
         write_json({"valid": True, **facts, "unfinished_bytes": seen.unfinished_bytes})
         return EXIT_OK
-    write(f"{seen.rounds} rounds, {seen.records} records, all proven from the manifest to the newest")
-    write(f"{seen.updates} kept updates, all as the records name them or not yet decided")
+    rounds, records = counted(seen.rounds, "round"), counted(seen.records, "record")
+    write(f"{rounds}, {records}, all proven from the manifest to the newest")
+    write(f"{counted(seen.updates, 'kept update')}, all as the records name them or not yet decided")
     if seen.unfinished_bytes:
         write(
             f"the last {seen.unfinished_bytes} bytes are no whole record: one is being written, or a crash cut it off"

@@ -7,6 +7,7 @@ from intellectd.daemon.cli.client import ask, socket_of
 from intellectd.daemon.cli.membership import BadArgument, named_run
 from intellectd.daemon.cli.output import printable, write, write_error, write_json
 from intellectd.daemon.errors import EXIT_OK, EXIT_USAGE
+from intellectd.protocol.words import counted
 
 ANSWER_S_MAX = 60.0
 
@@ -28,18 +29,20 @@ def recover(arguments: Any) -> int:
     if arguments.json:
         write_json(answer)
     else:
-        voters = len(answer.get("voters") or [])
-        write(f"recovered: round {answer.get('round', '-')} was opened by the owner's word, {voters} voters go on")
+        voters = counted(len(answer.get("voters") or []), "voter")
+        write(f"recovered: the run goes on in round {answer.get('round', '-')}, by the owner's word, with {voters}")
     return EXIT_OK
 
 
 def _plan(draft: dict[str, Any]) -> list[str]:
+    forgot = len(draft.get("forgot") or [])
     record = _record(draft)  # what would be signed is what is shown, not what is said beside it
     return [
         f"run {printable(draft['name'])!r} would go on from round {record.round} with these voters:",
         *(f"  {voter}" for voter in record.next_voters),
         "without these, and without anything that they decide among themselves from here on:",
         *(f"  {printable(voter)}" for voter in draft["lost"]),
+        *([f"{forgot} of them forgot what they voted before: each votes anew, in this branch alone"] if forgot else []),
         "if that is right, say it again with --yes",
     ]
 

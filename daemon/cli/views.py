@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from intellectd.daemon.cli.tables import in_bytes, in_count, in_time, number, short_id, table
+from intellectd.protocol.words import counted
 
 HEALTHY_STATES = ("training", "reducing", "catching-up", "finished")
 RunStatus = Mapping[str, Any]
@@ -60,7 +61,10 @@ def run_lines(run: RunStatus) -> list[str]:
         ("state", state_of(run)),
         ("round", _rounds(run)),
         ("model", f"{in_count(run['parameters'])} parameters" if run.get("parameters") else "-"),
-        ("roster", f"{len(run.get('roster') or [])} in the last round, {run.get('peers', 0)} other peers known"),
+        (
+            "roster",
+            f"{len(run.get('roster') or [])} in the last round, {counted(run.get('peers', 0), 'other peer')} known",
+        ),
         ("loss", f"{number(run.get('loss'))} held-out{_evaluated(run)}, {number(run.get('train_loss'))} training"),
         ("speed", _speed(run)),
         ("wire", in_bytes(run.get("wire_bytes") or 0)),

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -106,6 +107,7 @@ class Journal:
         self._decided_at: float | None = None
         self._phase, self._phase_at = "idle", 0.0
         self._quorum_lost = False
+        self._kept_in: Path | None = None  # what was left of this host's history, until it was said
         self._heard: tuple[str, ...] = ()  # voters, when `voters` was last called
         self.on_news: Callable[[], None] = lambda: None  # the history has changed
 
@@ -163,8 +165,9 @@ class Journal:
             del self.rounds[next(iter(self.rounds))]  # they come in order
         return seen
 
-    def left(self, round_: int) -> None:
-        """What came after this round is no longer this host's history."""
+    def left(self, round_: int, kept_in: Path | None) -> None:
+        """What came after this round is no longer this host's history. The note that says why is to come."""
+        self._kept_in = kept_in
         self.rounds = {r: seen for r, seen in self.rounds.items() if r <= round_}
         self.losses = {r: loss for r, loss in self.losses.items() if r <= round_}
         self._decided_at = None
@@ -241,7 +244,8 @@ class Journal:
         """`aborted`: by this host, because the round went on without it."""
         reason: RingFailure = "aborted" if aborted else "silent" if failed.silent else "reset"
         self._metrics.outer_step_aborted(self.run_name, reason)
-        log.warning("ring broke", run=self.run_name, suspect=failed.suspect, reason=failed.reason)
+        # What it means for the round is the node's to say, in a note.
+        log.debug("ring broke", run=self.run_name, suspect=failed.suspect, reason=failed.reason)
         self.phase("match")
 
     def fetched(self, part: bytes, done_bytes: int, total_bytes: int) -> None:
@@ -298,9 +302,12 @@ class Journal:
 
     def note(self, note: Note) -> None:
         say = {"debug": log.debug, "info": log.info, "warning": log.warning, "error": log.error}[note.level]
-        say(note.text, run=self.run_name)
+        text = note.text
+        if note.event == "switched" and self._kept_in is not None:
+            text, self._kept_in = f"{text}, kept in {self._kept_in}", None
+        say(text, run=self.run_name)
         if note.level in ("warning", "error"):
-            self._warned.append((trio.current_time(), note.event, note.text))
+            self._warned.append((trio.current_time(), note.event, text))
 
     def warn(self, text: str) -> None:
         self._warned.append((trio.current_time(), "", text))

@@ -155,8 +155,8 @@ class Performer:
     async def _rebase(self, effect: ef.Rebase) -> None:
         """In its turn among the states that are being written: none of the old line comes to lie beside the new log."""
         self._lines += 1
-        await self._compute.do(lambda: self._store.rebase(effect.round, effect.entries))
-        self._journal.left(effect.round)
+        kept_in = await self._compute.do(lambda: self._store.rebase(effect.round, effect.entries))
+        self._journal.left(effect.round, kept_in)
         for entry in effect.entries:
             self._journal.decided(entry)
         held = await self._runner(lambda: self.snapshots.held(effect.round))

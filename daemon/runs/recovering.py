@@ -12,10 +12,11 @@ from intellectd.daemon.runs.service import RunService
 from intellectd.protocol import events as ev
 from intellectd.protocol.branch import FIRST_ATTEMPT
 from intellectd.protocol.ids import Ballot, encode
-from intellectd.protocol.keeper import NoRecovery
 from intellectd.protocol.limits import OWNERS_MAX
 from intellectd.protocol.manifest import owners_of
+from intellectd.protocol.node import Node
 from intellectd.protocol.records import BadRecord, Certificate, Entry, Vote, check_entry, decode_entry
+from intellectd.protocol.recovery import NoRecovery
 
 TAKEN_S = 30.0  # for the record to be on disk here; the peers follow by themselves
 
@@ -40,11 +41,18 @@ def draft(service: RunService) -> dict[str, Any]:
         "round": record.round,
         "voters": list(record.next_voters),
         "lost": [voter for voter in node.head.voters if voter not in record.next_voters],
+        "forgot": [voter for voter in record.next_voters if not _remembers(node, voter)],
         "owners": list(owners),
         "needed": needed,
         "key_path": str(key) if key.is_file() else None,
         "entry": encode(unsigned).hex(),
     }
+
+
+def _remembers(node: Node, voter: str) -> bool:
+    """Its votes of the line that was lost; who does not begins anew in the branch."""
+    beacon = node.membership.beacon(voter)
+    return node.seat.may_branch(node.head) if voter == node.context.peer else bool(beacon and beacon.lineage.votes)
 
 
 async def take(service: RunService, entry_hex: str, owners: list[str], signatures: list[str]) -> dict[str, Any]:

@@ -175,7 +175,8 @@ def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
     if reach is not None and not reach.quorum and service.host.identity.peer_id in reach.missing:
         found.append(
             "this host forgot what it voted, and without its vote too few are left: restore the run's folder as it "
-            f'was, or save what was learned: `intellectd checkpoint export "{name}" DIR`'
+            f'was, or let those that are here go on by the owner\'s key: `intellectd recover "{name}"`; '
+            f'`intellectd checkpoint export "{name}" DIR` saves what was learned'
         )
     elif _lost(reach):
         found.append(_way_out(service))

@@ -9,7 +9,7 @@ import msgspec
 
 from intellectd.protocol.effects import PersistVote
 
-LOG_MAGIC, VOTES_MAGIC = b"intellectd-log-2\n", b"intellectd-votes-2\n"
+LOG_MAGIC, VOTES_MAGIC = b"intellectd-log-3\n", b"intellectd-votes-3\n"
 MANIFEST_NAME = "manifest"
 UPDATES_NAME = "updates"
 LEFT_NAME = "left"  # what was left for another line of history

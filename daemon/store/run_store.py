@@ -137,18 +137,18 @@ class RunStore:
         assert entry.record.round == len(self._log), "the log has a gap"
         self._log.append(encode(entry))
 
-    def rebase(self, round_: int, entries: Sequence[Entry]) -> None:
+    def rebase(self, round_: int, entries: Sequence[Entry]) -> Path | None:
         """The log goes on after `round_` with these (SPEC G8). What it leaves, records and states, is kept in a folder
-        of its own. Raises StorageError; whenever the power goes, the log is the one or the other."""
+        of its own, which is returned. Raises StorageError; whenever the power goes, the log is the one or the other."""
         keep = round_ + 1
         bodies = [self._log.read(index) for index in range(len(self._log))]
-        if bodies[keep:]:
-            self._put_aside(keep, bodies[keep:])
+        kept_in = self._put_aside(keep, bodies[keep:]) if bodies[keep:] else None
         self._rebased += 1
         self._log.rewrite([*bodies[:keep], *(encode(entry) for entry in entries)])
         self._rebased += 1
+        return kept_in
 
-    def _put_aside(self, keep: int, bodies: list[bytes]) -> None:
+    def _put_aside(self, keep: int, bodies: list[bytes]) -> Path:
         last = record_hash(decode_entry(bodies[-1]).record).hex()[:16]
         folder = self.path / log_files.LEFT_NAME / f"{keep:08d}-{last}"
         make_dir(folder, 0o700)
@@ -169,6 +169,7 @@ class RunStore:
             fsync_dir(folder)
             fsync_dir(self.path / "snapshots")
             self._drop_old_states()
+        return folder
 
     def _drop_old_states(self) -> None:
         """They are as large as the model; of the parts that were left before, the records tell enough."""

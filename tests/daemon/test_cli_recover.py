@@ -53,7 +53,7 @@ async def test_the_key_that_init_left_here_is_enough(cli: Cli, answers: Answers,
     answers.give("recovery_draft", draft(owner, key_path=tmp_path / "owner.pem"))
     answers.give("recover", {"run_id": RUN_ID, "round": 7, "voters": [PEER]})
     code, out, _ = await cli("recover", RUN_ID, "--yes")
-    assert code == 0 and "1 voters go on" in out
+    assert code == 0 and "with 1 voter\n" in out
     said = answers.asked[-1]
     assert said["owners"] == [owner.peer_id]
     signature = bytes.fromhex(said["signatures"][0])

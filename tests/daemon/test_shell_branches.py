@@ -1,7 +1,10 @@
 """Whole daemons that lose their quorum: one run forks and heals, another waits for its owner. SPEC G*."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
+import pytest
 import trio.testing
 
 from intellectd.daemon.identity import OwnerKey
@@ -35,7 +38,9 @@ def cut(world: Shell, one: list[Host], other: list[Host], heal: bool = False) ->
 FORKS = RUN_TOML.replace("[timers]", 'on_quorum_loss = "fork"\n[timers]\nfork_s = 20.0\nsuspect_s = 12.0')
 
 
-async def test_a_minority_forks_and_comes_home_with_its_records_kept(autojump_clock: Clock) -> None:
+async def test_a_minority_forks_and_comes_home_with_its_records_kept(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     """SPEC G3, G6-G9, over real stores: restarted in the branch, too."""
     async with shell() as world:
         run_id, hosts = await swarm(world, "abcd", 16, FORKS)
@@ -53,14 +58,25 @@ async def test_a_minority_forks_and_comes_home_with_its_records_kept(autojump_cl
         assert [(await host.status())["branches"] for host in hosts] == [0, 0, 0, 0]
         left = sorted((minor[0].state / "runs" / run_id / "left").iterdir())
         assert left and (left[0] / "records").is_file()
+        told = [line for line in caplog.messages if "of its own" in line]
+        assert all(any(f", kept in {host.state}" in line for line in told) for host in minor), told
+        assert any(line.endswith(f"of its own, kept in {left[0]}") for line in told), told
         await minor[0].kill()
         store = RunStore(minor[0].state / "runs" / run_id)
         assert len(store.votes()) >= 2  # one for each line that it voted on
         store.close()
 
 
-async def test_the_owner_ends_a_wait(autojump_clock: Clock) -> None:
-    """SPEC G5: what `intellectd recover` asks and sends."""
+def signed(founder: Host, run_id: str, draft: dict[str, Any], also: bytes = b"") -> dict[str, Any]:
+    """What `intellectd recover` sends; with `also`, over something else."""
+    key = OwnerKey.load(Path(founder.state / "owner-keys" / f"{run_id}.pem"))
+    message = branch_bytes(run_key(run_id), decode_entry(bytes.fromhex(draft["entry"])).record)
+    word = {"owners": [key.peer_id], "signatures": [key.sign(message + also).hex()]}
+    return {"run_id": run_id, "entry": draft["entry"], **word}
+
+
+async def test_the_owner_ends_a_wait(autojump_clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """SPEC G5: what `intellectd recover` asks and sends; and who was away logs what befell the run."""
     async with shell() as world:
         run_id, (a, b, c) = await swarm(world, "abc", 9, RUN_TOML)
         await c.wait("round=2")
@@ -71,13 +87,39 @@ async def test_the_owner_ends_a_wait(autojump_clock: Clock) -> None:
         await c.until(lambda run: not run["quorum"]["reached"])
         draft = await c.ask("recovery_draft", run_id=run_id)
         assert draft["voters"] == [c.peer] and sorted(draft["lost"]) == sorted([a.peer, b.peer])
-        key = OwnerKey.load(Path(a.state / "owner-keys" / f"{run_id}.pem"))
-        message = branch_bytes(run_key(run_id), decode_entry(bytes.fromhex(draft["entry"])).record)
-        signed = {"run_id": run_id, "entry": draft["entry"], "owners": [key.peer_id]}
-        refused = await refusal(c, "recover", **signed, signatures=[key.sign(message + b"!").hex()])
+        refused = await refusal(c, "recover", **signed(a, run_id, draft, b"!"))
         assert refused.code == "bad_recovery" and "is false" in refused.message
-        await c.ask("recover", **signed, signatures=[key.sign(message).hex()])
+        await c.ask("recover", **signed(a, run_id, draft))
         await c.wait("round=6")
+        caplog.clear()
         for host in (a, b):
             await host.start()
         await finish_alike([a, b, c], 9)
+        opened = f"generation {(await c.status())['generation'][:8]}, begun with round {draft['round']} by the owner's"
+        told = [line for line in caplog.messages if "this host goes on in" in line]
+        assert len(told) == 2 and all(opened in line and "leaves nothing of its own" in line for line in told), told
+
+
+async def test_voters_that_lost_their_disks_vote_again_by_the_owners_word(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SPEC G5, G9: two of three have their keys alone, and the run asks for two."""
+    async with shell() as world:
+        toml = RUN_TOML.replace("[swarm]", "[swarm]\nmin_peers = 2")
+        run_id, (a, b, c) = await swarm(world, "abc", 9, toml)
+        await c.wait("round=2")
+        for host in (a, b):
+            await host.kill()
+            shutil.rmtree(host.state / "runs")
+        for host in (a, b):
+            await host.start()
+            await host.ask("join", run_id=run_id, peers=[c.address])
+        for host in (a, b):
+            await host.until(lambda run: any("forgot what it voted" in text for text in run["warnings"]))
+        draft = await c.ask("recovery_draft", run_id=run_id)
+        assert sorted(draft["voters"]) == sorted(host.peer for host in (a, b, c))
+        assert sorted(draft["forgot"]) == sorted([a.peer, b.peer])
+        await c.ask("recover", **signed(a, run_id, draft))
+        await finish_alike([a, b, c], 9)
+        told = [line for line in caplog.messages if "begun with round" in line]
+        assert len(told) == 3, told  # one line a host: who announced it, and who heard

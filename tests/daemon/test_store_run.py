@@ -104,7 +104,7 @@ def test_a_state_that_only_a_branch_contradicts_is_passed_over(folder: Path) -> 
     head = Head(signed, run, None)
     for entry in store.entries()[:9]:
         head = head.next(entry)
-    record, blob = branch_record(head, head.voters, bytes(32))
+    record, blob = branch_record(head, head.voters, bytes(32), dict.fromkeys(head.voters, 1))
     (path,) = (folder.parent.parent / "owner-keys").glob("*.pem")
     vote = Vote(signed.owner, OwnerKey.load(path).sign(branch_bytes(run, record)))
     store.rebase(8, [Entry(record, blob, Certificate(Ballot(0, head.voters[0]), [vote]))])

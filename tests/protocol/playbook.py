@@ -35,6 +35,7 @@ class Host:
             "applied": applied,
             "applied_digest": history.states.get(applied),
             "vote": ef.PersistVote(history.heads[-1].at, NO_BALLOT, None, None),  # it has voted before
+            "incarnation": 1,
             **node,
         }
         self.node = Node(
@@ -44,7 +45,6 @@ class Host:
             crypto=TagCrypto(peer),
             rng=Random(1),
             now=self.now,
-            incarnation=1,
             bulk=("bulk", b"cert"),
             **given,  # type: ignore[arg-type]
         )

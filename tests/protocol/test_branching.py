@@ -12,11 +12,22 @@ from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.branch import branch_bytes, branch_record, fork
 from intellectd.protocol.ids import NO_HASH, Ballot, hash_of
-from intellectd.protocol.keeper import NoRecovery
 from intellectd.protocol.manifest import config_from_toml
-from intellectd.protocol.records import BadRecord, Certificate, Entry, Head, Vote, check_entry, record_hash
+from intellectd.protocol.records import (
+    BadRecord,
+    Certificate,
+    Entry,
+    Head,
+    Proposal,
+    Vote,
+    blob_hash,
+    check_entry,
+    record_hash,
+)
+from intellectd.protocol.recovery import NoRecovery
 from intellectd.protocol.trail import Trail
-from tests.protocol.history import RUN, TIMERS, History
+from tests.protocol import puppets as say
+from tests.protocol.history import RUN, TIMERS, History, ready_of
 from tests.protocol.playbook import NO_BALLOT, Host
 from tests.sim.tags import TagCrypto
 
@@ -33,8 +44,13 @@ def history(on_quorum_loss: str = "fork", **recovery: object) -> History:
     return run
 
 
-def signed(head: Head, named: list[str], state: bytes, *signers: str, attempt: int = 0) -> Entry:
-    record, blob = branch_record(head, named, state)
+OWNERS = ("KEY", "K1", "K2", "K3")
+
+
+def signed(head: Head, named: list[str], state: bytes, *signers: str, attempt: int = 0, life: int = 0) -> Entry:
+    """A recovery (of these hosts in this life: no host here has 0) if owners sign it, else a fork."""
+    lives = dict.fromkeys(named, life) if any(name in OWNERS for name in signers) else None
+    record, blob = branch_record(head, named, state, lives)
     votes = [Vote(name, TagCrypto(name).sign(branch_bytes(RUN, record))) for name in signers]
     return Entry(record, blob, Certificate(Ballot(attempt, named[0]), votes))
 
@@ -82,8 +98,40 @@ def test_the_owners_word_is_enough_in_any_run_and_two_of_three_where_the_manifes
     check_entry(run.head, signed(run.head, ["PA"], run.state, "K1", "K3"), CRYPTO)
     with pytest.raises(BadRecord, match="2 owners"):
         check_entry(run.head, signed(run.head, ["PA"], run.state, "K1"), CRYPTO)
-    with pytest.raises(BadRecord, match="owner's word"):
+    with pytest.raises(BadRecord, match="2 owners"):
         check_entry(run.head, signed(run.head, ["PA"], run.state, "KEY"), CRYPTO)
+
+
+def test_what_counts_as_a_recovery_is_said_by_the_record_and_not_by_its_signatures() -> None:
+    """SPEC G4, G6, R2: certificates are in no hash, and hosts that saw different ones must rank a line alike."""
+    run = history()
+    by_fork, by_owner = (signed(run.head, ["PA", "PC"], run.state, name) for name in ("PA", "KEY"))
+    check_entry(run.head, by_fork, CRYPTO)
+    check_entry(run.head, by_owner, CRYPTO)
+    assert by_fork.record.generation != by_owner.record.generation
+    assert [run.head.next(entry).recoveries for entry in (by_fork, by_owner)] == [0, 1]
+    for entry, other in ((by_fork, "KEY"), (by_owner, "PA")):
+        vote = Vote(other, TagCrypto(other).sign(branch_bytes(RUN, entry.record)))
+        word = Certificate(Ballot(0, "PA"), [vote])
+        with pytest.raises(BadRecord, match=r"no part in it|1 owner,"):
+            check_entry(run.head, msgspec.structs.replace(entry, certificate=word), CRYPTO)
+
+
+def test_a_recovery_names_a_life_of_each_voter_and_of_nobody_else() -> None:
+    """SPEC G4."""
+    run = history("wait")
+    record, blob = branch_record(run.head, ["PA", "PC"], run.state, {"PA": 1, "PC": 2})
+    for lives in ([], [1], [1, 2, 3]):
+        other = msgspec.structs.replace(blob, lives=lives)
+        forged = msgspec.structs.replace(record, blob=blob_hash(other))
+        votes = [Vote("KEY", TagCrypto("KEY").sign(branch_bytes(RUN, forged)))]
+        with pytest.raises(BadRecord):
+            check_entry(run.head, Entry(forged, other, Certificate(Ballot(0, "PA"), votes)), CRYPTO)
+    with pytest.raises(BadRecord, match="next round"):  # of no other record
+        value = say.proposal(run, "PA", "PB", "PC")
+        other = msgspec.structs.replace(value.blob, lives=[1])
+        forged = msgspec.structs.replace(value.record, blob=blob_hash(other))
+        check_entry(run.head, run.certify(Proposal(forged, other, value.results)), CRYPTO)
 
 
 def test_a_branch_that_says_anything_else_is_none() -> None:
@@ -203,28 +251,104 @@ def test_an_answer_about_a_line_that_branched_meanwhile_is_not_waited_for() -> N
     assert pa.one(ef.AskEntries).peer == "PC"
 
 
-def test_who_may_not_vote_in_a_branch_opens_none_and_is_not_drafted() -> None:
-    """SPEC G3, G5, G9: PD's journal begins at this very head; a branch of it alone could never go on."""
+def test_who_may_not_vote_in_a_branch_opens_none() -> None:
+    """SPEC G3, G9: PD's journal begins at this very head; a branch of it alone could never go on."""
     run = history()
     mark = ef.PersistVote(run.head.at, NO_BALLOT, None, None)
     pd = Host(run, "PD", vote=mark)
     pd.told(ev.TrainerAttached(None), pd.after(400.0))
     assert not [e for e in pd.skip() if isinstance(e, ef.AppendEntry)]
-    with pytest.raises(NoRecovery, match="only 0 of the peers here could vote"):
-        pd.node.recovery_draft(pd.now)
     run.round("PA", "PB", "PC")
     pd.told(pd.says("PA", m.Commit(run.entries[-1])), ev.UpdateHeld(run.head.entry.record.update_root))
     pd.told(ev.Applied(run.head.round, run.state), pd.after(20.0))
     assert (pd.node.head.voters, pd.node.head.branches) == (["PD"], 1)
 
 
-def test_a_run_that_has_not_begun_is_made_anew_rather_than_recovered() -> None:
-    """SPEC G5, G9: whoever could be named now may have been in the same branch in a forgotten life."""
+FORGOT: dict[str, Any] = {"state": "abstaining", "leaving": True, "lineage": m.Lineage(0, 0, 600, False, False)}
+
+
+def owners_word(host: Host) -> Entry:
+    record, blob = host.node.recovery_draft(host.now)
+    vote = Vote("KEY", TagCrypto("KEY").sign(branch_bytes(RUN, record)))
+    return Entry(record, blob, Certificate(Ballot(0, host.peer), [vote]))
+
+
+def test_the_owner_recovers_a_run_whose_voters_have_all_lost_their_journals() -> None:
+    """SPEC G5, G9, A13: their keys, logs and states are left, the memory of their votes is not."""
+    run = history("wait")
+    pa, pb = Host(run, vote=None), Host(run, "PB", vote=None, incarnation=7)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PB", **FORGOT, incarnation=7))
+    assert pa.node.seat.lost
+    entry = owners_word(pa)
+    assert (entry.record.next_voters, entry.blob.lives) == (["PA", "PB"], [1, 7])
+    pa.skip()
+    pa.told(ev.RecoverySigned(entry))
+    mark, logged = [e for e in pa.skip() if isinstance(e, ef.PersistVote | ef.AppendEntry)]
+    assert isinstance(mark, ef.PersistVote) and isinstance(logged, ef.AppendEntry), "the journal begins before the log"
+    assert not pa.node.seat.lost and pa.node.round.parts.acceptor.votes
+    pb.told(pb.says("PA", m.Commit(entry)))
+    assert pb.one(ef.PersistVote).at.generation == entry.record.generation and not pb.node.seat.lost
+
+
+def test_a_life_that_has_forgotten_a_recovery_does_not_vote_in_it_again() -> None:
+    """SPEC G9: what the owner signed comes back from others, and names the life that voted."""
+    run = history("wait")
+    pa = Host(run, vote=None)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0)).skip()
+    entry = owners_word(pa)
+    again = Host(run, vote=None, incarnation=2)
+    again.told(again.says("PB", m.Commit(entry)))
+    assert not [e for e in again.skip() if isinstance(e, ef.PersistVote)]
+    assert again.node.head.generation == entry.record.generation and again.node.seat.lost
+
+
+def test_a_recovery_names_who_remembers_alone_if_those_are_enough() -> None:
+    """SPEC G5: the others get new seats when they contribute."""
+    run = history("wait")
+    pa = Host(run)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PB", **FORGOT)).skip()
+    assert owners_word(pa).record.next_voters == ["PA"]
+
+
+def test_a_run_that_has_not_begun_is_recovered_too() -> None:
+    """SPEC G5, G9: its founder is gone, and PD has the first parameters."""
     run = History()
-    pd = Host(run, "PD", vote=ef.PersistVote(run.head.at, NO_BALLOT, None, None))
-    pd.told(ev.TrainerAttached(None), pd.after(20.0))
-    with pytest.raises(NoRecovery, match="has not begun"):
-        pd.node.recovery_draft(pd.now)
+    pd = Host(run, "PD", vote=None)
+    pd.told(ev.TrainerAttached(None), pd.after(20.0)).skip()
+    pd.told(ev.RecoverySigned(owners_word(pd)))
+    assert (pd.node.head.voters, pd.node.head.round, pd.node.seat.lost) == (["PD"], 0, False)
+
+
+def test_why_there_is_nothing_to_recover() -> None:
+    """SPEC G5."""
+    run = history("wait")
+    pa = Host(run)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PD", head_round=5, state="synced")).skip()
+    with pytest.raises(NoRecovery, match="a peer here has round 5 already, and this host only round 2"):
+        pa.node.recovery_draft(pa.now)
+    config = config_from_toml({"name": "x", "swarm": {"start_peers": 2, "min_peers": 2}, "timers": TIMERS})
+    run = History(config)
+    run.opening("PA", "PB")
+    pa = Host(run, "PB")
+    pa.told(ev.TrainerAttached(None), pa.after(20.0)).skip()
+    with pytest.raises(NoRecovery, match="1 of 2 peers that the run asks for are here"):
+        pa.node.recovery_draft(pa.now)
+
+
+def test_whoever_knows_the_run_id_can_take_over_a_run_that_forks() -> None:
+    """SPEC G3 says so; and G4, G5: not one that waits, which trusts a quorum of its voters and its owner."""
+    run, waits = history(), history("wait")
+    stranger = TagCrypto("PZ")
+    branch = fork(run.head, ["PZ"], run.state, "PZ", stranger)
+    check_entry(run.head, branch, CRYPTO)
+    with pytest.raises(BadRecord, match="without the owner's word"):
+        check_entry(waits.head, fork(waits.head, ["PZ"], waits.state, "PZ", stranger), CRYPTO)
+    honest = run.head
+    run.decide_entry(branch)
+    ready = {"PZ": ready_of(run.head, "PZ", run.state, tokens=2**50)}
+    alone = run.certify(run.proposal(run.outcome(ready), ready, ["PZ"]))
+    check_entry(run.head, alone, CRYPTO)
+    assert run.head.next(alone).rank > honest.rank
 
 
 def test_a_host_that_slept_listens_before_it_forks() -> None:
@@ -237,13 +361,16 @@ def test_a_host_that_slept_listens_before_it_forks() -> None:
 
 
 def test_who_stands_behind_its_votes_does_not_vote_in_a_branch_there() -> None:
-    """SPEC G9: a forgotten life may have been in it."""
+    """SPEC G9: a forgotten life may have been in it; not in what the owner signed for this one."""
     run = history("wait")
     vote = ef.PersistVote(msgspec.structs.replace(run.head.at, round=run.head.round + 3), NO_BALLOT, None, None)
     pa = Host(run, vote=vote)
     branch = signed(run.head, ["PA", "PC"], run.state, "KEY")
     pa.told(pa.says("PC", m.Commit(branch)))
     assert not [e for e in pa.skip() if isinstance(e, ef.PersistVote)] and pa.node.seat.lost
+    pa = Host(run, vote=vote)
+    pa.told(pa.says("PC", m.Commit(signed(run.head, ["PA", "PC"], run.state, "KEY", life=1))))
+    assert pa.one(ef.PersistVote).promised == NO_BALLOT and not pa.node.seat.lost
 
 
 def test_a_trail_has_a_point_near_wherever_a_line_parted() -> None:

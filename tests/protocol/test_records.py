@@ -195,7 +195,7 @@ def test_hashes_cover_every_field() -> None:
     members = list(say.outcome(run, "PA", "PB").members)
     assert transfer_id(run.head.at, members, "ring", "int8") != transfer_id(run.head.at, members[::-1], "ring", "int8")
     assert record_hash(value.record) != record_hash(replace(value.record, fragment=1))
-    assert blob_hash(value.blob) != blob_hash(Blob([], [], [], []))
+    assert blob_hash(value.blob) != blob_hash(Blob([], [], [], [], []))
 
 
 def test_damaged_bytes_are_no_entry() -> None:

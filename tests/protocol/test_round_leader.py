@@ -184,7 +184,7 @@ def test_nobody_is_named_from_an_empty_bench() -> None:
     for _ in range(30):
         pa.told(pa.after(4))
     pa.silent()
-    assert pa.node.round.reason == "1 peers can train, the run asks for 2"
+    assert pa.node.round.reason == "1 peer can train, the run asks for 2"
 
 
 def test_who_leaves_is_neither_named_nor_seated() -> None:

@@ -86,5 +86,5 @@ def test_a_crash_while_it_reads_of_an_old_seat_does_not_make_it_a_new_one() -> N
 def test_the_founders_journal_begins_with_the_run() -> None:
     """A founder without one is in another life, though it holds the first parameters: others gave them back to it."""
     run = History(run_config())
-    assert Seat("PA", run.head, {}).lost
-    assert not Seat("PA", run.head, {run.head.generation: first_mark(run.head)}).lost
+    assert Seat("PA", 1, run.head, {}).lost
+    assert not Seat("PA", 1, run.head, {run.head.generation: first_mark(run.head)}).lost

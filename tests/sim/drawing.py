@@ -20,7 +20,8 @@ FAIR = ["crash"] * 2 + ["crash-point"] * 3 + ["split", "one-way", "deaf", "mute"
 FAIR += ["narrow", "full", "clock", "join", "leave", "wipe", "rot"]
 STORM = ["crash"] * 2 + ["crash-point"] * 3 + ["split"] * 2 + ["freeze", "pair", "deaf", "mute", "full"]
 STORMS = ("storm", "amnesia", "rot", "half-deaf")
-WEATHERS = ("fair", *STORMS, "fork")
+OWNER = [*STORM, "wipe", "wipe", "recover", "recover", "recover"]
+WEATHERS = ("fair", *STORMS, "fork", "owner")
 
 
 def draw(seed: int, nodes: tuple[int, int], minutes: float, kind: str = "fair") -> Scenario:
@@ -74,7 +75,7 @@ def _storm(rng: Random, seed: int, count: int, minutes: float, kind: str) -> Sce
     """As bad as it gets, from the beginning, and never mind whether it can go on."""
     names = [name_of(n) for n in range(count)]
     weather = Weather(loss=0.08, duplicates=0.02, latency_s=0.5)
-    kinds = [*STORM, "wipe"] if kind == "amnesia" else STORM
+    kinds = {"amnesia": [*STORM, "wipe"], "owner": OWNER}.get(kind, STORM)
     if kind == "rot":
         weather, kinds = Weather(latency_s=0.2), ["rot", "rot", "trainer"]
     faults = _Drawing(rng, names, minutes, STORM_RESTARTS_S_MAX).faults(kinds, STORM_BEGINS_S, STORM_MEAN_S)
@@ -144,6 +145,8 @@ class _Drawing:
                 return {"uplink": round(self._s(4000, 30_000)), "seconds": self._s(5, 120)}
             case "wipe":
                 return {"back": self._s(1, self._down_s)}
+            case "recover":
+                return {"signs": self._s(0, 8)}
             case "full":
                 return {"seconds": self._s(2, self._down_s)}
             case "join":

@@ -8,11 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import product
 
+from intellectd.protocol import events as ev
+from intellectd.protocol.branch import FIRST_ATTEMPT, branch_bytes
+from intellectd.protocol.ids import Ballot
+from intellectd.protocol.records import Certificate, Entry, Vote
+from intellectd.protocol.recovery import NoRecovery
 from tests.sim.host import Disk, Host
 from tests.sim.network import Pair
 from tests.sim.scenario import CALM_S, Fault, Scenario, Weather
+from tests.sim.tags import QuickCrypto
 from tests.sim.truth import enough
-from tests.sim.world import CrashPoint, World
+from tests.sim.world import OWNER, RUN, CrashPoint, World
 
 Spells = Sequence[Sequence[float]]  # of a cut: (begins, ends), in seconds after it strikes; several: it flaps
 
@@ -165,6 +171,13 @@ class Faults:
 
     # ---- comings and goings
 
+    def recover(self, host: Host, signs: float) -> bool:
+        """`intellectd recover`: its daemon drafts, the owner signs after a while, the daemon announces."""
+        try:
+            return host.node is not None and recover(self._world, host, signs)
+        except NoRecovery:
+            return False
+
     def join(self, host: Host, name: str) -> bool:
         """A new host, which knows this one."""
         if name in self._world.hosts:
@@ -194,6 +207,16 @@ class Faults:
         self._world.at(seconds, change)
 
 
+def recover(world: World, host: Host, signs_s: float = 0.0) -> bool:
+    """By the owner's word, given so many seconds after the draft. Raises NoRecovery."""
+    assert host.node is not None
+    record, blob = host.node.recovery_draft(host.clock(world.now))
+    vote = Vote(OWNER, QuickCrypto(OWNER).sign(branch_bytes(RUN, record)))
+    certificate = Certificate(Ballot(FIRST_ATTEMPT, host.name), [vote])
+    world.tell(host, ev.RecoverySigned(Entry(record, blob, certificate)), signs_s)
+    return True
+
+
 KINDS: dict[str, Callable[..., bool | None]] = {
     "crash": Faults.crash,
     "crash-point": Faults.crash_point,
@@ -212,4 +235,5 @@ KINDS: dict[str, Callable[..., bool | None]] = {
     "rot": Faults.rot,
     "join": Faults.join,
     "leave": Faults.leave,
+    "recover": Faults.recover,
 }

@@ -12,6 +12,7 @@ from intellectd.protocol import branching, decision, leader, proposal, records
 from intellectd.protocol import effects as ef
 from intellectd.protocol.acceptor import Acceptor
 from intellectd.protocol.attempts import Attempts
+from intellectd.protocol.branch import lives_of
 from intellectd.protocol.catchup import Catchup
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.entries import Blob, Head
@@ -125,7 +126,7 @@ def _data_given_back_is_lost() -> list[Patch]:
 
     def lossy(*rest: Any) -> Blob:
         blob = honest(*rest)
-        return Blob(blob.contributions, blob.assignments, blob.pending[1:], blob.unconsumed)
+        return Blob(blob.contributions, blob.assignments, blob.pending[1:], blob.unconsumed, blob.lives)
 
     return [(leader, "next_blob", lossy), (records, "next_blob", lossy)]
 
@@ -244,6 +245,10 @@ def _votes_of_other_lines_are_forgotten() -> list[Patch]:
     return [(Node, "_switch", forget)]
 
 
+def _any_life_is_meant_by_a_recovery() -> list[Patch]:
+    return [(Seat, "_is_meant", lambda self, head: self._peer in (lives_of(head.entry) or {}))]
+
+
 def _the_state_of_a_left_line_is_kept() -> list[Patch]:
     def cut(self: Catchup, round_: int) -> bool:
         self.window.cut(round_)
@@ -290,6 +295,7 @@ MUTANTS: dict[str, Mutant] = {
     "lighter-line": Mutant(_the_lighter_line_stands, "fork", "G6: of two lines the one with more tokens stands"),
     "left-state-kept": Mutant(_the_state_of_a_left_line_is_kept, "fork", "G8: a state of the left part is dropped"),
     "votes-of-one-line": Mutant(_votes_of_other_lines_are_forgotten, "fork", "G9: votes are kept for each generation"),
+    "any-life-recovers": Mutant(_any_life_is_meant_by_a_recovery, "owner", "G9: it votes in what it has not forgotten"),
     "nothing-forgotten": Mutant(_nothing_is_forgotten, "storm", "L1: every table is bounded"),
 }
 

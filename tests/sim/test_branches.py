@@ -4,15 +4,12 @@ from itertools import product
 
 import pytest
 
-from intellectd.protocol import events as ev
-from intellectd.protocol.branch import branch_bytes
-from intellectd.protocol.ids import Ballot
-from intellectd.protocol.keeper import NoRecovery
-from intellectd.protocol.records import Certificate, Entry, Vote
+from intellectd.protocol.recovery import NoRecovery
 from tests.sim.drawing import draw
+from tests.sim.faults import recover
+from tests.sim.host import Disk
 from tests.sim.play import generations, play
-from tests.sim.tags import QuickCrypto
-from tests.sim.world import OWNER, RUN, World, sim_config
+from tests.sim.world import World, sim_config
 
 
 def forking(seed: int, names: str, **swarm: int) -> World:
@@ -129,15 +126,6 @@ def test_a_short_storm_of_forks(seed: int) -> None:
     assert outcome.problem is None, f"{outcome.problem}\n{scenario.on_one_line()}"
 
 
-def recover(world: World, name: str) -> None:
-    """What `intellectd recover` does: the daemon drafts, the owner signs, the daemon announces."""
-    host = world.hosts[name]
-    assert host.node is not None
-    record, blob = host.node.recovery_draft(host.clock(world.now))
-    vote = Vote(OWNER, QuickCrypto(OWNER).sign(branch_bytes(RUN, record)))
-    world.tell(host, ev.RecoverySigned(Entry(record, blob, Certificate(Ballot(0, name), [vote]))))
-
-
 def test_the_owner_ends_a_wait_and_who_comes_back_later_follows() -> None:
     """SPEC G5, G6: though the others went on among themselves meanwhile, the owner's word stands."""
     world = World(7, sim_config(start_peers=5))
@@ -146,7 +134,7 @@ def test_the_owner_ends_a_wait_and_who_comes_back_later_follows() -> None:
     assert world.run(120, lambda: min(rounds(world)) >= 2)
     split(world, "ABC", "DE")
     assert world.run(60, lambda: max(rounds(world, "ABC")) >= 5)
-    recover(world, "PD")
+    recover(world, world.hosts["PD"])
     assert world.run(100, lambda: min(rounds(world, "DE")) >= 6)
     heal(world)
     assert world.run(60, lambda: generations(world) == 1)
@@ -161,10 +149,44 @@ def test_there_is_nothing_to_recover_while_a_quorum_is_here() -> None:
         world.add("P" + letter, ["PA"] if n else [])
     assert world.run(120, lambda: min(rounds(world)) >= 2)
     with pytest.raises(NoRecovery, match="a quorum of the voters is here"):
-        recover(world, "PA")
+        recover(world, world.hosts["PA"])
     for name in ("PA", "PB"):
         world.kill(world.hosts[name])
     world.run(20)
-    recover(world, "PC")
+    recover(world, world.hosts["PC"])
     at = max(rounds(world))
     assert world.run(100, lambda: min(rounds(world)) >= at + 3)
+
+
+def wipe(world: World, names: str) -> None:
+    """Their disks are lost, their keys are not."""
+    for name in names:
+        host = world.hosts["P" + name]
+        voters = world.newest_voters()
+        world.kill(host)
+        host.disk, host.joined = Disk(), [other for other in world.hosts if other != host.name]
+        world.truth.wiped(host, voters)
+        world.start(host)
+
+
+def test_the_owner_ends_a_wait_of_voters_that_all_forgot_their_votes() -> None:
+    """SPEC G5, G9: PD has no vote, its log and its state; all the voters have is their keys. And a life that forgot
+    the recovery itself votes in it no more."""
+    world = World(9, sim_config(start_peers=3))
+    for n, letter in enumerate("ABC"):
+        world.add("P" + letter, ["PA"] if n else [])
+    assert world.run(120, lambda: min(rounds(world)) >= 2)
+    attach = world.training.attach_soon
+    world.training.attach_soon = lambda host: None if host.name == "PD" else attach(host)  # type: ignore[method-assign]
+    world.add("PD", ["PA"])
+    assert world.run(60, lambda: rounds(world, "D")[0] >= 3)
+    wipe(world, "ABC")
+    world.run(60)
+    stood = rounds(world)
+    assert len(dict.fromkeys(stood)) == 1, "all have the state again, and nobody votes"
+    recover(world, world.hosts["PD"])
+    assert world.run(100, lambda: min(rounds(world)) >= stood[0] + 4)
+    assert all(h.node.head.recoveries == 1 for h in world.hosts.values() if h.node)
+    wipe(world, "B")
+    best = max(rounds(world))
+    assert world.run(100, lambda: min(rounds(world)) >= best + 3)

@@ -10,6 +10,7 @@ from tests.sim.play import play
 # as long as all else here, and come with the slow tests.
 QUICK = {
     "accepted-ignored": 27,
+    "any-life-recovers": 18,
     "apply-before-commit": 1,
     "promises-broken": 1,
     "votes-forgotten": 28,
@@ -25,7 +26,7 @@ def test_a_mutant_is_found(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["storm", *(pytest.param(kind, marks=slow) for kind in ("amnesia", "rot", "half-deaf", "fork"))]
+    "kind", ["storm", *(pytest.param(kind, marks=slow) for kind in ("amnesia", "rot", "half-deaf", "fork", "owner"))]
 )
 def test_nothing_is_found_where_nothing_is_broken(kind: str) -> None:
     outcome = play(draw(0, NODES, MINUTES, kind))

@@ -66,7 +66,8 @@ class Truth:
         self._links: dict[bytes, Link] = {}
         self._decided_at: dict[tuple[bytes, int], bytes] = {}  # one record a generation and round
         self._decisions: dict[At, Ballots] = {}
-        self._forgetful: dict[str, None] = {}  # voters whose disk was lost, until they lose the seat
+        # Voters whose disk was lost: the generations that there were then, each until they lose the seat there.
+        self._forgetful: dict[str, dict[bytes, None]] = {}
         self.largest = 0  # table of any machine
 
     # ---- what is said, and on disk
@@ -88,13 +89,16 @@ class Truth:
     def wiped(self, host: Host, voters: list[str]) -> None:
         """Its disk is gone, and if it is a voter, so is the memory of its votes."""
         if host.name in voters:
-            self._forgetful[host.name] = None
+            self._forgetful[host.name] = {link.generation: None for link in self._links.values() if link.generation}
 
     def forgetful(self, voter: str) -> bool:
-        return voter in self._forgetful
+        """On the line with the most tokens."""
+        newest = self.entries.get(max(self.entries, default=-1))
+        return newest is not None and newest.record.generation in self._forgetful.get(voter, {})
 
     def said(self, host: Host, message: m.AnyMessage) -> None:
-        if host.name in self._forgetful and isinstance(message, m.Promise | m.Accepted):
+        votes = isinstance(message, m.Promise | m.Accepted)
+        if votes and message.at.generation in self._forgetful.get(host.name, {}):
             raise Violation(f"{host.name} votes without the memory of its votes")
         if isinstance(message, m.Promise):
             self._promised(host, message)
@@ -180,7 +184,9 @@ class Truth:
         ledger.tip = name
         voters = list(record.next_voters)
         self._links[name] = Link(record.round, state, voters, record.generation, record.parent, entry, ledger)
-        self._forgetful = {name: None for name in self._forgetful if name in voters}
+        for voter, generations in self._forgetful.items():
+            if voter not in voters:
+                generations.pop(record.generation, None)
         self._count(entry, ledger, hosts)
         self._remember(name, entry)
 
@@ -199,7 +205,8 @@ class Truth:
     def _may_be(self, entry: Entry, before: Link) -> None:
         """By whose word this record stands."""
         signers = [vote.voter for vote in entry.certificate.votes]
-        if before.generation is not None and entry.record.generation != before.generation:
+        parts = before.generation is not None and entry.record.generation != before.generation
+        if parts or signers == [self._owner]:  # the owner's word may also stand before the opening
             named = [a.peer for a in entry.blob.assignments]
             if signers != [self._owner] and not (self._forks and len(signers) == 1 and signers[0] in named):
                 raise Violation(f"round {entry.record.round} opens a branch by the word of {signers}")
