@@ -174,6 +174,22 @@ async def test_a_ring_that_broke_is_no_warning_after_the_next_round(autojump_clo
         assert (await host.status())["warnings"] == ["this needs a person"]
 
 
+async def test_a_ring_that_breaks_is_one_line_in_the_log_of_each_host(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Though each of its three members tells the others that it broke, and each engine its own daemon."""
+    async with shell() as world:
+        _, hosts = await swarm(world, "abc", rounds=6)
+        await hosts[0].wait("round=2")
+        world.bulk.stall(hosts[2].peer)
+        await hosts[0].until(lambda run: any("broke" in text for text in run["warnings"]))
+        world.bulk.stall(hosts[2].peer, False)
+        await finish_alike(hosts, 6)
+        loud = [r.getMessage() for r in caplog.records if r.levelname != "DEBUG" and "broke" in r.getMessage()]
+        first = [line for line in loud if "the ring of attempt 0 in round 3 broke" in line]
+        assert 2 <= len(first) <= 3 and all("the ring of attempt" in line for line in loud), loud
+
+
 async def test_the_metrics_of_a_catch_up(autojump_clock: Clock) -> None:
     async with shell() as world:
         run_id, hosts = await swarm(world, "ab", rounds=12)
