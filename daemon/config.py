@@ -121,7 +121,19 @@ def load_config(file: Path | None, flags: Mapping[str, Any], environ: Mapping[st
         sources[setting.key] = source
         chosen[setting.key] = _read(setting, raw, source, base)
     check_socket_path(chosen["socket"])
+    check_state_dir(chosen["state_dir"], sources["state_dir"])
     return _build(chosen, _read_data(data, path), path if document is not None else None, sources)
+
+
+def check_state_dir(path: Path, source: str) -> None:
+    """It is a folder, or could be made. Raises ConfigError."""
+    there = next((str(part) for part in (path, *path.parents) if os.path.lexists(part)), "/")
+    if not os.path.isdir(there):
+        what = "is no folder" if there == str(path) else f"cannot be made: {there} is no folder"
+        raise ConfigError(
+            f"{source}: the state directory {path} {what}",
+            "name a folder, which is made if it is not there, or move away what lies in its place",
+        )
 
 
 def _choose(

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from intellectd.daemon.cli.output import write
+from intellectd.daemon.cli.output import write, write_json
 from intellectd.daemon.cli.parser import build_parser
 from intellectd.daemon.errors import EXIT_OK
 
@@ -13,7 +13,11 @@ Words = dict[tuple[str, ...], list[tuple[str, str]]]
 
 def completion(arguments: Any) -> int:
     words = collect(build_parser())
-    write({"bash": bash, "zsh": zsh, "fish": fish}[arguments.shell](words))
+    script = {"bash": bash, "zsh": zsh, "fish": fish}[arguments.shell](words)
+    if arguments.json:
+        write_json({"shell": arguments.shell, "script": script})
+    else:
+        write(script)
     return EXIT_OK
 
 

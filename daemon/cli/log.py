@@ -63,9 +63,10 @@ def _folder(arguments: Any) -> Path:
 
 
 def _state_dir(given: str | None) -> Path:
-    from intellectd.daemon.config import load_config
+    from intellectd.daemon.config import check_state_dir, load_config
 
     if given is not None:
+        check_state_dir(Path(given), "--state-dir")
         return Path(given)
     configured: Path = load_config(None, {}).state_dir
     return configured

@@ -6,12 +6,14 @@ the parser names a function, which is imported when its verb is chosen.
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from intellectd.daemon.cli.output import CannotWrite, complain, write, write_error, write_json
-from intellectd.daemon.cli.parser import build_parser
+from intellectd.daemon.cli.parser import Parser, build_parser
 from intellectd.daemon.errors import CODES, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, OperatorError
 
 
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     parser = build_parser()
-    arguments = parser.parse_args(words)
+    arguments = _parse(parser, words)
     if arguments.verb is None and arguments.json:
         parser.error("no verb was given")
     if arguments.verb is None:
@@ -45,6 +47,19 @@ def _run(words: Sequence[str]) -> int:
     module, _, name = arguments.function.partition(":")
     code: int = getattr(importlib.import_module(module), name)(arguments)
     return code
+
+
+def _parse(parser: Parser, words: Sequence[str]) -> Any:
+    """Help that was asked for with --json is an answer like any other: one object."""
+    if "--json" not in words:
+        return parser.parse_args(words)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            return parser.parse_args(words)
+    except SystemExit:
+        write_json({"help": said.getvalue()})
+        raise
 
 
 def _give_up_stdout() -> None:

@@ -9,8 +9,7 @@ import difflib
 import re
 from typing import Any, NoReturn
 
-from intellectd.daemon.cli.output import write
-from intellectd.daemon.errors import EXIT_OK, EXIT_USAGE, OperatorError
+from intellectd.daemon.errors import EXIT_USAGE, OperatorError
 
 PACKAGE = "intellectd.daemon.cli"
 EPILOG = """\
@@ -37,16 +36,6 @@ class Parser(argparse.ArgumentParser):
         raise BadUsage(message, _suggestion(message) or f"see `{self.prog} --help`")
 
 
-class Version(argparse.Action):
-    """As `intellectd version`: it is what everybody tries first. Looked up only when asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
-        from importlib.metadata import version
-
-        write(f"intellectd {version('intellectd')}")
-        parser.exit(EXIT_OK)
-
-
 def _suggestion(message: str) -> str:
     found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
     if not found:
@@ -63,7 +52,9 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[_common(is_root=True)],
     )
-    parser.add_argument("--version", action=Version, nargs=0, help="the version of this program")
+    # As the verb: it is what everybody tries first.
+    parser.add_argument("--version", dest="verb", action="store_const", const="version", help="as `version`")
+    parser.set_defaults(function=f"{PACKAGE}.host:version")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=Parser)
     _host_verbs(verbs)
     _run_verbs(verbs)

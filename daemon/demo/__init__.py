@@ -71,7 +71,7 @@ def _folder(named: str | None) -> tuple[Path, bool]:
         return Path(tempfile.mkdtemp(prefix="intellectd-demo-")), False
     folder = Path(named).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Usage(f"--state-dir {folder} is not empty; nothing was changed", "name a new or empty folder")
+        raise Usage(f"--state-dir {folder} is no empty folder; nothing was changed", "name a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder, True
 

@@ -132,12 +132,6 @@ def test_with_json_an_error_is_one_object_too(words: list[str], code: str, what:
     assert what in said["error"]["message"] and said["error"]["message"] in err
 
 
-def test_version_is_an_option_as_well(capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0 and capsys.readouterr().out.startswith("intellectd 0.")
-
-
 def test_an_answer_that_cannot_be_written(tmp_path: Path) -> None:
     command = f"{sys.executable} -m intellectd.daemon.cli.main version > /dev/full"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
@@ -315,3 +309,30 @@ def test_the_bash_script_completes_in_a_real_bash(tmp_path: Path, capsys: Captur
     assert {"paths", "show", "validate"} <= {*complete("config", "")}
     assert complete("--json", "join", "--pe") == ["--peer"]
     assert complete("completion", "f") == ["fish"]
+
+
+@pytest.mark.parametrize("words", [["--help", "--json"], ["--json", "join", "--help"]])
+def test_help_is_json_where_json_was_asked_for(words: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0 and said["schema"] == 1 and said["help"].startswith("usage: intellectd")
+
+
+def test_a_completion_script_is_json_where_json_was_asked_for(capsys: Capture) -> None:
+    assert main(["completion", "fish"]) == 0
+    script = capsys.readouterr().out
+    assert main(["completion", "fish", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"schema": 1, "shell": "fish", "script": script.rstrip("\n")}
+
+
+def test_the_version_as_an_option_is_the_verb(capsys: Capture) -> None:
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("intellectd ")
+    answers = [main(words) or capsys.readouterr().out for words in (["--version", "--json"], ["version", "--json"])]
+    assert answers[0] == answers[1] and json.loads(str(answers[0]))["version"]
+
+
+def test_log_verify_says_that_a_file_is_no_state_directory(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["log", "verify", "", "--state-dir", str(tmp_path / "file")]) == 78
+    assert "file is no folder" in capsys.readouterr().err

@@ -182,3 +182,13 @@ def test_a_host_and_port_or_an_expectation(text: str) -> None:
         assert "host" in str(error) or "IPv6" in str(error)
     else:
         assert host and 0 <= port <= 65535
+
+
+def test_a_state_directory_that_is_a_file_is_a_configuration_error(load: Load, tmp_path: Path) -> None:
+    """Also when the file stands in the way of a folder that is to be made."""
+    (tmp_path / "file").write_text("")
+    for name, says in (("file", "file is no folder"), ("file/sub", "file/sub cannot be made: .*/file is no folder")):
+        with pytest.raises(ConfigError, match=says) as raised:
+            load("", {"state_dir": str(tmp_path / name)})
+        assert raised.value.exit_code == 78 and "name a folder" in raised.value.hint
+    assert load("", {"state_dir": str(tmp_path / "not/yet")}).state_dir == tmp_path / "not/yet"
