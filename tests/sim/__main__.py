@@ -69,13 +69,15 @@ def _measure(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     arguments = [f"--{name}={getattr(options, name)}" for name in ("nodes", "minutes", "seeds")]
     try:
-        there = compare.measured_at(options.revision, arguments)
+        there, simulator = compare.measured_at(options.revision, arguments)
     except compare.NotComparable as why:
         print(f"cannot compare with {options.revision}: {why}", file=sys.stderr)
         return 1
     here = _measured(options)
     columns = {options.revision: there["cases"], "here": here["cases"]}
-    print(json.dumps({**here, "cases": columns}) if options.json else "\n".join(table(columns)))
+    simulators = {options.revision: simulator, "here": compare.HERE}
+    lines = [*table(columns), f"{options.revision} was measured by {simulator}"]
+    print(json.dumps({**here, "cases": columns, "simulators": simulators}) if options.json else "\n".join(lines))
     return 0
 
 

@@ -1,6 +1,8 @@
-"""The machines of another revision under the simulator of this one, in a process of their own.
+"""The machines of another revision, measured in a process of their own.
 
-Owns the export of that revision and what is said when its machines do not fit. Refuses to touch the work tree.
+Under this revision's simulator if they fit it: then everything but the machines is the same. Else under the simulator
+of their own revision, whose worlds may differ as well; what was taken is said. Owns the export of that revision and
+the reason when neither works. Refuses to touch the work tree.
 """
 
 import json
@@ -11,35 +13,53 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+SIMULATOR = Path(__file__).resolve().parent
+ROOT = SIMULATOR.parents[1]
 FOLDERS = ("daemon", "protocol", "kernels")
 EXPORT_S, MEASURE_S = 60, 1800  # git archive of a small tree; a measurement of hours is a hang
+HERE, OWN = "this simulator", "its own simulator"
+OWN_BARE = f"{OWN}, with this one's measure"
+COMMAND = ("-m", "tests.sim", "measure", "--json")
+# For simulators of before there was a `measure`: what it rests on is older.
+BARE = """
+import json, sys
+from tests.sim.measure import measure
+nodes, minutes, seeds = (word.partition("=")[2] for word in sys.argv[1:])
+print(json.dumps({"cases": measure(int(nodes), float(minutes), int(seeds))}))
+"""
 
 
 class NotComparable(Exception):
     """Why, for a person."""
 
 
-def measured_at(revision: str, arguments: list[str]) -> dict[str, Any]:
-    """What `measure` prints with that revision's machines. Raises NotComparable."""
+def measured_at(revision: str, arguments: list[str]) -> tuple[dict[str, Any], str]:
+    """(what `measure` prints with that revision's machines, under which simulator). Raises NotComparable."""
     with tempfile.TemporaryDirectory(prefix="sim-compare-") as folder:
         tree = Path(folder) / "tree"
         _export(revision, tree)
-        own = (tree / "tests/sim/measure.py").exists()
-        theirs = tree / "tests/sim"
-        kept = shutil.move(theirs, Path(folder) / "theirs") if theirs.exists() else None
-        shutil.copytree(ROOT / "tests/sim", theirs, ignore=shutil.ignore_patterns("__pycache__"))
+        theirs, kept = tree / "tests/sim", Path(folder) / "theirs"
+        if not theirs.is_dir():
+            raise NotComparable("it has no simulator")
+        theirs.rename(kept)
+        shutil.copytree(SIMULATOR, theirs, ignore=shutil.ignore_patterns("__pycache__"))
         try:
-            return _run(tree, arguments)
-        except NotComparable as misfit:
-            # Its machines are called otherwise than this simulator does. Its own may have the same measurement.
-            if not own or kept is None:
-                raise NotComparable(
-                    f"the machines of {revision} do not fit this simulator, and its own cannot measure yet: {misfit}"
-                ) from None
+            return _run(tree, COMMAND, arguments), HERE
+        except NotComparable as misfit:  # its machines are called otherwise than this simulator does
             shutil.rmtree(theirs)
-            shutil.move(kept, theirs)
-            return _run(tree, arguments)
+            kept.rename(theirs)
+            return _by_its_own(tree, arguments, str(misfit))
+
+
+def _by_its_own(tree: Path, arguments: list[str], misfit: str) -> tuple[dict[str, Any], str]:
+    measure = tree / "tests/sim/measure.py"
+    how, command = (OWN, COMMAND) if measure.exists() else (OWN_BARE, ("-c", BARE))
+    if not measure.exists():
+        shutil.copy(SIMULATOR / "measure.py", measure)
+    try:
+        return _run(tree, command, arguments), how
+    except NotComparable as why:
+        raise NotComparable(f"its machines do not fit this simulator ({misfit}), and under {how}: {why}") from None
 
 
 def _export(revision: str, tree: Path) -> None:
@@ -57,17 +77,20 @@ def _export(revision: str, tree: Path) -> None:
     (package / "__init__.py").write_text("")
 
 
-def _run(tree: Path, arguments: list[str]) -> dict[str, Any]:
+def _run(tree: Path, command: tuple[str, ...], arguments: list[str]) -> dict[str, Any]:
     path = f"{tree / 'package'}:{tree}"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.sim", "measure", "--json", *arguments],
-        cwd=tree,
-        env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        timeout=MEASURE_S,
-        check=False,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, *command, *arguments],
+            cwd=tree,
+            env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            timeout=MEASURE_S,
+            check=False,
+            text=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise NotComparable(f"it takes more than {MEASURE_S} s") from None
     if done.returncode:
         raise NotComparable((done.stderr.strip().splitlines() or ["no output"])[-1])
     said: dict[str, Any] = json.loads(done.stdout)
