@@ -1,33 +1,26 @@
-"""The C kernels (csrc/native.c) through ctypes, which releases the GIL for the length of each call.
+"""The C kernels (csrc/) through ctypes, which releases the GIL for the length of each call.
 
-Owns finding and loading the library and its C signatures. Refuses to check tensors: `ops` has done it.
+Owns finding and loading the library, its C signatures and the choice of an instruction set. Refuses to check
+tensors: `ops` has done it.
 """
 
 import ctypes
-from ctypes import POINTER, byref, c_double, c_float, c_int, c_int64, c_size_t, c_void_p
+from collections.abc import Mapping
+from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p, sizeof
 from importlib.util import find_spec
 
 from torch import Tensor
 
-from intellectd.kernels import reference
-from intellectd.kernels.codec import BLOCK, FP32, INT8, Codec
+from intellectd.kernels.codec import GROUP, Codec
 from intellectd.kernels.interface import Feedback
-from intellectd.kernels.outer import NesterovStep, OuterStep, OuterVectors
+from intellectd.kernels.outer import AverageStep, DelayedNesterovStep, NesterovStep, OuterStep, OuterVectors
 
 MODULE = "intellectd.kernels._native"  # named as an extension module so that packaging builds and ships it
-ABI = 1  # must equal ABI in csrc/native.c: a stale build would otherwise compute something else
+ABI = 2  # must equal ABI in csrc/job.h: a stale build would otherwise compute something else
+INSTRUCTIONS = "INTELLECTD_KERNELS_CPU"  # an instruction set's name; without it the best that the CPU has
 
-_SIGNATURES: dict[str, tuple[type | None, list[object]]] = {
-    "abi": (c_int, []),
-    "encode": (c_int64, [c_int, c_void_p, c_void_p, c_size_t]),
-    "encode_delta": (c_int64, [c_int, c_void_p, c_void_p, c_void_p, c_size_t, POINTER(c_double)]),
-    "decode": (None, [c_int, c_void_p, c_void_p, c_size_t]),
-    "ring_hop": (c_int64, [c_int, c_void_p, c_void_p, c_float, POINTER(c_float), c_void_p, c_size_t]),
-    "outer_step": (None, [c_int, c_void_p, c_void_p, c_void_p, c_float, c_float, c_size_t]),
-    "subtract_into": (None, [c_void_p, c_void_p, c_size_t]),
-    "finite": (c_int, [c_int, c_void_p, c_size_t]),
-}
-_IN_C = (FP32, INT8)  # the others go through torch, which gives the same bits
+_ENCODE, _ENCODE_DELTA, _DECODE, _DECODE_ADD, _ENCODE_MEAN, _RING_HOP, _OUTER_STEP, _SUBTRACT, _FINITE = range(9)
+_NESTEROV, _AVERAGE, _DELAYED, _DELAYED_TURN = range(4)
 _PREFIX = "intellectd_native_"
 REBUILD = "reinstall intellectd on a host with a C compiler (pip install --force-reinstall --no-deps)"
 
@@ -36,21 +29,37 @@ class NativeUnavailable(Exception):
     """The C kernels cannot be used; `str()` says why and what would help."""
 
 
-class Native:
-    """The functions of a loaded library; made by `load`."""
+class _Job(ctypes.Structure):
+    """`struct job` of csrc/job.h."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, _PREFIX + name)
-            function.restype = result
-            function.argtypes = arguments
-        self._library = library
+    _fields_ = (
+        *((name, c_void_p) for name in ("x", "y", "error", "residual", "enc", "incoming", "out", "total")),
+        *((name, c_void_p) for name in ("theta", "momentum", "gathered", "squares")),
+        ("elements", c_uint64),
+        ("squares_total", c_double),
+        *((name, c_float) for name in ("weight", "decay", "divisor", "lr", "mu", "delay")),
+        *((name, c_int32) for name in ("codec", "optimizer", "divides")),
+    )
+
+
+_SIGNATURES: dict[str, tuple[type, list[object]]] = {
+    "abi": (c_int, []),
+    "job_bytes": (c_uint64, []),
+    "name": (c_char_p, [c_int]),
+    "usable": (c_int, [c_int]),
+    "run": (c_int64, [c_int, c_int, POINTER(_Job), c_int]),
+}
+
+
+class Native:
+    """The passes of a loaded library on one instruction set; made by `load`."""
+
+    def __init__(self, library: ctypes.CDLL, number: int, instructions: str) -> None:
+        self._run, self._number, self.instructions = library.intellectd_native_run, number, instructions
 
     def encode(self, codec: Codec, x: Tensor, out: Tensor, threads: int = 1) -> int | None:
-        if codec not in _IN_C:
-            return reference.encode(codec, x, out, threads)
-        first = self._library.intellectd_native_encode(codec.native_id, x.data_ptr(), out.data_ptr(), _blocks(x))
-        return _index(first)
+        job = _Job(codec=codec.native_id, x=x.data_ptr(), out=out.data_ptr(), elements=x.numel())
+        return self._refused(_ENCODE, job, threads)
 
     def encode_delta(
         self,
@@ -61,29 +70,30 @@ class Native:
         feedback: Feedback | None = None,
         threads: int = 1,
     ) -> tuple[float, int | None]:
-        if codec not in _IN_C or feedback is not None:
-            return reference.encode_delta(codec, anchor, local, out, feedback, threads)
-        squares = c_double()
-        first = self._library.intellectd_native_encode_delta(
-            codec.native_id,
-            anchor.data_ptr(),
-            local.data_ptr(),
-            out.data_ptr(),
-            _blocks(anchor),
-            byref(squares),
-        )
-        return squares.value, _index(first)
+        elements = anchor.numel()
+        job = _Job(codec=codec.native_id, x=anchor.data_ptr(), y=local.data_ptr(), out=out.data_ptr())
+        job.elements = elements
+        sums = (c_double * -(-elements // GROUP))()
+        job.squares = ctypes.addressof(sums) if elements else None
+        if feedback is not None:
+            job.error, job.residual = feedback.error.data_ptr(), feedback.residual.data_ptr()
+            job.decay = feedback.decay
+        refused = self._refused(_ENCODE_DELTA, job, threads)
+        return job.squares_total, refused
 
     def decode(self, codec: Codec, enc: Tensor, out: Tensor, threads: int = 1) -> None:
-        if codec not in _IN_C:
-            return reference.decode(codec, enc, out, threads)
-        self._library.intellectd_native_decode(codec.native_id, enc.data_ptr(), out.data_ptr(), _blocks(out))
+        job = _Job(codec=codec.native_id, enc=enc.data_ptr(), total=out.data_ptr(), elements=out.numel())
+        self._refused(_DECODE, job, threads)
 
     def decode_add(self, codec: Codec, enc: Tensor, weight: float, total: Tensor, threads: int = 1) -> None:
-        reference.decode_add(codec, enc, weight, total, threads)
+        job = _Job(codec=codec.native_id, enc=enc.data_ptr(), total=total.data_ptr(), elements=total.numel())
+        job.weight = weight
+        self._refused(_DECODE_ADD, job, threads)
 
     def encode_mean(self, codec: Codec, total: Tensor, divisor: float, out: Tensor, threads: int = 1) -> int | None:
-        return reference.encode_mean(codec, total, divisor, out, threads)
+        job = _Job(codec=codec.native_id, x=total.data_ptr(), out=out.data_ptr(), elements=total.numel())
+        job.divisor = divisor
+        return self._refused(_ENCODE_MEAN, job, threads)
 
     def ring_hop(
         self,
@@ -95,42 +105,40 @@ class Native:
         out: Tensor,
         threads: int = 1,
     ) -> bool:
-        if codec not in _IN_C:
-            return reference.ring_hop(codec, incoming, own, weight, divisor, out, threads)
-        first = self._library.intellectd_native_ring_hop(
-            codec.native_id,
-            None if incoming is None else incoming.data_ptr(),
-            own.data_ptr(),
-            weight,
-            None if divisor is None else byref(c_float(divisor)),
-            out.data_ptr(),
-            codec.elements(own.numel()) // BLOCK,
-        )
-        return _index(first) is None
+        job = _Job(codec=codec.native_id, enc=own.data_ptr(), out=out.data_ptr(), weight=weight)
+        job.elements = codec.elements(own.numel())
+        job.incoming = None if incoming is None else incoming.data_ptr()
+        if divisor is not None:
+            job.divides, job.divisor = 1, divisor
+        return self._refused(_RING_HOP, job, threads) is None
 
     def outer_step(
         self, codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVectors, threads: int = 1
     ) -> None:
-        if codec not in _IN_C or not isinstance(step, NesterovStep) or vectors.momentum is None:
-            return reference.outer_step(codec, update, step, vectors, threads)
-        self._library.intellectd_native_outer_step(
-            codec.native_id,
-            update.data_ptr(),
-            vectors.theta.data_ptr(),
-            vectors.momentum.data_ptr(),
-            step.lr,
-            step.mu,
-            _blocks(vectors.theta),
-        )
+        job = _Job(codec=codec.native_id, enc=update.data_ptr(), theta=vectors.theta.data_ptr(), lr=step.lr)
+        job.elements = vectors.theta.numel()
+        job.momentum = None if vectors.momentum is None else vectors.momentum.data_ptr()
+        match step:
+            case NesterovStep():
+                job.optimizer, job.mu = _NESTEROV, step.mu
+            case AverageStep():
+                job.optimizer = _AVERAGE
+            case DelayedNesterovStep():
+                assert vectors.gathered is not None
+                job.optimizer = _DELAYED_TURN if step.turn else _DELAYED
+                job.mu, job.delay, job.gathered = step.mu, step.delay, vectors.gathered.data_ptr()
+        self._refused(_OUTER_STEP, job, threads)
 
     def subtract_into(self, anchor: Tensor, x: Tensor, threads: int = 1) -> None:
-        self._library.intellectd_native_subtract_into(anchor.data_ptr(), x.data_ptr(), x.numel())
+        self._refused(_SUBTRACT, _Job(x=anchor.data_ptr(), total=x.data_ptr(), elements=x.numel()), threads)
 
     def finite(self, codec: Codec, enc: Tensor, threads: int = 1) -> bool:
-        if codec not in _IN_C:
-            return reference.finite(codec, enc, threads)
-        blocks = codec.elements(enc.numel()) // BLOCK
-        return bool(self._library.intellectd_native_finite(codec.native_id, enc.data_ptr(), blocks))
+        job = _Job(codec=codec.native_id, enc=enc.data_ptr(), elements=codec.elements(enc.numel()))
+        return self._refused(_FINITE, job, threads) is None
+
+    def _refused(self, kernel: int, job: _Job, threads: int) -> int | None:
+        index: int = self._run(self._number, kernel, byref(job), threads)
+        return None if index < 0 else index
 
 
 def built_library() -> str:
@@ -141,21 +149,48 @@ def built_library() -> str:
     return spec.origin
 
 
-def load(path: str) -> Native:
-    """Load the library and compare its ABI. Raises NativeUnavailable."""
+def load(path: str, instructions: str = "") -> Native:
+    """Load the library and compare its ABI; take that instruction set, or the best one. Raises NativeUnavailable."""
+    library = _opened(path)
+    usable = _usable(library)
+    if instructions and instructions not in usable:
+        raise NativeUnavailable(
+            f"this CPU or build has no {instructions!r} kernels, only {', '.join(usable)}; unset {INSTRUCTIONS}"
+        )
+    name = instructions or list(usable)[-1]
+    return Native(library, usable[name], name)
+
+
+def instruction_sets(path: str) -> tuple[str, ...]:
+    """What `load` can be told to take on this host, the best last. Raises NativeUnavailable."""
+    return tuple(_usable(_opened(path)))
+
+
+def wished_instructions(environment: Mapping[str, str]) -> str:
+    return environment.get(INSTRUCTIONS, "")
+
+
+def _opened(path: str) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(path)
-        abi = library.intellectd_native_abi()
-        if abi != ABI:
-            raise NativeUnavailable(f"the C kernels have ABI {abi}, this package needs {ABI}; {REBUILD}")
-        return Native(library)
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, _PREFIX + name)
+            function.restype = result
+            function.argtypes = arguments
+        abi, job_bytes = library.intellectd_native_abi(), library.intellectd_native_job_bytes()
     except (OSError, AttributeError) as why:
         raise NativeUnavailable(f"the C kernels did not load ({why}); {REBUILD}") from why
+    if (abi, job_bytes) != (ABI, sizeof(_Job)):
+        raise NativeUnavailable(f"the C kernels have ABI {abi}, this package needs {ABI}; {REBUILD}")
+    return library
 
 
-def _blocks(floats: Tensor) -> int:
-    return floats.numel() // BLOCK
-
-
-def _index(first: int) -> int | None:
-    return None if first < 0 else first
+def _usable(library: ctypes.CDLL) -> dict[str, int]:
+    """Instruction sets that can run here, by name, the best last."""
+    found: dict[str, int] = {}
+    number = 0
+    while (name := library.intellectd_native_name(number)) is not None:
+        if library.intellectd_native_usable(number):
+            found[name.decode()] = number
+        number += 1
+    return found

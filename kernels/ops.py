@@ -20,8 +20,15 @@ from intellectd.kernels.choice import ENVIRONMENT, Choice, KernelChoiceError, ch
 from intellectd.kernels.codec import Codec
 from intellectd.kernels.interface import Feedback
 from intellectd.kernels.outer import OuterStep, OuterVectors, check_step
+from intellectd.kernels.step_leaves import step_leaves
 
 __all__ = ["ENVIRONMENT", "Choice", "Feedback", "KernelChoiceError", "choose"]
+
+
+# A handful of cores saturates the memory of a socket; hashing goes on scaling for a while.
+THREADS_MAX = 16
+# A thread costs some 20 µs to make; a megabyte of fp32 takes 100 µs.
+THREAD_ELEMENTS_MIN = 2**18
 
 
 class NotFinite(ValueError):
@@ -60,11 +67,25 @@ def reason() -> str:
     return _choice.reason
 
 
+def instructions() -> str:
+    """The instruction set of the C kernels in use; empty with torch's."""
+    return _choice.instructions
+
+
+def usable_threads() -> int:
+    """How many threads a pass over a whole vector should have on this host."""
+    return min(THREADS_MAX, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _worth(threads: int, elements: int) -> int:
+    return max(1, min(threads, elements // THREAD_ELEMENTS_MIN))
+
+
 def encode(codec: Codec, x: Tensor, out: Tensor, threads: int = 1) -> int | None:
     """out <- enc(x). Index of the first element that cannot be, if any (its unit is written as NaN)."""
     check_floats(x=x)
     check_bytes(codec, x.numel(), out=out)
-    return _choice.kernels.encode(codec, x, out, threads)
+    return _choice.kernels.encode(codec, x, out, _worth(threads, x.numel()))
 
 
 def encode_delta(
@@ -80,6 +101,7 @@ def encode_delta(
         check_floats(anchor=anchor, error=feedback.error, residual=feedback.residual)
         check_overlap(feedback.residual, feedback.error)
         check_scalar("decay", feedback.decay)
+    threads = _worth(threads, anchor.numel())
     squares, first_nonfinite = _choice.kernels.encode_delta(codec, anchor, local, out, feedback, threads)
     return DeltaStats(math.sqrt(squares) if first_nonfinite is None else math.nan, first_nonfinite)
 
@@ -88,7 +110,7 @@ def decode(codec: Codec, enc: Tensor, out: Tensor, threads: int = 1) -> None:
     """out <- dec(enc); any bytes decode, a unit with a bad scale to NaN."""
     check_floats(out=out)
     check_bytes(codec, out.numel(), enc=enc)
-    _choice.kernels.decode(codec, enc, out, threads)
+    _choice.kernels.decode(codec, enc, out, _worth(threads, out.numel()))
 
 
 def decode_add(codec: Codec, enc: Tensor, weight: float, total: Tensor, threads: int = 1) -> None:
@@ -96,7 +118,7 @@ def decode_add(codec: Codec, enc: Tensor, weight: float, total: Tensor, threads:
     check_floats(total=total)
     check_bytes(codec, total.numel(), enc=enc)
     check_scalar("weight", weight)
-    _choice.kernels.decode_add(codec, enc, weight, total, threads)
+    _choice.kernels.decode_add(codec, enc, weight, total, _worth(threads, total.numel()))
 
 
 def encode_mean(codec: Codec, total: Tensor, divisor: float, out: Tensor, threads: int = 1) -> int | None:
@@ -104,13 +126,14 @@ def encode_mean(codec: Codec, total: Tensor, divisor: float, out: Tensor, thread
     check_floats(total=total)
     check_bytes(codec, total.numel(), out=out)
     check_divisor(divisor)
-    return _choice.kernels.encode_mean(codec, total, divisor, out, threads)
+    return _choice.kernels.encode_mean(codec, total, divisor, out, _worth(threads, total.numel()))
 
 
 def finite(codec: Codec, enc: Tensor, threads: int = 1) -> bool:
     """Whether all of `enc` decodes to finite numbers; ask it of bytes from a peer before using them."""
-    check_bytes(codec, codec.elements(enc.numel()), enc=enc)
-    return _choice.kernels.finite(codec, enc, threads)
+    elements = codec.elements(enc.numel())
+    check_bytes(codec, elements, enc=enc)
+    return _choice.kernels.finite(codec, enc, _worth(threads, elements))
 
 
 def ring_hop(
@@ -137,20 +160,34 @@ def ring_hop(
     check_scalar("weight", weight)
     if divisor is not None:
         check_divisor(divisor)
-    return _choice.kernels.ring_hop(codec, incoming, own, weight, divisor, out, threads)
+    return _choice.kernels.ring_hop(codec, incoming, own, weight, divisor, out, _worth(threads, elements))
 
 
 def outer_step(codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVectors, threads: int = 1) -> None:
     """d = dec(update), then what `step` says, in place. Raises NotFinite, with nothing changed, if d is not."""
+    threads = _checked_step(codec, update, step, vectors, threads)
+    _choice.kernels.outer_step(codec, update, step, vectors, threads)
+
+
+def outer_step_leaves(
+    codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVectors, threads: int = 1
+) -> list[bytes]:
+    """`outer_step`, and the digest's leaves of theta, then of momentum (SPEC K8), each hashed while it is in cache."""
+    threads = _checked_step(codec, update, step, vectors, threads)
+    return step_leaves(_choice.kernels, codec, update, step, vectors, threads)
+
+
+def _checked_step(codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVectors, threads: int) -> int:
     check_floats(theta=vectors.theta, momentum=vectors.momentum, gathered=vectors.gathered)
     check_bytes(codec, vectors.theta.numel(), update=update)
     check_step(step, vectors)
+    threads = _worth(threads, vectors.theta.numel())
     if not _choice.kernels.finite(codec, update, threads):
         raise NotFinite("the update holds NaN or infinity; it was not applied (check `finite` before a vote)")
-    _choice.kernels.outer_step(codec, update, step, vectors, threads)
+    return threads
 
 
 def subtract_into(anchor: Tensor, x: Tensor, threads: int = 1) -> None:
     """x <- anchor - x. Applied with the old anchor, then the new one, it carries uncommitted steps over."""
     check_floats(anchor=anchor, x=x)
-    _choice.kernels.subtract_into(anchor, x, threads)
+    _choice.kernels.subtract_into(anchor, x, _worth(threads, x.numel()))

@@ -28,8 +28,7 @@ def encode_delta(
     first_refused: int | None = None
     for first, last in groups(anchor.numel()):
         delta = anchor[first:last] - local[first:last]
-        for block_sum in _sums_of_squares(delta):
-            total += block_sum  # in order, one at a time: sum() compensates from Python 3.12 on
+        total += _sum_of_squares(delta)
         if feedback is not None:
             delta = delta + fp32(feedback.decay) * feedback.error[first:last]
         refused = encode_group(codec, delta, out, first)
@@ -116,12 +115,15 @@ def _first(refused: Iterable[int | None]) -> int | None:
     return found
 
 
-def _sums_of_squares(x: Tensor) -> list[float]:
-    """fp64 sum per block, halves added onto halves: an order that vectorizes without choosing its own."""
+def _sum_of_squares(x: Tensor) -> float:
+    """Of one group, in fp64: halves added onto halves within a block, an order that vectorizes without choosing its
+    own; then block after block. The groups' sums are added in their order too, whoever computed them."""
     squares = x.view(-1, BLOCK).to(torch.float64)
     squares = squares * squares
     while squares.shape[1] > 1:
         half = squares.shape[1] // 2
         squares = squares[:, :half] + squares[:, half:]
-    sums: list[float] = squares.view(-1).tolist()
-    return sums
+    total = 0.0
+    for block_sum in squares.view(-1).tolist():
+        total += block_sum  # one at a time: sum() compensates from Python 3.12 on
+    return total

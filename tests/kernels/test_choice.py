@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from intellectd.kernels import ops
-from intellectd.kernels.codec import FP32, GROUP, INT8
-from intellectd.kernels.outer import NesterovStep, OuterVectors
+from intellectd.kernels.codec import FP32, GROUP, INT4, INT8, TOPK, Codec
+from intellectd.kernels.digest import LEAF_BYTES, leaf_hashes, state_leaves
+from intellectd.kernels.outer import AverageStep, DelayedNesterovStep, NesterovStep, OuterStep, OuterVectors
 from tests.kernels.vectors import IMPLEMENTATIONS, bits, encoded, fingerprint, room, tame
 
 
@@ -26,8 +27,19 @@ def test_wishes() -> None:
 def test_the_best_there_is_by_default() -> None:
     best = ops.choose({})
     assert (best.name == "native") == (best.reason == "")
-    if "native" in IMPLEMENTATIONS:
+    if len(IMPLEMENTATIONS) > 1:
         assert best.name == "native"
+
+
+@pytest.mark.skipif("baseline" not in IMPLEMENTATIONS and "neon" not in IMPLEMENTATIONS, reason="torch was asked for")
+def test_the_instruction_set_can_be_forced() -> None:
+    names = [name for name in IMPLEMENTATIONS if name != "torch"]
+    assert ops.choose({}).instructions == names[-1]  # the best of them
+    for name in names:
+        choice = ops.choose({"INTELLECTD_KERNELS_CPU": name})
+        assert (choice.name, choice.instructions) == ("native", name)
+    with pytest.raises(ops.KernelChoiceError, match=f"no 'sse9' kernels, only {', '.join(names)}"):
+        ops.choose({"INTELLECTD_KERNELS_CPU": "sse9"})
 
 
 def test_a_library_that_does_not_load_means_torch_with_a_reason(tmp_path: Path) -> None:
@@ -37,7 +49,7 @@ def test_a_library_that_does_not_load_means_torch_with_a_reason(tmp_path: Path) 
     assert choice.name == "torch"
     assert "did not load" in choice.reason
     assert "reinstall" in choice.reason
-    with pytest.raises(ops.KernelChoiceError, match="INTELLECTD_KERNELS=native, but the C kernels did not load"):
+    with pytest.raises(ops.KernelChoiceError, match="asks for native kernels, but the C kernels did not load"):
         ops.choose({"INTELLECTD_KERNELS": "native"}, lambda: str(broken))
 
 
@@ -94,6 +106,48 @@ def test_an_update_that_is_not_finite_is_not_applied() -> None:
     with pytest.raises(ops.NotFinite, match="not applied"):
         ops.outer_step(FP32, update, NesterovStep(0.7, 0.9), OuterVectors(theta, momentum))
     assert (bits(theta), bits(momentum)) == (bits(tame(1, 256)), bits(tame(2, 256)))
+
+
+LEAVES_AND_A_BIT = 2 * LEAF_BYTES // 4 + GROUP + 512
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("codec", [INT8, TOPK], ids=lambda codec: codec.name)
+def test_a_step_with_its_leaves_is_the_step_and_the_leaves(codec: Codec, threads: int) -> None:
+    update = encoded(codec, tame(1, LEAVES_AND_A_BIT))
+    apart, fused = ((tame(2, LEAVES_AND_A_BIT), tame(3, LEAVES_AND_A_BIT)) for _ in range(2))
+    ops.outer_step(codec, update, NesterovStep(0.7, 0.9), OuterVectors(*apart))
+    leaves = ops.outer_step_leaves(codec, update, NesterovStep(0.7, 0.9), OuterVectors(*fused), threads)
+    assert leaves == state_leaves(*apart) == state_leaves(*fused)
+    only = ops.outer_step_leaves(codec, update, AverageStep(), OuterVectors(fused[0]), threads)
+    assert only == leaf_hashes(fused[0])
+
+
+@pytest.mark.parametrize(
+    ("step", "vectors", "complaint"),
+    [
+        (NesterovStep(math.inf, 0.9), OuterVectors(torch.zeros(256), torch.zeros(256)), "lr inf is not a finite fp32"),
+        (NesterovStep(0.7, 1e39), OuterVectors(torch.zeros(256), torch.zeros(256)), "mu 1e.39 is not a finite fp32"),
+        (NesterovStep(0.7, 0.9), OuterVectors(torch.zeros(256)), "NesterovStep needs a momentum vector"),
+        (NesterovStep(0.7, 0.9), OuterVectors(torch.zeros(256), torch.zeros(512)), "momentum has 512 elements"),
+        (DelayedNesterovStep(0.7, 0.9, 0, False), OuterVectors(*[torch.zeros(256)] * 3), "1 to 1024 updates, not 0"),
+        (DelayedNesterovStep(0.7, 0.9, 2, False), OuterVectors(*[torch.zeros(256)] * 2), "vector of gathered updates"),
+    ],
+)
+def test_steps_that_cannot_be(step: OuterStep, vectors: OuterVectors, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        ops.outer_step(INT8, encoded(INT8, tame(1, 256)), step, vectors)
+
+
+def test_feedback_and_rings_that_cannot_be() -> None:
+    x, out = tame(1, 512), room(FP32, 512)
+    with pytest.raises(ValueError, match="fp32 loses nothing that could be fed back"):
+        ops.encode_delta(FP32, x, x, out, ops.Feedback(x, 1.0, x))
+    with pytest.raises(ValueError, match="overlaps its source 4 bytes off"):
+        error = torch.zeros(513)
+        ops.encode_delta(INT8, x, x, room(INT8, 512), ops.Feedback(error[:512], 1.0, error[1:]))
+    with pytest.raises(ValueError, match="int4 loses too much to be encoded anew"):
+        ops.ring_hop(INT4, None, encoded(INT4, x), 1.0, None, room(INT4, 512))
 
 
 @pytest.mark.parametrize(

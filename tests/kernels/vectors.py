@@ -17,7 +17,8 @@ from intellectd.kernels.interface import Kernels
 
 IMPLEMENTATIONS: dict[str, Kernels] = {"torch": reference}
 if os.environ.get("INTELLECTD_KERNELS") != "torch":
-    IMPLEMENTATIONS["native"] = native.load(native.built_library())
+    for _name in native.instruction_sets(native.built_library()):
+        IMPLEMENTATIONS[_name] = native.load(native.built_library(), _name)
 
 EVERYWHERE = pytest.mark.parametrize("kernels", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 ELEMENTS = GROUP + 3 * 256  # a whole group and a short one
