@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.sim import compare, explore
+from tests.sim import compare, explore, slices
 from tests.sim.drawing import WEATHERS
 from tests.sim.measure import measure, table
 from tests.sim.mutants import MUTANTS
@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help="with the machines broken so")
     look.add_argument("--list-mutants", action="store_true")
     look.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    look.add_argument("--shrink-s", type=float, default=SHRINK_S, metavar="S", help="real time for cutting down")
+    look.add_argument("--shrink-s", type=float, metavar="S", help="real time for cutting down (120; into a ledger: 0)")
+    look.add_argument("--ledger", type=Path, metavar="FILE", help="play all, record each block, go on where it ends")
+    look.add_argument("--revision", metavar="REV", help="said in the ledger; another revision's lines do not count")
     look.add_argument("--json", action="store_true")
     again = commands.add_parser("replay", help="play one scenario with its trace")
     again.set_defaults(run=_replay)
@@ -94,7 +96,10 @@ def _explore(options: argparse.Namespace) -> int:
         mutant=options.mutant,
         weather=options.weather or (mutant.weather if mutant else None),
     )
-    return explore.run(plan, max(1, options.jobs), options.json, options.shrink_s)
+    jobs, shrink_s = max(1, options.jobs), options.shrink_s
+    if options.ledger is not None:
+        return slices.run(plan, jobs, options.json, shrink_s or 0.0, options.ledger, options.revision)
+    return explore.run(plan, jobs, options.json, SHRINK_S if shrink_s is None else shrink_s)
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -5,25 +5,27 @@ on every machine. Refuses to know the protocol.
 """
 
 import json
-import multiprocessing
 import sys
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
 from tests.sim.drawing import STORMS, draw
+from tests.sim.ledger import Tally
 from tests.sim.mutants import MUTANTS, in_force
 from tests.sim.play import Outcome, play
 from tests.sim.scenario import Scenario
 from tests.sim.shrink import shrink
 
-STORMS_EVERY = (
-    4  # of so many seeds one is in a storm: nobody asks whether it can go on, only for one history; one forks
-)
+# Of so many seeds one is in a storm: nobody asks whether it can go on, only for one history; one forks.
+STORMS_EVERY = 4
 TRACE_LINES_MAX = 200
+AHEAD = 4  # seeds given to each process beyond the one that is waited for: some take ten times as long as others
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class Plan:
     def scenario(self, seed: int) -> Scenario:
         return draw(seed, self.nodes, self.minutes, self.weather or weather_of(seed))
 
+    def arguments(self, revision: str | None) -> dict[str, Any]:
+        """What a ledger knows of it: all but which seeds."""
+        same = {"nodes": list(self.nodes), "minutes": self.minutes, "mutant": self.mutant, "weather": self.weather}
+        return {**same, "revision": revision}
+
 
 @dataclass
 class Found:
@@ -47,22 +54,6 @@ class Found:
     problem: str
     scenario: Scenario
     replay: str = ""
-
-
-@dataclass
-class Tally:
-    seeds: int = 0
-    commits: int = 0
-    events: int = 0
-    virtual_minutes: float = 0.0
-    faults: Counter[str] = field(default_factory=Counter)
-
-    def add(self, outcome: Outcome) -> None:
-        self.seeds += 1
-        self.commits += outcome.commits
-        self.events += outcome.events
-        self.virtual_minutes += outcome.at_s / 60
-        self.faults.update(outcome.faults)
 
 
 def weather_of(seed: int) -> str:
@@ -82,13 +73,22 @@ def _one(plan: Plan, seed: int) -> Outcome:
 
 
 def outcomes(plan: Plan, jobs: int) -> Iterator[tuple[int, Outcome]]:
-    """In the order of the seeds, however many processes work at them."""
+    """In the order of the seeds, however many processes work at them. Raises BrokenProcessPool when one is killed."""
     seeds = range(plan.first_seed, plan.first_seed + plan.seeds)
     if min(jobs, plan.seeds) <= 1:
         yield from ((seed, _one(plan, seed)) for seed in seeds)
         return
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from zip(seeds, pool.imap(partial(_one, plan), seeds), strict=True)
+    pool = ProcessPoolExecutor(jobs, get_context("fork"))
+    under_way: deque[tuple[int, Future[Outcome]]] = deque()
+    try:
+        for seed in seeds:
+            under_way.append((seed, pool.submit(_one, plan, seed)))
+            if len(under_way) > AHEAD * jobs:
+                first, future = under_way.popleft()
+                yield first, future.result()
+        yield from ((seed, future.result()) for seed, future in under_way)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def explore(plan: Plan, jobs: int, tell: Callable[[Tally], None] = lambda tally: None) -> tuple[Tally, Found | None]:
@@ -105,8 +105,12 @@ def explore(plan: Plan, jobs: int, tell: Callable[[Tally], None] = lambda tally:
 def cut_down(found: Found, mutant: str | None, seconds: float) -> Found:
     """The smallest scenario found within so much real time that breaks in the same way."""
     small, problem = shrink(found.scenario, found.problem, lambda s: with_mutant(mutant, s), seconds)
-    replay = f"python -m tests.sim replay {f'--mutant {mutant} ' if mutant else ''}'{small.on_one_line()}'"
-    return Found(found.seed, problem, small, replay)
+    return Found(found.seed, problem, small, replay(small, mutant))
+
+
+def replay(scenario: Scenario, mutant: str | None) -> str:
+    """The line that plays it with its trace."""
+    return f"python -m tests.sim replay {f'--mutant {mutant} ' if mutant else ''}'{scenario.on_one_line()}'"
 
 
 def show(found: Found, mutant: str | None) -> Iterator[str]:
@@ -120,21 +124,18 @@ def show(found: Found, mutant: str | None) -> Iterator[str]:
     yield f"{outcome.at_s:9.3f} BROKEN {outcome.problem}"
 
 
-def report(plan: Plan, tally: Tally, found: Found | None, seconds: float) -> dict[str, Any]:
+def report(plan: Plan, tally: Tally) -> dict[str, Any]:
     """The object that `--json` prints."""
-    broken = [{"seed": found.seed, "problem": found.problem, "replay": found.replay}] if found else []
-    return {
-        "schema": 1,
-        "first_seed": plan.first_seed,
-        "seeds": tally.seeds,
-        "commits": tally.commits,
-        "virtual_minutes": round(tally.virtual_minutes, 1),
-        "faults": dict(sorted(tally.faults.items())),
-        "violations": len(broken),
-        "found": broken,
-        "events": tally.events,
-        "seeds_per_minute": round(60 * tally.seeds / max(seconds, 1e-9), 1),
-    }
+    return {"schema": 1, "first_seed": plan.first_seed, **tally.said()}
+
+
+def line(tally: Tally) -> str:
+    """The same for people."""
+    return (
+        f"{tally.seeds} seeds, {tally.virtual_minutes:.0f} virtual minutes, {tally.commits} commits, "
+        f"{sum(tally.faults.values())} faults, {len(tally.found)} violations, "
+        f"{tally.seeds_per_minute:.1f} seeds a minute, {tally.events / max(tally.seconds, 1e-9):.0f} events a second"
+    )
 
 
 def run(plan: Plan, jobs: int, as_json: bool, shrink_s: float) -> int:
@@ -150,22 +151,22 @@ def run(plan: Plan, jobs: int, as_json: bool, shrink_s: float) -> int:
             say(f"  {tally.seeds} seeds, {60 * tally.seeds / (told - began):.1f} a minute")
 
     tally, found = explore(plan, jobs, tell)
-    seconds = time.monotonic() - began
+    tally.seconds = time.monotonic() - began
     if found is not None:
         say(f"seed {found.seed} broke: {found.problem}\n{again(plan, found.seed)}\ncutting it down ...")
         found = cut_down(found, plan.mutant, shrink_s)
-        for line in show(found, plan.mutant):
-            say(line)
+        for text in show(found, plan.mutant):
+            say(text)
         say(found.replay)
-    said = report(plan, tally, found, seconds)
+        tally.found = [said(found)]
     if as_json:
-        print(json.dumps(said))
-    say(
-        f"{tally.seeds} seeds, {tally.virtual_minutes:.0f} virtual minutes, {tally.commits} commits, "
-        f"{sum(tally.faults.values())} faults, {said['violations']} violations, "
-        f"{said['seeds_per_minute']} seeds a minute, {tally.events / max(seconds, 1e-9):.0f} events a second"
-    )
+        print(json.dumps(report(plan, tally)))
+    say(line(tally))
     return 1 if found else 0
+
+
+def said(found: Found) -> dict[str, Any]:
+    return {"seed": found.seed, "problem": found.problem, "replay": found.replay}
 
 
 def again(plan: Plan, seed: int) -> str:
