@@ -27,8 +27,8 @@ __all__ = ["ENVIRONMENT", "Choice", "Feedback", "KernelChoiceError", "choose"]
 
 # A handful of cores saturates the memory of a socket; hashing goes on scaling for a while.
 THREADS_MAX = 16
-# A thread costs some 20 µs to make; a megabyte of fp32 takes 100 µs.
-THREAD_ELEMENTS_MIN = 2**18
+# Worth a thread: 16 MiB of fp32 take a millisecond and more; a new thread that finds all CPUs busy starts 3 ms late.
+THREAD_ELEMENTS_MIN = 2**22
 
 
 class NotFinite(ValueError):

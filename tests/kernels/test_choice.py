@@ -14,6 +14,7 @@ from intellectd.kernels import ops
 from intellectd.kernels.codec import FP32, GROUP, INT4, INT8, TOPK, Codec
 from intellectd.kernels.digest import LEAF_BYTES, leaf_hashes, state_leaves
 from intellectd.kernels.outer import AverageStep, DelayedNesterovStep, NesterovStep, OuterStep, OuterVectors
+from intellectd.kernels.step_leaves import step_leaves
 from tests.kernels.vectors import IMPLEMENTATIONS, bits, encoded, fingerprint, room, tame
 
 
@@ -117,10 +118,15 @@ def test_a_step_with_its_leaves_is_the_step_and_the_leaves(codec: Codec, threads
     update = encoded(codec, tame(1, LEAVES_AND_A_BIT))
     apart, fused = ((tame(2, LEAVES_AND_A_BIT), tame(3, LEAVES_AND_A_BIT)) for _ in range(2))
     ops.outer_step(codec, update, NesterovStep(0.7, 0.9), OuterVectors(*apart))
-    leaves = ops.outer_step_leaves(codec, update, NesterovStep(0.7, 0.9), OuterVectors(*fused), threads)
+    best = list(IMPLEMENTATIONS.values())[-1]  # below ops, which thinks so few elements not worth threads
+    leaves = step_leaves(best, codec, update, NesterovStep(0.7, 0.9), OuterVectors(*fused), threads)
     assert leaves == state_leaves(*apart) == state_leaves(*fused)
     only = ops.outer_step_leaves(codec, update, AverageStep(), OuterVectors(fused[0]), threads)
     assert only == leaf_hashes(fused[0])
+
+
+def test_threads_are_had_where_they_are_worth_it() -> None:
+    assert 1 <= ops.usable_threads() <= 16
 
 
 @pytest.mark.parametrize(
