@@ -26,6 +26,7 @@ class Tally:
     seeds: int = 0
     commits: int = 0
     events: int = 0
+    mark: int = 0  # the sum of those of the worlds, by 64 bits: equal where the same worlds were played
     virtual_minutes: float = 0.0
     seconds: float = 0.0  # of real time, however many processes played
     faults: Counter[str] = field(default_factory=Counter)
@@ -35,6 +36,7 @@ class Tally:
         self.seeds += 1
         self.commits += outcome.commits
         self.events += outcome.events
+        self.mark = (self.mark + outcome.mark) % 2**64
         self.virtual_minutes += outcome.at_s / 60
         self.faults.update(outcome.faults)
 
@@ -42,6 +44,7 @@ class Tally:
         self.seeds += other.seeds
         self.commits += other.commits
         self.events += other.events
+        self.mark = (self.mark + other.mark) % 2**64
         self.virtual_minutes += other.virtual_minutes
         self.seconds += other.seconds
         self.faults.update(other.faults)
@@ -57,6 +60,7 @@ class Tally:
             "violations": len(self.found),
             "found": self.found,
             "events": self.events,
+            "mark": f"{self.mark:016x}",
             "seeds_per_minute": round(self.seeds_per_minute, 1),
         }
 
@@ -104,5 +108,5 @@ class Ledger:
 
 
 def _tally(line: dict[str, Any]) -> Tally:
-    names = ("seeds", "commits", "events", "virtual_minutes", "seconds")
-    return Tally(*(line[name] for name in names), faults=Counter(line["faults"]), found=list(line["found"]))
+    counts = {name: line[name] for name in ("seeds", "commits", "events", "virtual_minutes", "seconds")}
+    return Tally(**counts, mark=int(line["mark"], 16), faults=Counter(line["faults"]), found=list(line["found"]))

@@ -23,7 +23,7 @@ Pair = tuple[str, str]
 
 class Network:
     def __init__(self, world: "World", rng: Random) -> None:
-        self._world, self._rng = world, rng
+        self._world, self.rng = world, rng
         self.weather = Weather()
         self._cuts: dict[Pair, int] = {}  # by how many faults
         self.changed: dict[Pair, float] = {}  # when a link was last cut or mended
@@ -62,7 +62,7 @@ class Network:
     def post(self, host: Host, peer: str, data: bytes) -> None:
         self.messages += 1
         self.bytes += len(data)
-        rng, weather = self._rng, self.weather
+        rng, weather = self.rng, self.weather
         waits = self._queue(host, len(data))
         if waits > QUEUE_S_MAX:
             return
@@ -72,7 +72,7 @@ class Network:
                 self._deliver(host.name, peer, data, waits + self.delay())
 
     def delay(self) -> float:
-        rng, weather = self._rng, self.weather
+        rng, weather = self.rng, self.weather
         late = 10 if rng.random() < weather.reorder else 1
         return weather.latency_s * (1 + weather.jitter * (2 * rng.random() - 1)) * late
 
@@ -122,7 +122,7 @@ class Network:
                 world.tell(host, good() if source is not None and there and has(source) else bad)
 
         slow = self.narrowness([source] if source is not None else [])
-        world.at(self._rng.uniform(0.3, 1.5) * slow, arrive)
+        world.at(self.rng.uniform(0.3, 1.5) * slow, arrive)
 
     def narrowness(self, hosts: Iterable[Host]) -> float:
         """How many times longer a transfer takes over the narrowest link of these."""

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from intellectd.protocol.ids import hash_of
+from tests.sim.config import sim_config
 from tests.sim.faults import Faults
 from tests.sim.scenario import Scenario, name_of
 from tests.sim.watch import Watch
-from tests.sim.world import World, sim_config
+from tests.sim.world import World
 
 HEALING_S = 400.0  # virtual, after the last fault: three more rounds for everybody, whoever was away how long
 HEALED_ROUNDS = 3
@@ -28,6 +30,7 @@ class Outcome:
     events: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     log: list[str] = field(default_factory=list)
+    mark: int = 0  # of 64 bits, of where it ended and of all that was drawn: of equal worlds it is equal
 
 
 def make(scenario: Scenario) -> World:
@@ -62,7 +65,17 @@ def play(scenario: Scenario, trace: bool = False) -> Outcome:
             outcome.problem = f"{type(raised).__name__}: {raised}, {_where(raised)}"
     outcome.at_s, outcome.events, outcome.log = world.now, world.handled, world.log
     outcome.commits, outcome.faults = max(world.truth.entries, default=-1) + 1, faults.counts
+    outcome.mark = _mark(world)
     return outcome
+
+
+def _mark(world: World) -> int:
+    drawn: list[object] = [world.rng.getstate(), world.net.rng.getstate()]
+    for host in world.hosts.values():
+        drawn += [host.name, host.life, host.state]
+        drawn += [host.node.head.hash, host.node.context.rng.getstate()] if host.node else []
+    said = repr((world.seed, world.now, world.handled, world.net.bytes, world.truth.largest, drawn))
+    return int.from_bytes(hash_of("sim-mark", said.encode())[:8], "little")
 
 
 def heads(world: World) -> list[int]:

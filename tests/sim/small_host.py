@@ -33,7 +33,7 @@ from tests.sim.small import (
     update_of,
 )
 from tests.sim.tags import TagCrypto
-from tests.sim.truth import Violation
+from tests.sim.violation import Violation
 
 
 class SmallHost:

@@ -13,7 +13,8 @@ from intellectd.protocol import messages as m
 from intellectd.protocol.ids import At
 from tests.sim.small import Disk, Event, Learn, Small
 from tests.sim.small_steps import Outcome, Steps, bits
-from tests.sim.truth import Violation, enough
+from tests.sim.truth import enough
+from tests.sim.violation import Violation
 
 STATES_MAX = 4_000_000  # about 500 bytes each
 What = Event | int | None  # a choice of the host or a record that comes, the number of a message, or a crash

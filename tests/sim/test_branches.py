@@ -5,11 +5,12 @@ from itertools import product
 import pytest
 
 from intellectd.protocol.recovery import NoRecovery
+from tests.sim.config import sim_config
 from tests.sim.drawing import draw
 from tests.sim.faults import recover
 from tests.sim.host import Disk
 from tests.sim.play import generations, play
-from tests.sim.world import World, sim_config
+from tests.sim.world import World
 
 
 def forking(seed: int, names: str, **swarm: int) -> World:

@@ -8,11 +8,12 @@ from contextlib import nullcontext
 
 import pytest
 
+from tests.sim.config import sim_config
 from tests.sim.drawing import draw
 from tests.sim.explore import Plan, again, explore
 from tests.sim.play import applied, heads, play
 from tests.sim.scenario import name_of
-from tests.sim.world import World, sim_config
+from tests.sim.world import World
 
 
 def swarm(seed: int, count: int, start: int, until: int | None = None, least: int = 1, attempt_s: float = 4.0) -> World:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from tests.sim.host import Host, Stream
-from tests.sim.truth import TOKENS_PER_STREAM, Violation
+from tests.sim.truth import TOKENS_PER_STREAM
+from tests.sim.violation import Violation
 
 if TYPE_CHECKING:
     from tests.sim.world import World

@@ -3,7 +3,7 @@
 Owns the rules in a form of their own, simpler than the machines': a mutated machine must not fool them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from intellectd.protocol import effects as ef
@@ -14,14 +14,11 @@ from intellectd.protocol.node import Node
 from intellectd.protocol.records import Entry, record_hash
 from intellectd.protocol.seat import NO_BALLOT
 from tests.sim.host import Host, Stream
+from tests.sim.violation import Violation
 
 TOKENS_PER_STREAM = 100
 OF_ROUNDS = ("window", "_donors", "trail")  # what remembers rounds, or what was asked for in them
 TABLE_PER_HOST = 16  # of messages, members, results, streams; the largest seen were one a host
-
-
-class Violation(AssertionError):
-    """An invariant broke."""
 
 
 @dataclass
@@ -97,8 +94,8 @@ class Truth:
         return newest is not None and newest.record.generation in self._forgetful.get(voter, {})
 
     def said(self, host: Host, message: m.AnyMessage) -> None:
-        votes = isinstance(message, m.Promise | m.Accepted)
-        if votes and message.at.generation in self._forgetful.get(host.name, {}):
+        forgotten = self._forgetful.get(host.name, {})
+        if isinstance(message, m.Promise | m.Accepted) and message.at.generation in forgotten:
             raise Violation(f"{host.name} votes without the memory of its votes")
         if isinstance(message, m.Promise):
             self._promised(host, message)
@@ -199,8 +196,10 @@ class Truth:
             raise Violation(f"{host.name} leaves a line of history for one with fewer tokens")
 
     def _recovered(self, left: Sequence[Entry], taken: Sequence[Entry]) -> bool:
-        by_owner = lambda line: sum(any(v.voter == self._owner for v in e.certificate.votes) for e in line)  # noqa: E731
-        return bool(by_owner(taken) > by_owner(left))
+        return self._by_owner(taken) > self._by_owner(left)
+
+    def _by_owner(self, line: Sequence[Entry]) -> int:
+        return sum(any(vote.voter == self._owner for vote in entry.certificate.votes) for entry in line)
 
     def _may_be(self, entry: Entry, before: Link) -> None:
         """By whose word this record stands."""
@@ -307,12 +306,17 @@ def _tables(value: object, path: str, seen: dict[int, None]) -> list[tuple[str, 
     found: list[tuple[str, int]] = []
     if isinstance(value, dict | list):
         found.append((path, len(value)))
-    elif type(value).__module__.startswith("intellectd.protocol") and hasattr(value, "__dict__"):
-        for name, inner in () if id(value) in seen else vars(value).items():
+    elif type(value).__module__.startswith("intellectd.protocol"):
+        for name in () if id(value) in seen else _attributes(value):
             if name not in ("context", "_context", "head", "_head", "manifest", "config"):
                 seen[id(value)] = None
-                found += _tables(inner, f"{path}.{name}", seen)
+                found += _tables(getattr(value, name), f"{path}.{name}", seen)
     return found
+
+
+def _attributes(value: object) -> Iterable[str]:
+    """Of an object of the machines, as they are or compiled: then they have no dictionary, and a list of names."""
+    return vars(value) if hasattr(value, "__dict__") else getattr(type(value), "__mypyc_attrs__", ())
 
 
 def _handed(entry: Entry) -> list[Stream]:

@@ -9,7 +9,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from tests.sim.host import Host
-from tests.sim.truth import Violation, enough
+from tests.sim.truth import enough
+from tests.sim.violation import Violation
 
 if TYPE_CHECKING:
     from tests.sim.world import World

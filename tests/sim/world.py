@@ -15,10 +15,11 @@ from intellectd.protocol import events as ev
 from intellectd.protocol import messages as m
 from intellectd.protocol.farewell import farewell
 from intellectd.protocol.ids import NO_HASH, hash_of
-from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical, config_from_toml
+from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical
 from intellectd.protocol.node import Node
 from intellectd.protocol.records import Head
 from intellectd.protocol.seat import first_mark
+from tests.sim.config import sim_config
 from tests.sim.decoded import once
 from tests.sim.host import Host
 from tests.sim.network import Network
@@ -26,7 +27,8 @@ from tests.sim.rings import Rings
 from tests.sim.scenario import Weather
 from tests.sim.tags import QuickCrypto
 from tests.sim.training import Training
-from tests.sim.truth import Truth, Violation
+from tests.sim.truth import Truth
+from tests.sim.violation import Violation
 
 RUN = hash_of("sim-run")
 THETA0 = hash_of("sim-theta-0")
@@ -391,10 +393,3 @@ class World:
     def _held(self, host: Host) -> ev.SnapshotsHeld:
         first = host.disk.prune()
         return ev.SnapshotsHeld(tuple(sorted(max(r, 0) for r in host.disk.snapshots)), first)
-
-
-def sim_config(until: int | None = None, attempt_s: float = 4.0, **swarm: int | str) -> RunConfig:
-    """A run with ten-second rounds and timers at a fifth of the defaults."""
-    timers = {"beacon_s": 1.0, "suspect_s": 4.0, "expel_s": 20.0, "stall_s": 3.0, "grace_max_s": 20.0, "fork_s": 30.0}
-    data = {"name": "sim", "swarm": swarm, "timers": {**timers, "attempt_s": attempt_s}, "inner": {"steps": 10}}
-    return config_from_toml({**data, "until": {"rounds": until} if until else {}})
