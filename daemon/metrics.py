@@ -10,6 +10,8 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client import generate_latest as _generate_latest
 
+from intellectd.protocol.messages import FaultKind
+
 Outcome = Literal["committed", "aborted"]
 Phase = Literal["compute", "match", "allreduce", "apply", "idle"]
 Direction = Literal["in", "out"]
@@ -147,6 +149,9 @@ class Metrics:
     def _network(self) -> None:
         self._bytes = self._counter("network_bytes_total", "Bytes by direction and plane.", "direction", "protocol")
         self._peers = self._gauge("peers", "Other members of the run, by how they are heard.", "run", "state")
+        self._faults = self._counter(
+            "peer_faults_total", "What peers did against the protocol, by kind.", "run", "reason"
+        )
         self._voters = self._gauge("voters", "Voters of the next outer step: are they heard?", "run", "state")
         self._quorum = self._gauge("quorum", "1 unless too few voters are heard to decide an outer step.", "run")
         self._routing = self._gauge("dht_routing_table_peers", "Peers in the DHT routing table.")
@@ -158,6 +163,9 @@ class Metrics:
     def peers(self, run: str, by_state: Mapping[str, int]) -> None:
         for state in get_args(PeerState):
             self._peers.labels(run, state).set(by_state.get(state, 0))
+
+    def peer_fault(self, run: str, kind: FaultKind) -> None:
+        self._faults.labels(run, kind).inc()
 
     def voters(self, run: str, *, reachable: int, seats: int, quorum: bool) -> None:
         self._voters.labels(run, "reachable").set(reachable)
@@ -214,6 +222,7 @@ class Metrics:
         for counter, kinds in (
             (self._outer_steps, get_args(Outcome)),
             (self._ring_failures, get_args(RingFailure)),
+            (self._faults, get_args(FaultKind)),
             (self._phase_s, get_args(Phase)),
             (self._snapshot_bytes, get_args(Direction)),
             (self._allreduce_bytes, ("raw", "wire")),

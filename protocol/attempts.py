@@ -77,7 +77,8 @@ class Attempts:
             leader = leader_of(self._head.voters, self._head.hash, self.number)
             spent = promised is not None and promised.attempt >= self.number
             if leader == self._me and not spent:
-                return True
+                # A liar may have claimed the last one: who led a higher one would be blamed for it.
+                return self.number <= limits.VOTE_PATIENCE_ATTEMPTS
             if leader != self._me and alive(leader) and not self._stalled(now):
                 return False
             if leader != self._me or self._stalled(now):

@@ -163,7 +163,7 @@ class Branching:
                 self._prolong(rival, entry)
         except BadRecord as error:
             self._doubt(peer, now)
-            return [PeerFault(peer, f"record {entry.record.round} of another line: {error}")], None
+            return [PeerFault(peer, "record", f"record {entry.record.round} of another line: {error}")], None
         if self._beats(rival.head, head, self._has_quorum(rival.generation, now), now):
             self._rival, self._pauses = None, 0
             self._distrust.pop(peer, None)

@@ -12,6 +12,10 @@ from intellectd.protocol.manifest import Manifest, RunConfig
 from intellectd.protocol.port import Crypto
 
 
+class WrongSender(ValueError):
+    """A message whose sender has no right to it: the peer's fault."""
+
+
 @dataclass(frozen=True)
 class Context:
     peer: str

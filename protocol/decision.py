@@ -6,7 +6,7 @@ Owns nothing that moves but through its parts. Refuses to know messages.
 from intellectd.protocol import limits
 from intellectd.protocol.acceptor import Acceptor
 from intellectd.protocol.attempts import Attempts
-from intellectd.protocol.context import Context, leader_of
+from intellectd.protocol.context import Context, WrongSender, leader_of
 from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.entries import Head
 from intellectd.protocol.exchange import Exchange
@@ -16,10 +16,6 @@ from intellectd.protocol.muster import Muster
 from intellectd.protocol.quorum import is_quorum
 from intellectd.protocol.readiness import choose_start
 from intellectd.protocol.suspicion import Suspicion
-
-
-class WrongSender(ValueError):
-    """A message whose sender has no right to it: the peer's fault."""
 
 
 class Decision:
@@ -66,6 +62,14 @@ class Decision:
         self.bounded(ballot)
         if sender != ballot.leader or leader_of(self.head.voters, self.head.hash, ballot.attempt) != sender:
             raise WrongSender(f"attempt {ballot.attempt} is not {sender}'s to lead")
+
+    def answered(self, sender: str, ballot: Ballot) -> None:
+        """Raises WrongSender unless a voter answers an attempt of this host's."""
+        if sender not in self.head.voters:
+            raise WrongSender(f"{sender} has no vote")
+        if ballot.leader != self.context.peer:
+            raise WrongSender(f"an answer to {ballot.leader}")
+        self.rightful(ballot.leader, ballot)
 
     def bounded(self, ballot: Ballot) -> None:
         if ballot.attempt > limits.VOTE_PATIENCE_ATTEMPTS:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from intellectd.protocol.ids import At, Ballot
-from intellectd.protocol.messages import AnyMessage
+from intellectd.protocol.messages import AnyMessage, FaultKind
 from intellectd.protocol.records import Entry, Proposal
 
 
@@ -166,6 +166,7 @@ class PeerFault:
     """That peer broke the protocol: hang up, count it, keep away for a while."""
 
     peer: str
+    kind: FaultKind
     reason: str
 
 

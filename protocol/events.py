@@ -50,6 +50,7 @@ class CallFailed:
     call: str
     reason: str
     generation: bytes = b""  # as above
+    malformed: bool = False  # there was one, and it is none: the peer's fault
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,15 @@ from msgspec import Meta
 
 from intellectd.protocol import limits
 
+# `\Z`: `$` would let a newline through at the end, and from there into the log.
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
-PeerId = Annotated[str, Meta(min_length=2, max_length=64, pattern="^[1-9A-HJ-NP-Za-km-z]+$")]
+PeerId = Annotated[str, Meta(min_length=2, max_length=64, pattern=r"^[1-9A-HJ-NP-Za-km-z]+\Z")]
 Round = Annotated[int, Meta(ge=0, le=limits.ROUND_MAX)]
 Count = Annotated[int, Meta(ge=0, le=limits.TOKENS_MAX)]
 Text = Annotated[str, Meta(max_length=limits.TEXT_CHARS_MAX)]
-Float32Hex = Annotated[str, Meta(min_length=8, max_length=8, pattern="^[0-9a-f]{8}$")]
-Name = Annotated[str, Meta(min_length=1, max_length=32, pattern="^[a-z0-9_-]+$")]
+Float32Hex = Annotated[str, Meta(min_length=8, max_length=8, pattern=r"^[0-9a-f]{8}\Z")]
+Name = Annotated[str, Meta(min_length=1, max_length=32, pattern=r"^[a-z0-9_-]+\Z")]
 
 NO_HASH = bytes(32)
 

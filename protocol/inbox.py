@@ -5,7 +5,7 @@ what the message means.
 """
 
 from intellectd.protocol.context import Context
-from intellectd.protocol.messages import AnyMessage, BadMessage, Beacon, open_envelope, open_message
+from intellectd.protocol.messages import AnyMessage, BadEnvelope, Beacon, open_envelope, open_message
 
 
 def receive(context: Context, via: str, data: bytes, introduced: bool) -> tuple[str, AnyMessage] | None:
@@ -15,12 +15,12 @@ def receive(context: Context, via: str, data: bytes, introduced: bool) -> tuple[
     """
     envelope = open_envelope(data)
     if envelope.run != context.run:
-        raise BadMessage("it is of another run")
+        raise BadEnvelope("it is of another run")
     if envelope.sender == context.peer:
         return None
     if not introduced and via != envelope.sender:
-        raise BadMessage(f"it is {envelope.sender}'s and was not relayed")
+        raise BadEnvelope(f"it is {envelope.sender}'s and was not relayed")
     message = open_message(envelope, context.crypto)
     if introduced and not isinstance(message, Beacon):
-        raise BadMessage("only beacons can be introduced")
+        raise BadEnvelope("only beacons can be introduced")
     return envelope.sender, message

@@ -86,7 +86,7 @@ class Keeper:
             try:
                 check_entry(self.head, entry, self.context.crypto)
             except BadRecord as error:
-                out.append(PeerFault(sender, f"record {record.round}: {error}"))
+                out.append(PeerFault(sender, "record", f"record {record.round}: {error}"))
                 useful = False
                 break
             if record.generation != self.head.generation and not self.branching.follows(self.head, entry, now):

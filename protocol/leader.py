@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from intellectd.protocol import limits
-from intellectd.protocol.context import Context
+from intellectd.protocol.context import Context, WrongSender
 from intellectd.protocol.effects import Out, To
 from intellectd.protocol.entries import BadRecord, Certificate, Entry, Head, Member, Proposal, Vote, record_hash
 from intellectd.protocol.ids import NO_HASH, Ballot
@@ -109,8 +109,10 @@ class Leader:
     def on_result(self, sender: str, result: Result) -> tuple[bool, Outcome | None]:
         """Count a member's result: (is it news, the outcome when a majority holds the same bytes)."""
         expected = transfer_id(self._head.at, self.members, "ring", self._head.codec)
-        if self.phase != REDUCE or result.transfer != expected or sender not in [m.peer for m in self.members]:
+        if self.phase != REDUCE or result.transfer != expected:
             return False, None
+        if sender not in [m.peer for m in self.members]:
+            raise WrongSender(f"{sender} is no member of that ring")
         message = result_bytes(self._head.run, self._head.at, result.transfer, result.root)
         if not self._context.crypto.verify(sender, message, result.signature):
             raise BadRecord("the result's signature is false")

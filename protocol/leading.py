@@ -67,8 +67,9 @@ class Leading:
     def on_refuse(self, sender: str, message: Refuse, now: float) -> list[Out]:
         """One voter's no ends nothing while the others may make a quorum (A11)."""
         leader, decision = self.attempt, self._decision
-        decision.bounded(message.promised)
-        if leader is None or message.ballot != leader.ballot or sender not in decision.head.voters:
+        decision.answered(sender, message.ballot)
+        decision.rightful(message.promised.leader, message.promised)
+        if leader is None or message.ballot != leader.ballot:
             return []
         if message.promised > message.ballot:
             decision.attempts.higher(message.promised)

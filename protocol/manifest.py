@@ -123,7 +123,7 @@ class Until(Section, frozen=True, forbid_unknown_fields=True):
 class RunConfig(Section, frozen=True, forbid_unknown_fields=True):
     """What `run.toml` says."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9._-]+$")]
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+\Z")]
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     model: Llama | ExternalModel = Llama()
     data: Data = Data()

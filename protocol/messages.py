@@ -4,7 +4,7 @@ Every message travels in an Envelope signed by its author, so that it can be for
 hostile bytes end in BadMessage, never in another exception.
 """
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -28,10 +28,22 @@ from intellectd.protocol.ids import (
 from intellectd.protocol.port import Crypto
 
 T = TypeVar("T")
+# What a peer did wrong, for counting: bytes that are no message (W3); an envelope of another run, by another author or
+# with a false signature (W4); a message that is not its to send, a proposal, result or vote that is not valid (W6); a
+# decided record that is not (R13).
+FaultKind = Literal["bytes", "envelope", "sender", "content", "record"]
 
 
 class BadMessage(ValueError):
-    """The peer's fault: bytes that are no message, or a false signature."""
+    """The peer's fault: bytes that are no message."""
+
+    kind: FaultKind = "bytes"
+
+
+class BadEnvelope(BadMessage):
+    """The neighbour's fault: a message that it should not have delivered so."""
+
+    kind: FaultKind = "envelope"
 
 
 class Message(Wire, frozen=True, array_like=True, tag_field="type", tag=lambda name: name.lower()):
@@ -221,7 +233,7 @@ def open_envelope(data: bytes) -> Envelope:
 def open_message(envelope: Envelope, crypto: Crypto) -> AnyMessage:
     """Check the author's signature and decode the body. Raises BadMessage."""
     if not crypto.verify(envelope.sender, signed_bytes(envelope.run, envelope.body), envelope.signature):
-        raise BadMessage(f"the signature is not {envelope.sender}'s")
+        raise BadEnvelope(f"the signature is not {envelope.sender}'s")
     return decode(envelope.body, AnyMessage)  # type: ignore[arg-type]
 
 

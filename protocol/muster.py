@@ -36,7 +36,7 @@ class Muster:
             self._half_ready_at = now
         if ready and self._some_ready_at is None:
             self._some_ready_at = now
-        self._watch_short([p for p in here if p in able or self.ready(p) is not None], now)
+        self._watch_short([p for p in here if self.ready(p) is not None or (p in able and not self._astray(p))], now)
         return Standing(
             expected=self._expected,
             alive=alive,
@@ -47,10 +47,13 @@ class Muster:
             grace_ends_at=self._grace_ends_at(),
         )
 
+    def _said(self, peer: str) -> Ready | None:
+        beacon = self._members.beacon(peer)
+        return self.own_ready if peer == self._context.peer else (beacon.ready if beacon else None)
+
     def ready(self, peer: str) -> Ready | None:
         """The peer's readiness for this very decision, on the state that is ours and data that is its own."""
-        beacon = self._members.beacon(peer)
-        said = self.own_ready if peer == self._context.peer else (beacon.ready if beacon else None)
+        said = self._said(peer)
         if said is None:
             return None
         known = self._judged.get(peer)
@@ -58,6 +61,13 @@ class Muster:
             # Asked several times an event, said once a beacon.
             known = self._judged[peer] = (said, self.state_digest, self._judge(peer, said))
         return known[2]
+
+    def _astray(self, peer: str) -> bool:
+        """It has done its work of this decision on another state: it waits for others that stand there."""
+        said = self._said(peer)
+        if said is None or said.at != self._head.at or self.state_digest is None:
+            return False
+        return said.state_digest != self.state_digest
 
     def _judge(self, peer: str, ready: Ready) -> Ready | None:
         if ready.at != self._head.at or ready.tokens <= 0:

@@ -30,7 +30,18 @@ from intellectd.protocol.herald import PROGRESS_S
 from intellectd.protocol.ids import NO_HASH, At, state_name
 from intellectd.protocol.inbox import receive
 from intellectd.protocol.keeper import Keeper
-from intellectd.protocol.messages import Accept, AnyMessage, BadMessage, Beacon, Commit, Plan, Prepare, Relay, seal
+from intellectd.protocol.messages import (
+    Accept,
+    AnyMessage,
+    BadMessage,
+    Beacon,
+    Commit,
+    FaultKind,
+    Plan,
+    Prepare,
+    Relay,
+    seal,
+)
 from intellectd.protocol.records import BadRecord
 from intellectd.protocol.round import AboutRound, WrongSender
 from intellectd.protocol.seat import ABSTAINING
@@ -147,6 +158,8 @@ class Node(Keeper):
             self.catchup.on_entries(False, now)
         elif event.call == "entries":
             self.branching.on_failed(event.peer, event.generation, now)
+        if event.malformed:
+            return [PeerFault(event.peer, "bytes", f"{event.call}: {event.reason}")]
         return [Note("call_failed", f"{event.call} from {event.peer}: {event.reason}", "debug")]
 
     def _transfer_over(self, root: bytes | None) -> None:
@@ -161,7 +174,7 @@ class Node(Keeper):
         try:
             received = receive(self.context, via, data, introduced)
         except BadMessage as error:
-            return [PeerFault(via, str(error))]
+            return [PeerFault(via, error.kind, str(error))]
         if not introduced:
             self.relaying.on_direct(via, now)
         return self._on_message(*received, data, now, introduced) if received else []
@@ -186,7 +199,8 @@ class Node(Keeper):
         try:
             return self.round.take(sender, message, now)
         except (WrongSender, BadRecord) as error:
-            return [PeerFault(sender, f"{type(message).__name__}: {error}")]
+            kind: FaultKind = "sender" if isinstance(error, WrongSender) else "content"
+            return [PeerFault(sender, kind, f"{type(message).__name__}: {error}")]
 
     def _on_relay(self, sender: str, message: Relay, now: float) -> list[Out]:
         if message.to != self.context.peer:

@@ -11,7 +11,7 @@ from intellectd.protocol.context import Context
 from intellectd.protocol.effects import Out, PeerFault, To
 from intellectd.protocol.inbox import receive
 from intellectd.protocol.membership import Membership
-from intellectd.protocol.messages import AnyMessage, BadMessage, Relay, open_envelope
+from intellectd.protocol.messages import AnyMessage, BadEnvelope, BadMessage, Relay, open_envelope
 
 V = TypeVar("V")
 OWN = ""  # the budget of what this host itself sends by way of others
@@ -57,7 +57,7 @@ class Relaying:
         try:
             received = self._open(message, sender)
         except BadMessage as error:
-            return [PeerFault(sender, f"relay: {error}")]
+            return [PeerFault(sender, error.kind, f"relay: {error}")]
         there = message.to in self._members.alive_beacons(now) and not self.unheard(message.to, now)
         return [To(message.to, message)] if received and there and self._within_budget(sender, now) else []
 
@@ -66,7 +66,7 @@ class Relaying:
         try:
             received = self._open(message, open_envelope(message.envelope).sender)
         except BadMessage as error:
-            return [PeerFault(sender, f"relay: {error}")], None
+            return [PeerFault(sender, error.kind, f"relay: {error}")], None
         if received is not None:
             self.on_news(received[0], now)
         return [], received
@@ -76,7 +76,7 @@ class Relaying:
     def _open(self, message: Relay, author: str) -> tuple[str, AnyMessage] | None:
         received = receive(self._context, author, message.envelope, introduced=False)
         if received is not None and isinstance(received[1], Relay):
-            raise BadMessage("a relay in a relay")
+            raise BadEnvelope("a relay in a relay")
         return received
 
     def _within_budget(self, whose: str, now: float) -> bool:

@@ -10,8 +10,8 @@ One object a head; the next head gets a new one. Refuses to know how bytes move 
 
 from intellectd.protocol import limits
 from intellectd.protocol.catchup import Wanted
-from intellectd.protocol.context import Context
-from intellectd.protocol.decision import Decision, WrongSender
+from intellectd.protocol.context import Context, WrongSender
+from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Note, Out, PersistVote, To
 from intellectd.protocol.entries import BadRecord, Entry, Head
 from intellectd.protocol.ids import Ballot
@@ -167,6 +167,12 @@ class Round:
         return out
 
     def on_promise(self, sender: str, message: Promise, now: float) -> list[Out]:
+        self.parts.answered(sender, message.ballot)
+        before = message.accepted_ballot
+        if before is not None:
+            self.parts.rightful(before.leader, before)
+            if before > message.ballot:
+                raise WrongSender(f"accepted in attempt {before.attempt}, and promises {message.ballot.attempt}")
         self.leading.on_promise(sender, message, now)
         return []
 
@@ -181,11 +187,12 @@ class Round:
 
     def on_abort(self, sender: str, message: Abort, now: float) -> list[Out]:
         """Somebody's transfer failed: stop ours, leave the suspect out, and let the next leader try (A10)."""
-        if self._past_transfer(message.ballot):
-            return []  # a majority has the result: who lost it fetches it
         members = self._members(message.ballot)
-        if sender not in members:
-            return []
+        self.parts.rightful(message.ballot.leader, message.ballot)
+        if sender not in (members or [a.peer for a in self.head.blob.assignments]):
+            raise WrongSender(f"{sender} is no member of that ring")
+        if self._past_transfer(message.ballot) or not members:
+            return []  # a majority has the result, which who lost it fetches; or it is of an attempt unknown here
         return self._aborted(sender, message.suspect if message.suspect in members else None, message, now)
 
     def on_accept(self, sender: str, message: Accept, now: float) -> list[Out]:
@@ -199,6 +206,7 @@ class Round:
         return self.voting.vote(now)
 
     def on_accepted(self, sender: str, message: Accepted, now: float) -> list[Out]:
+        self.parts.answered(sender, message.ballot)
         self.decided = self.decided or self.leading.on_accepted(sender, message, now)
         return []
 

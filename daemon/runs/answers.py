@@ -1,7 +1,7 @@
 """What peers may ask of this host: manifest, members, records, and objects of the bulk plane, of the runs it is in.
 
-Owns finding the run that a question names. Whoever asks for what is not here, or asks nonsense, gets nothing, and
-no line in the log: a stranger could fill it.
+Owns finding the run that a question names. Whoever asks for what is not here gets nothing; whoever asks nonsense is
+counted and kept away for a while, without a line in the log: a stranger could fill it.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,8 @@ from intellectd.daemon.store.run_store import RunStore
 from intellectd.protocol.messages import BadMessage, EntriesRequest, RunRequest, decode
 
 T = TypeVar("T")
+
+NO_RUN = ""  # as a label: what a request is about, if it cannot be read
 
 log = get_log("runs")
 
@@ -50,17 +52,17 @@ class Answers:
         return found
 
     async def _on_manifest(self, peer: str, body: bytes) -> bytes:
-        request = _read(body, RunRequest)
+        request = self._read(peer, body, RunRequest)
         service = self._service_of(request.run) if request else None
         return service.manifest_bytes if service else b""
 
     async def _on_members(self, peer: str, body: bytes) -> bytes:
-        request = _read(body, RunRequest)
+        request = self._read(peer, body, RunRequest)
         service = self._service_of(request.run) if request else None
         return members_answer(service.node.membership.envelopes() if service else [])
 
     async def _on_entries(self, peer: str, body: bytes) -> bytes:
-        request = _read(body, EntriesRequest)
+        request = self._read(peer, body, EntriesRequest)
         service = self._service_of(request.run) if request else None
         if request is None or service is None:
             return NO_ENTRIES
@@ -75,9 +77,11 @@ class Answers:
             return NO_ENTRIES
         return answer
 
-
-def _read(body: bytes, kind: type[T]) -> T | None:
-    try:
-        return decode(body, kind)
-    except BadMessage:
-        return None
+    def _read(self, peer: str, body: bytes, kind: type[T]) -> T | None:
+        try:
+            return decode(body, kind)
+        except BadMessage as error:
+            self._host.metrics.peer_fault(NO_RUN, error.kind)
+            self._host.ban(peer)
+            log.debug("a request that is none", peer=peer, reason=str(error))
+            return None

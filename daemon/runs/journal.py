@@ -19,7 +19,7 @@ from intellectd.daemon.bulk.interface import TransferDone, TransferFailed
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.metrics import Metrics, RingFailure
 from intellectd.daemon.runs.history import History
-from intellectd.protocol.effects import Note
+from intellectd.protocol.effects import Note, PeerFault
 from intellectd.protocol.ids import state_name
 from intellectd.protocol.quorum import Reach
 from intellectd.protocol.records import Entry, record_hash
@@ -294,8 +294,11 @@ class Journal:
         else:
             self.warn(f"no snapshot of round {round_}: {problem}")
 
-    def peer_fault(self, peer: str, reason: str) -> None:
-        self.warn(f"peer {peer} broke the protocol: {reason}")
+    def peer_fault(self, fault: PeerFault, is_news: bool) -> None:
+        """Each is counted; of a peer that is kept away already no more is said."""
+        self._metrics.peer_fault(self.run_name, fault.kind)
+        if is_news:
+            self.warn(f"peer {fault.peer} broke the protocol: {fault.reason}")
 
     def halted(self, reason: str) -> None:
         log.error("halted", run=self.run_name, reason=reason)

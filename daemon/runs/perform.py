@@ -122,8 +122,7 @@ class Performer:
             case ef.FinishTraining():
                 self._seat.finish(effect)
             case ef.PeerFault():
-                if self._tells.ban(effect.peer):
-                    self._journal.peer_fault(effect.peer, effect.reason)
+                self._journal.peer_fault(effect, is_news=self._tells.ban(effect.peer))
             case ef.Halt():
                 self._journal.halted(effect.reason)
             case ef.Note():
@@ -143,14 +142,15 @@ class Performer:
             answer = decode(await self._network.call(effect.peer, "entries", request, CALL_TIMEOUT_S), EntriesAnswer)
             self._post(ev.EntriesReceived(effect.peer, tuple(answer.entries), effect.generation))
         except (NetworkError, BadMessage) as error:
-            self._post(ev.CallFailed(effect.peer, "entries", str(error), effect.generation))
+            bad = isinstance(error, BadMessage)
+            self._post(ev.CallFailed(effect.peer, "entries", str(error), effect.generation, bad))
 
     async def _ask_members(self, effect: ef.AskMembers) -> None:
         try:
             body = await self._network.call(effect.peer, "members", encode(RunRequest(self._run)), CALL_TIMEOUT_S)
             self._post(ev.MembersReceived(effect.peer, tuple(decode(body, MembersAnswer).beacons)))
         except (NetworkError, BadMessage) as error:
-            self._post(ev.CallFailed(effect.peer, "members", str(error)))
+            self._post(ev.CallFailed(effect.peer, "members", str(error), malformed=isinstance(error, BadMessage)))
 
     async def _rebase(self, effect: ef.Rebase) -> None:
         """In its turn among the states that are being written: none of the old line comes to lie beside the new log."""

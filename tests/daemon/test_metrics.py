@@ -42,6 +42,7 @@ def everything_told() -> Metrics:
     metrics.allreduced("mini", raw_bytes=4000, wire_bytes=1000, seconds=0.4)
     metrics.network_bytes("out", "bulk", 1000)
     metrics.peers("mini", {"alive": 3})
+    metrics.peer_fault("mini", "record")
     metrics.voters("mini", reachable=1, seats=2, quorum=False)
     metrics.dht_routing_table(7)
     metrics.dht_request("find", "ok")
@@ -66,6 +67,8 @@ def test_what_was_told_is_what_is_read() -> None:
     assert told["intellectd_allreduce_bytes_total", (("run", "mini"), ("stage", "wire"))] == 1000
     assert told["intellectd_peers", (("run", "mini"), ("state", "silent"))] == 0
     assert told["intellectd_head_outer_step", (("run", "mini"),)] == 6
+    assert told["intellectd_peer_faults_total", (("reason", "record"), ("run", "mini"))] == 1
+    assert told["intellectd_peer_faults_total", (("reason", "bytes"), ("run", "mini"))] == 0
     assert told["intellectd_catchup_progress_ratio", (("run", "mini"),)] == 1
 
 

@@ -1,15 +1,25 @@
 """Donors and members that serve what they should not, and plans and messages that no honest peer sends."""
 
+import contextlib
+from typing import get_args
+
+import msgspec
+import pytest
 import trio
 import trio.testing
 
 from intellectd.daemon.memory_bulk import Tamper
+from intellectd.daemon.net import NetworkError
 from intellectd.daemon.runs.driver import MESSAGES_PER_PEER_MAX
+from intellectd.daemon.runs.service import RunService
 from intellectd.kernels.digest import update_root
 from intellectd.protocol import effects as ef
+from intellectd.protocol import messages as m
+from intellectd.protocol.context import leader_of
 from intellectd.protocol.events import MessageReceived
-from intellectd.protocol.ids import encode
+from intellectd.protocol.ids import Ballot, encode
 from tests.daemon.shell_world import Host, Shell, shell
+from tests.daemon.test_shell_status import samples
 from tests.daemon.test_shell_swarm import finish_alike, swarm
 
 Clock = trio.testing.MockClock
@@ -118,6 +128,88 @@ async def test_whoever_breaks_the_protocol_is_banned_once_and_heard_again_later(
         assert one.host.banned(hosts[1].peer) and not two.host.banned(hosts[0].peer)
         await finish_alike(hosts, 12)  # it is forgiven
         assert not one.host.banned(hosts[1].peer)
+
+
+def offences(liar: RunService, victim: RunService) -> dict[str, tuple[bytes, str]]:
+    """(What a member would send that has turned, how the reason for which it is dropped begins), by kind."""
+    node, me, crypto = victim.node, liar.host.identity.peer_id, liar.node.context.crypto
+    head, run = node.head, liar.run
+    turn = next(n for n in range(len(head.voters)) if leader_of(head.voters, head.hash, n) == me)
+    twice = [m.Member(me, 1, bytes(32))] * 2
+    assert head.entry is not None
+    record = msgspec.structs.replace(head.entry.record, parent=head.hash, round=head.round + 1)
+    body = b"not a message"
+    signature = crypto.sign(m.signed_bytes(run, body))
+    not_its_turn = m.Prepare(head.at, Ballot(turn + 1, me))
+    plan = m.Plan(head.at, Ballot(turn, me), twice, "ring", head.codec)
+    forged = m.Commit(msgspec.structs.replace(head.entry, record=record))
+    return {
+        "bytes": (encode(m.Envelope(run, me, body, signature)), "not a valid "),
+        "envelope": (encode(m.Envelope(run, me, body, bytes(64))), "the signature is not "),
+        "sender": (m.seal(run, me, not_its_turn, crypto), f"Prepare: attempt {turn + 1} is not "),
+        "content": (m.seal(run, me, plan, crypto), "Plan: a member is planned twice"),
+        "record": (m.seal(run, me, forged, crypto), f"record {head.round + 1}: "),
+    }
+
+
+async def test_each_kind_of_fault_is_counted_and_its_reason_logged_and_rounds_go_on(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SPEC W6."""
+    async with shell() as world:
+        _, hosts = await swarm(world, "abc", rounds=40)
+        await hosts[0].wait("round=2")
+        victim, liar = world.service(hosts[0]), world.service(hosts[1])
+        for kind in get_args(m.FaultKind):
+            before, told = await faults(hosts[0], kind), len(caplog.messages)
+            while victim.host.banned(hosts[1].peer):
+                await victim.changed.wait()
+            data, reason = offences(liar, victim)[kind]
+            world.net.hosts[hosts[1].peer].post(hosts[0].peer, data)
+            while await faults(hosts[0], kind) == before:
+                await victim.changed.wait()
+            line = f"peer {hosts[1].peer} broke the protocol: {reason}"
+            assert [text for text in caplog.messages[told:] if text.startswith(line)] and before == 0
+        await finish_alike(hosts, 40)
+
+
+async def faults(host: Host, kind: str) -> float:
+    return (await samples(host))[f'intellectd_peer_faults_total{{reason="{kind}",run="shell"}}']
+
+
+async def test_a_request_that_is_none_is_a_fault(autojump_clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """SPEC W10: of whichever run, so it counts for none."""
+    async with shell() as world:
+        _, hosts = await swarm(world, "ab", rounds=5)
+        await hosts[0].wait("round=2")
+        for call in ("manifest", "members", "entries"):
+            liar = world.net.hosts[hosts[1].peer]
+            with contextlib.suppress(NetworkError):  # it may be hung up before it is answered
+                await liar.call(hosts[0].peer, call, b"\x91\xc0", 10.0)
+            host = world.service(hosts[0]).host
+            assert host.banned(hosts[1].peer)
+            await trio.sleep_until(host._banned[hosts[1].peer])
+        counted = (await samples(hosts[0]))['intellectd_peer_faults_total{reason="bytes",run=""}']
+        told = [line for line in caplog.records if "broke the protocol" in line.getMessage()]
+        assert (counted, told) == (3, []), "a stranger must not fill the log"
+        await finish_alike(hosts, 5)
+
+
+async def test_an_answer_that_is_none_is_a_fault(autojump_clock: Clock) -> None:
+    """SPEC W10: not a failed call, which may happen to anybody."""
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=12)
+        await hosts[0].wait("round=2")
+
+        async def garbage(peer: str, body: bytes) -> bytes:
+            return b"\x93not an answer"
+
+        for call in ("entries", "members"):
+            world.net.hosts[hosts[0].peer]._rpc._handlers.calls[call] = garbage
+        late = await joined_late(world, hosts, run_id)
+        while not await faults(late, "bytes"):
+            await world.service(late).changed.wait()
+        await finish_alike([*hosts, late], 12)
 
 
 async def test_a_flood_of_messages_crowds_out_only_the_one_who_floods(autojump_clock: Clock) -> None:

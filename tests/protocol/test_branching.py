@@ -24,7 +24,6 @@ from intellectd.protocol.records import (
     check_entry,
     record_hash,
 )
-from intellectd.protocol.recovery import NoRecovery
 from intellectd.protocol.trail import Trail
 from tests.protocol import puppets as say
 from tests.protocol.history import RUN, TIMERS, History, ready_of
@@ -223,6 +222,30 @@ def test_what_the_rival_shows_of_our_own_history_is_not_left() -> None:
     assert pa.one(ef.Rebase).round == 2
 
 
+def test_a_line_with_a_forged_record_in_it_is_its_claimants_fault() -> None:
+    """SPEC G7, R13: and nothing of it is taken, for it was not yet better than ours."""
+    run = history()
+    ours, theirs = history(), run
+    ours.round("PA", "PB", "PC")
+    theirs.decide_entry(fork(theirs.head, ["PB", "PC"], theirs.state, "PB", TagCrypto("PB")))
+    theirs.round("PB", "PC")
+    pa = Host(ours)
+    more = m.Lineage(0, 1, 10**6, True, True)
+    pa.told(pa.beacon("PB", generation=theirs.head.generation, lineage=more))
+    asked = pa.one(ef.AskEntries)
+    last = theirs.entries[-1]
+    forged = msgspec.structs.replace(last, record=msgspec.structs.replace(last.record, tokens_total=10**6))
+    faults: list[ef.Effect] = []
+    while not faults:
+        told = (*theirs.entries[asked.from_round : -1], forged)
+        pa.told(ev.EntriesReceived("PB", told if asked.from_round <= 3 else (), asked.generation))
+        done = pa.skip()
+        faults = [e for e in done if isinstance(e, ef.PeerFault)]
+        asked = next((e for e in done if isinstance(e, ef.AskEntries)), asked)
+    assert [(e.peer, e.kind) for e in faults if isinstance(e, ef.PeerFault)] == [("PB", "record")]
+    assert pa.node.head.hash == ours.head.hash and pa.node.branching._rival is None
+
+
 def test_a_claim_that_is_proven_ever_so_slowly_stops_the_run_for_a_minute() -> None:
     """SPEC G8, G7: and is given up after RIVAL_S_MAX, though each answer is true."""
     pa = Host(history())
@@ -262,77 +285,6 @@ def test_who_may_not_vote_in_a_branch_opens_none() -> None:
     pd.told(pd.says("PA", m.Commit(run.entries[-1])), ev.UpdateHeld(run.head.entry.record.update_root))
     pd.told(ev.Applied(run.head.round, run.state), pd.after(20.0))
     assert (pd.node.head.voters, pd.node.head.branches) == (["PD"], 1)
-
-
-FORGOT: dict[str, Any] = {"state": "abstaining", "leaving": True, "lineage": m.Lineage(0, 0, 600, False, False)}
-
-
-def owners_word(host: Host) -> Entry:
-    record, blob = host.node.recovery_draft(host.now)
-    vote = Vote("KEY", TagCrypto("KEY").sign(branch_bytes(RUN, record)))
-    return Entry(record, blob, Certificate(Ballot(0, host.peer), [vote]))
-
-
-def test_the_owner_recovers_a_run_whose_voters_have_all_lost_their_journals() -> None:
-    """SPEC G5, G9, A13: their keys, logs and states are left, the memory of their votes is not."""
-    run = history("wait")
-    pa, pb = Host(run, vote=None), Host(run, "PB", vote=None, incarnation=7)
-    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PB", **FORGOT, incarnation=7))
-    assert pa.node.seat.lost
-    entry = owners_word(pa)
-    assert (entry.record.next_voters, entry.blob.lives) == (["PA", "PB"], [1, 7])
-    pa.skip()
-    pa.told(ev.RecoverySigned(entry))
-    mark, logged = [e for e in pa.skip() if isinstance(e, ef.PersistVote | ef.AppendEntry)]
-    assert isinstance(mark, ef.PersistVote) and isinstance(logged, ef.AppendEntry), "the journal begins before the log"
-    assert not pa.node.seat.lost and pa.node.round.parts.acceptor.votes
-    pb.told(pb.says("PA", m.Commit(entry)))
-    assert pb.one(ef.PersistVote).at.generation == entry.record.generation and not pb.node.seat.lost
-
-
-def test_a_life_that_has_forgotten_a_recovery_does_not_vote_in_it_again() -> None:
-    """SPEC G9: what the owner signed comes back from others, and names the life that voted."""
-    run = history("wait")
-    pa = Host(run, vote=None)
-    pa.told(ev.TrainerAttached(None), pa.after(20.0)).skip()
-    entry = owners_word(pa)
-    again = Host(run, vote=None, incarnation=2)
-    again.told(again.says("PB", m.Commit(entry)))
-    assert not [e for e in again.skip() if isinstance(e, ef.PersistVote)]
-    assert again.node.head.generation == entry.record.generation and again.node.seat.lost
-
-
-def test_a_recovery_names_who_remembers_alone_if_those_are_enough() -> None:
-    """SPEC G5: the others get new seats when they contribute."""
-    run = history("wait")
-    pa = Host(run)
-    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PB", **FORGOT)).skip()
-    assert owners_word(pa).record.next_voters == ["PA"]
-
-
-def test_a_run_that_has_not_begun_is_recovered_too() -> None:
-    """SPEC G5, G9: its founder is gone, and PD has the first parameters."""
-    run = History()
-    pd = Host(run, "PD", vote=None)
-    pd.told(ev.TrainerAttached(None), pd.after(20.0)).skip()
-    pd.told(ev.RecoverySigned(owners_word(pd)))
-    assert (pd.node.head.voters, pd.node.head.round, pd.node.seat.lost) == (["PD"], 0, False)
-
-
-def test_why_there_is_nothing_to_recover() -> None:
-    """SPEC G5."""
-    run = history("wait")
-    pa = Host(run)
-    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PD", head_round=5, state="synced")).skip()
-    with pytest.raises(NoRecovery, match="a peer here has round 5 already, and this host only round 2"):
-        pa.node.recovery_draft(pa.now)
-    config = config_from_toml({"name": "x", "swarm": {"start_peers": 2, "min_peers": 2}, "timers": TIMERS})
-    run = History(config)
-    run.opening("PA", "PB")
-    pa = Host(run, "PB")
-    pa.told(ev.TrainerAttached(None), pa.after(20.0)).skip()
-    with pytest.raises(NoRecovery, match="1 of 2 peers that the run asks for are here"):
-        pa.node.recovery_draft(pa.now)
 
 
 def test_whoever_knows_the_run_id_can_take_over_a_run_that_forks() -> None:

@@ -109,7 +109,7 @@ def test_it_dies_after_the_decision() -> None:
 def test_one_voice_against_it_does_not_end_an_attempt() -> None:
     """SPEC A11: PC has promised more; PA and PB are a quorum without it."""
     run, pa = leader()
-    pa.told(pa.says("PC", m.Refuse(run.head.at, MINE, Ballot(7, "PC"), "more"))).silent()
+    pa.told(pa.says("PC", m.Refuse(run.head.at, MINE, Ballot(8, "PC"), "more"))).silent()
     pa.told(pa.says("PB", say.promise(run, MINE)))
     assert sorted(ring(pa)) == ["PA", "PB", "PC"]
 
@@ -117,8 +117,8 @@ def test_one_voice_against_it_does_not_end_an_attempt() -> None:
 def test_too_many_against_it_do() -> None:
     """SPEC A11: and the next ballot is above what they promised."""
     run, pa = leader()
-    pa.told(pa.says("PC", m.Refuse(run.head.at, MINE, Ballot(7, "PC"), "more")))
-    pa.told(pa.says("PB", m.Refuse(run.head.at, MINE, Ballot(8, "PB"), "more")))
+    pa.told(pa.says("PC", m.Refuse(run.head.at, MINE, Ballot(8, "PC"), "more")))
+    pa.told(pa.says("PB", m.Refuse(run.head.at, MINE, Ballot(7, "PB"), "more")))
     begun = [words for words in wait(pa, 25, "PB", "PC") if "prepare" in words]
     assert begun and all(int(words.split("prepare ")[1].split(".")[0]) > 8 for words in begun)
 

@@ -177,6 +177,18 @@ def test_a_roster_too_short_for_a_round_is_named_anew() -> None:
     assert [(s.round, s.slot) for a in entry.blob.assignments for s in a.streams] == [(1, 1), (2, 1)]
 
 
+def test_who_is_ready_on_another_state_makes_no_round_with_us() -> None:
+    """SPEC A3, K6: it would wait for ever, and the record after a new roster tells it that its state is wrong."""
+    run = swarm("PA", "PB", config=run_config({"start_peers": 2, "min_peers": 2}))
+    pa = Host(run).meet("PB").work()
+    astray = ready_of(run.head, "PB", hash_of("a bit flipped"))
+    for _ in range(20):
+        pa.told(pa.after(4), pa.beacon("PB", state="ready", ready=astray))
+    entry = pa.one(ef.AppendEntry).entry
+    assert entry.blob.contributions == [] and entry.record.state_digest == run.state
+    assert [a.peer for a in entry.blob.assignments] == ["PA", "PB"]
+
+
 def test_nobody_is_named_from_an_empty_bench() -> None:
     """SPEC A3: without enough peers that can train there is nothing to decide."""
     run = swarm("PA", "PB", config=run_config({"start_peers": 2, "min_peers": 2}))
@@ -224,7 +236,7 @@ def test_what_a_promise_reports_must_have_been_acceptable() -> None:
     run, pa = leader()
     value = say.proposal(run, "PB", "PC")
     forged = type(value)(value.record, value.blob, [])
-    pa >> pa.says("PB", say.promise(run, MINE, accepted=(Ballot(0, "PB"), forged)))
+    pa >> pa.says("PB", say.promise(run, MINE, accepted=(MINE, forged)))
     pa << "fault PB: Promise: the result is not signed by a majority of its members"
     half = m.Promise(run.head.at, MINE, run.state, None, value, [], [])
     pa >> pa.says("PC", half)

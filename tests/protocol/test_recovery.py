@@ -1,0 +1,88 @@
+"""The owner's word: for whom a daemon drafts it, and whose vote counts in the branch that it opens. SPEC G5, G9."""
+
+from typing import Any
+
+import pytest
+
+from intellectd.protocol import effects as ef
+from intellectd.protocol import events as ev
+from intellectd.protocol import messages as m
+from intellectd.protocol.branch import branch_bytes
+from intellectd.protocol.ids import Ballot
+from intellectd.protocol.manifest import config_from_toml
+from intellectd.protocol.records import Certificate, Entry, Vote
+from intellectd.protocol.recovery import NoRecovery
+from tests.protocol.history import RUN, TIMERS, History
+from tests.protocol.playbook import Host
+from tests.protocol.test_branching import history
+from tests.sim.tags import TagCrypto
+
+FORGOT: dict[str, Any] = {"state": "abstaining", "leaving": True, "lineage": m.Lineage(0, 0, 600, False, False)}
+
+
+def owners_word(host: Host) -> Entry:
+    record, blob = host.node.recovery_draft(host.now)
+    vote = Vote("KEY", TagCrypto("KEY").sign(branch_bytes(RUN, record)))
+    return Entry(record, blob, Certificate(Ballot(0, host.peer), [vote]))
+
+
+def test_the_owner_recovers_a_run_whose_voters_have_all_lost_their_journals() -> None:
+    """SPEC G5, G9, A13: their keys, logs and states are left, the memory of their votes is not."""
+    run = history("wait")
+    pa, pb = Host(run, vote=None), Host(run, "PB", vote=None, incarnation=7)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PB", **FORGOT, incarnation=7))
+    assert pa.node.seat.lost
+    entry = owners_word(pa)
+    assert (entry.record.next_voters, entry.blob.lives) == (["PA", "PB"], [1, 7])
+    pa.skip()
+    pa.told(ev.RecoverySigned(entry))
+    mark, logged = [e for e in pa.skip() if isinstance(e, ef.PersistVote | ef.AppendEntry)]
+    assert isinstance(mark, ef.PersistVote) and isinstance(logged, ef.AppendEntry), "the journal begins before the log"
+    assert not pa.node.seat.lost and pa.node.round.parts.acceptor.votes
+    pb.told(pb.says("PA", m.Commit(entry)))
+    assert pb.one(ef.PersistVote).at.generation == entry.record.generation and not pb.node.seat.lost
+
+
+def test_a_life_that_has_forgotten_a_recovery_does_not_vote_in_it_again() -> None:
+    """SPEC G9: what the owner signed comes back from others, and names the life that voted."""
+    run = history("wait")
+    pa = Host(run, vote=None)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0)).skip()
+    entry = owners_word(pa)
+    again = Host(run, vote=None, incarnation=2)
+    again.told(again.says("PB", m.Commit(entry)))
+    assert not [e for e in again.skip() if isinstance(e, ef.PersistVote)]
+    assert again.node.head.generation == entry.record.generation and again.node.seat.lost
+
+
+def test_a_recovery_names_who_remembers_alone_if_those_are_enough() -> None:
+    """SPEC G5: the others get new seats when they contribute."""
+    run = history("wait")
+    pa = Host(run)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PB", **FORGOT)).skip()
+    assert owners_word(pa).record.next_voters == ["PA"]
+
+
+def test_a_run_that_has_not_begun_is_recovered_too() -> None:
+    """SPEC G5, G9: its founder is gone, and PD has the first parameters."""
+    run = History()
+    pd = Host(run, "PD", vote=None)
+    pd.told(ev.TrainerAttached(None), pd.after(20.0)).skip()
+    pd.told(ev.RecoverySigned(owners_word(pd)))
+    assert (pd.node.head.voters, pd.node.head.round, pd.node.seat.lost) == (["PD"], 0, False)
+
+
+def test_why_there_is_nothing_to_recover() -> None:
+    """SPEC G5."""
+    run = history("wait")
+    pa = Host(run)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PD", head_round=5, state="synced")).skip()
+    with pytest.raises(NoRecovery, match="a peer here has round 5 already, and this host only round 2"):
+        pa.node.recovery_draft(pa.now)
+    config = config_from_toml({"name": "x", "swarm": {"start_peers": 2, "min_peers": 2}, "timers": TIMERS})
+    run = History(config)
+    run.opening("PA", "PB")
+    pa = Host(run, "PB")
+    pa.told(ev.TrainerAttached(None), pa.after(20.0)).skip()
+    with pytest.raises(NoRecovery, match="1 of 2 peers that the run asks for are here"):
+        pa.node.recovery_draft(pa.now)

@@ -1,0 +1,112 @@
+"""Every message that carries a ballot, from somebody who has no right to it; and what was said before, said again.
+
+SPEC A1, A2, W4-W6, W9. PA, PB and PC vote, PD is a stranger. In the ring of attempt 0 that PB leads are PB and PA.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from intellectd.protocol import effects as ef
+from intellectd.protocol import limits
+from intellectd.protocol import messages as m
+from intellectd.protocol.ids import Ballot
+from tests.protocol import puppets as say
+from tests.protocol.history import History
+from tests.protocol.playbook import Host, describe
+from tests.protocol.test_hostile import Scene, following, leading, leading_a_ring, leading_a_vote
+from tests.sim.tags import TagCrypto
+
+THEIRS, MINE = Ballot(0, "PB"), Ballot(0, "PA")
+NOBODYS = 1_000_002  # a multiple of three, as 0, but above what anybody may lead
+
+
+def in_a_ring_of_two() -> Scene:
+    run, pa = following()
+    pa.told(pa.says("PB", say.prepare(run, THEIRS)), pa.says("PB", say.plan(run, THEIRS, "PB", "PA"))).skip()
+    return run, pa
+
+
+def value(run: History) -> m.Proposal:
+    return say.proposal(run, "PB", "PA", "PC")
+
+
+def answers(run: History, ballot: Ballot, by: str) -> list[m.AnyMessage]:
+    """What a voter says to whoever leads an attempt."""
+    return [
+        say.promise(run, ballot),
+        m.Refuse(run.head.at, ballot, Ballot(1, "PB"), "no"),
+        say.accepted(run, by, ballot, value(run)),
+    ]
+
+
+def orders(run: History, ballot: Ballot) -> list[m.AnyMessage]:
+    """What the leader of an attempt says."""
+    plan = say.plan(run, ballot, "PB", "PA", "PC")
+    return [say.prepare(run, ballot), plan, say.accept(run, ballot, value(run))]
+
+
+Told = Callable[[History], list[m.AnyMessage]]
+WRONG: list[tuple[str, Callable[[], Scene], str, Told]] = [
+    ("another's ballot", following, "PC", lambda run: orders(run, THEIRS)),
+    ("not its turn", following, "PC", lambda run: orders(run, Ballot(0, "PC"))),
+    ("an attempt that nobody leads", following, "PB", lambda run: orders(run, Ballot(NOBODYS, "PB"))),
+    ("no voter", following, "PD", lambda run: orders(run, Ballot(0, "PD"))),
+    ("an answer by no voter", leading, "PD", lambda run: answers(run, MINE, "PD")),
+    ("an answer to another", leading, "PB", lambda run: answers(run, Ballot(1, "PB"), "PB")),
+    ("an answer to what we cannot lead", leading, "PB", lambda run: answers(run, Ballot(1, "PA"), "PB")),
+    ("a refusal for what nobody leads", leading, "PB", lambda run: [refusal(run, Ballot(NOBODYS, "PB"))]),
+    ("a refusal for another's turn", leading, "PB", lambda run: [refusal(run, Ballot(5, "PA"))]),
+    ("accepted from nobody", leading, "PB", lambda run: [reported(run, Ballot(1, "PC"))]),
+    ("accepted from later", leading, "PB", lambda run: [reported(run, Ballot(4, "PB"))]),
+    ("an abort by no member", in_a_ring_of_two, "PC", lambda run: [say.abort(run, THEIRS, "PB")]),
+    ("an abort by a stranger", following, "PD", lambda run: [say.abort(run, THEIRS, "PB")]),
+    ("an abort of nobody's attempt", following, "PC", lambda run: [say.abort(run, Ballot(0, "PC"), "PB")]),
+    ("a result by no member", leading_a_ring, "PD", lambda run: [say.result(run, "PD", "PA", "PB", "PC")]),
+    ("a vote by no voter", leading_a_vote, "PD", lambda run: [say.accepted(run, "PD", MINE, value(run))]),
+]
+
+
+def refusal(run: History, promised: Ballot) -> m.Refuse:
+    return m.Refuse(run.head.at, MINE, promised, "no")
+
+
+def reported(run: History, ballot: Ballot) -> m.Promise:
+    return say.promise(run, MINE, accepted=(ballot, value(run)))
+
+
+@pytest.mark.parametrize(("what", "scene", "sender", "told"), WRONG, ids=[what for what, *_ in WRONG])
+def test_a_ballot_from_the_wrong_sender_is_its_fault_and_moves_nothing(
+    what: str, scene: Callable[[], Scene], sender: str, told: Told
+) -> None:
+    run, pa = scene()
+    pa.told(pa.beacon(sender)).skip()
+    before = stand(pa)
+    for message in told(run):
+        pa.told(pa.says(sender, message))
+        (fault,) = pa.skip()
+        assert isinstance(fault, ef.PeerFault), describe(fault)
+        assert (fault.peer, fault.kind) == (sender, "sender") and type(message).__name__ in fault.reason
+    assert stand(pa) == before
+
+
+def stand(pa: Host) -> tuple[object, ...]:
+    """Of the round that the liar tries its hand at."""
+    round_, attempts = pa.node.round, pa.node.round.parts.attempts
+    led, acceptor = round_.leading.attempt, round_.parts.acceptor
+    counted = (led.ballot, led.phase, dict(led.promises), dict(led.refused)) if led else None
+    return attempts.number, attempts._failures, acceptor.promised, acceptor.accepted, round_.reducing, counted
+
+
+def test_attempts_that_a_liar_has_used_up_are_not_led_by_anybody() -> None:
+    """SPEC A2: whoever led a higher one would be blamed for it."""
+    run, pa = following()
+    highest = limits.VOTE_PATIENCE_ATTEMPTS - limits.VOTE_PATIENCE_ATTEMPTS % 3  # PB's turn, as 0 is
+    pa.told(pa.says("PB", say.prepare(run, Ballot(highest, "PB")))).skip()
+    said: list[m.AnyMessage] = []
+    for _ in range(100):
+        pa.told(pa.ready("PC"), pa.after(2.0))
+        sends = [effect for effect in pa.skip() if isinstance(effect, ef.Send)]
+        said += [m.open_message(m.open_envelope(send.data), TagCrypto("PA")) for send in sends]
+    led = [message.ballot.attempt for message in said if isinstance(message, m.Prepare)]
+    assert all(attempt <= limits.VOTE_PATIENCE_ATTEMPTS for attempt in led)
