@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
+import msgspec
+
 from intellectd.protocol import messages
 
 KEPT_MAX = 2048  # a few seconds of a large swarm: whatever is still under way was sent no longer ago
@@ -18,6 +20,7 @@ def remembering(decode: Callable[[bytes, Any], Any]) -> Callable[[bytes, Any], A
     """`decode` with a memory: a second time it makes no new message of the same bytes. Raises what it raises."""
     envelopes: dict[bytes, messages.Envelope] = {}
     bodies: dict[bytes, messages.AnyMessage] = {}
+    any_message: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(messages.AnyMessage)
 
     def remembered(data: bytes, kind: Any) -> Any:
         if kind is messages.Envelope:
@@ -33,7 +36,10 @@ def remembering(decode: Callable[[bytes, Any], Any]) -> Callable[[bytes, Any], A
         if body is None:
             if len(bodies) >= KEPT_MAX:
                 bodies.clear()
-            body = bodies[data] = decode(data, kind)
+            try:
+                body = bodies[data] = any_message.decode(data)  # builds its tables once, not once a message
+            except msgspec.MsgspecError:
+                return decode(data, kind)  # says what is wrong with it
         return copy(body)
 
     return remembered

@@ -18,6 +18,7 @@ from tests.sim.violation import Violation
 
 TOKENS_PER_STREAM = 100
 OF_ROUNDS = ("window", "_donors", "trail")  # what remembers rounds, or what was asked for in them
+NO_TABLES = ("context", "_context", "head", "_head", "manifest", "config")
 TABLE_PER_HOST = 16  # of messages, members, results, streams; the largest seen were one a host
 
 
@@ -52,6 +53,10 @@ class Link:
     parent: bytes | None
     entry: Entry | None
     ledger: Ledger
+
+
+# The names of the attributes of each class that has nothing else, or none that matter: asked for again and again.
+_compiled: dict[type, tuple[str, ...]] = {}
 
 
 class Truth:
@@ -306,17 +311,24 @@ def _tables(value: object, path: str, seen: dict[int, None]) -> list[tuple[str, 
     found: list[tuple[str, int]] = []
     if isinstance(value, dict | list):
         found.append((path, len(value)))
-    elif type(value).__module__.startswith("intellectd.protocol"):
-        for name in () if id(value) in seen else _attributes(value):
-            if name not in ("context", "_context", "head", "_head", "manifest", "config"):
-                seen[id(value)] = None
+    elif (names := _attributes(value)) and id(value) not in seen:
+        seen[id(value)] = None
+        for name in names:
+            if name not in NO_TABLES:
                 found += _tables(getattr(value, name), f"{path}.{name}", seen)
     return found
 
 
 def _attributes(value: object) -> Iterable[str]:
     """Of an object of the machines, as they are or compiled: then they have no dictionary, and a list of names."""
-    return vars(value) if hasattr(value, "__dict__") else getattr(type(value), "__mypyc_attrs__", ())
+    kind = type(value)
+    names = _compiled.get(kind)
+    if names is None:
+        ours = kind.__module__.startswith("intellectd.protocol")
+        if ours and hasattr(value, "__dict__"):
+            return vars(value)
+        names = _compiled[kind] = tuple(getattr(kind, "__mypyc_attrs__", ())) if ours else ()
+    return names
 
 
 def _handed(entry: Entry) -> list[Stream]:
