@@ -51,6 +51,7 @@ class Branching:
         self._context, self._members = context, members
         self.trail = Trail(genesis)
         self.quorum = False  # of our line, alive to this host
+        self.led = False  # or to a voter that it hears, where not everybody hears all of them (B11)
         self._lost_since: float | None = now
         self._rival: Rival | None = None
         self._retry = Retry()
@@ -65,7 +66,8 @@ class Branching:
         alive = self._members.alive_beacons(now)
         here = [v for v in head.voters if (b := alive.get(v)) and b.generation == head.generation and b.lineage.votes]
         self.quorum = is_quorum(head.voters, [*here, self._context.peer] if votes else here)
-        if self.quorum:
+        self.led = self.quorum or (self._members.sparse and any(alive[v].lineage.quorum for v in here))
+        if self.led:
             self._lost_since = None
         elif self._lost_since is None:
             self._lost_since = now
@@ -175,7 +177,8 @@ class Branching:
 
     def switched(self, base: Head) -> None:
         self.trail.cut(base)
-        self._rival, self._lost_since, self.quorum = None, None, False
+        self._rival, self._lost_since = None, None
+        self.quorum = self.led = False
 
     # ---- inside
 
@@ -191,7 +194,7 @@ class Branching:
                 (_rank(beacon), beacon.lineage.branches, beacon.generation),
                 self._has_quorum(beacon.generation, now),
                 head,
-                self.quorum,
+                self.led,
                 lost,
             )
         }
@@ -199,7 +202,7 @@ class Branching:
     def _beats(self, theirs: Head, head: Head, their_quorum: bool, now: float) -> bool:
         lost = self.lost_s(now) >= self._context.config.timers.suspect_s
         line = (theirs.rank, theirs.branches, theirs.generation)
-        return _beats(line, their_quorum, head, self.quorum, lost)
+        return _beats(line, their_quorum, head, self.led, lost)
 
     def _has_quorum(self, generation: bytes, now: float) -> bool:
         alive = self._members.alive_beacons(now).values()

@@ -21,6 +21,15 @@ class To:
 
 
 @dataclass(frozen=True)
+class Through:
+    """A message to several peers, which a voter passes on (SPEC W11); the node turns it into one Send."""
+
+    via: str
+    to: tuple[str, ...]
+    message: AnyMessage
+
+
+@dataclass(frozen=True)
 class Send:
     """Post an envelope; it may be lost."""
 
@@ -208,4 +217,4 @@ Effect = (
     | Halt
     | Note
 )
-Out = Effect | To
+Out = Effect | To | Through

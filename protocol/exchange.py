@@ -19,6 +19,7 @@ class Exchange:
         self._timers = context.config.timers
         self.plan: Plan | None = None
         self.newest: Ballot | None = None  # of the plans seen: a late one from an old leader starts nothing
+        self._named: list[tuple[list[Member], bytes]] = []  # the members last named, and their transfers
         self._started: dict[bytes, list[Member]] = {}  # the newest TRANSFERS_KEPT
         self._results: dict[bytes, Result] = {}  # on disk here, by transfer
         self._moved: dict[str, tuple[bytes, int]] = {}
@@ -32,7 +33,12 @@ class Exchange:
         return None if transfer in self._results else transfer
 
     def name(self, members: list[Member]) -> bytes:
-        return transfer_id(self._head.at, members, "ring", self._head.codec)
+        for known, transfer in self._named:  # asked with every event, of up to 1,024 members
+            if known is members:
+                return transfer
+        transfer = transfer_id(self._head.at, members, "ring", self._head.codec)
+        self._named = [(members, transfer), *self._named[:1]]
+        return transfer
 
     def completed(self) -> list[Member]:
         """The members of the newest transfer whose result is on disk here."""

@@ -7,9 +7,6 @@ from intellectd.protocol.entries import Head
 from intellectd.protocol.events import SnapshotsHeld, TransferMoved
 from intellectd.protocol.messages import Beacon, Lineage, Ready, Transfer
 
-PROGRESS_S = 0.5  # a transfer's progress is news, but not for each chunk
-
-
 Quorum = tuple[bool, bool]  # is one alive to this host, and can this host vote
 
 
@@ -28,6 +25,10 @@ class Herald:
     def cut(self, round_: int) -> None:
         """States after this round are of a line that was left."""
         self._snapshots = tuple(r for r in self._snapshots if r <= max(0, round_))
+
+    def on_transfer(self, transfer: bytes) -> None:
+        """It has begun: whoever leads it sees that the plan has come."""
+        self._transfer = Transfer(transfer, 0, 0)
 
     def on_moved(self, event: TransferMoved) -> None:
         self._transfer = Transfer(event.transfer, event.done_bytes, event.total_bytes)

@@ -70,6 +70,10 @@ class Keeper:
         self.round = self._new_round(now)
         self.halted: str | None = None
         self.leaving = False
+        self._looked_at = self._calm_until = self._deadline = float(
+            "-inf"
+        )  # see Node: nothing is due before, unless there is news
+        self._ready_since: float | None = None  # this host's delta
         self._contradicted = 0  # states computed here, in a row, that the log contradicts
         if applied_digest is not None:
             self._stands(applied_digest, now)
@@ -129,7 +133,7 @@ class Keeper:
         self.branching.trail.add(self.head)
 
     def _new_round(self, now: float) -> Round:
-        self.membership.seat(self.head.voters)
+        self.membership.follow(self.head, now)
         vote = self._votes.get(self.head.generation)
         return Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
 
@@ -178,7 +182,7 @@ class Keeper:
     def _open_branch(self, now: float) -> list[Out]:
         """Our turn to go on without the quorum, if the run allows it (G3)."""
         self.branching.look(self.head, self.round.parts.acceptor.votes, now)
-        if self.branching.quorum or self.context.config.swarm.on_quorum_loss != "fork":
+        if self.branching.led or self.context.config.swarm.on_quorum_loss != "fork":
             return []
         able = self.round.parts.muster.able_peers(now)
         votes = self.seat.may_branch(self.head)
@@ -194,7 +198,7 @@ class Keeper:
         NoRecovery."""
         self.branching.look(self.head, self.round.parts.acceptor.votes, now)
         digest = self.round.state_digest
-        if self.branching.quorum:
+        if self.branching.led:
             raise NoRecovery("a quorum of the voters is here: the run goes on without a recovery")
         if self.round.finished:
             raise NoRecovery("the run is finished")
@@ -217,7 +221,10 @@ class Keeper:
         return [note, *self._announce(entry, now)]
 
     def _announce(self, entry: Entry, now: float) -> list[Out]:
+        """To everybody; in a sparse swarm to the voters, and the others ask whoever shows the record (B12)."""
         told, message = sorted(self.membership.peers), Commit(entry)
+        if self.membership.sparse:
+            told = [v for v in dict.fromkeys([*self.head.voters, *entry.record.next_voters]) if v in told]
         return [*self._decide(entry, now), *(To(peer, message) for peer in told)]
 
     def _drop_state(self, why: str) -> list[Out]:

@@ -5,7 +5,7 @@ other attempts do.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context, WrongSender
@@ -28,12 +28,13 @@ class Leader:
         self.refused: dict[str, Ballot] = {}
         self.quorum_at: float | None = None
         self.members: list[Member] = []
+        self.transfer = NO_HASH
         self._ready: dict[str, Ready] = {}
         self._results: dict[str, Result] = {}
         self.proposal: Proposal | None = None
         self._votes: dict[str, Vote] = {}
         self.state_digest = NO_HASH
-        self._said_at = now
+        self.said_at = now
 
     # ---- phase 1
 
@@ -101,15 +102,15 @@ class Leader:
 
     # ---- the transfer
 
-    def plan(self, members: list[Member], ready: dict[str, Ready]) -> list[Out]:
-        self.phase, self.members, self._ready = REDUCE, members, dict(ready)
-        message = self._plan()
-        return [To(member.peer, message) for member in members]
+    def plan(self, members: list[Member], ready: dict[str, Ready], now: float) -> Plan:
+        """What to tell the members."""
+        self.phase, self.members, self._ready, self.said_at = REDUCE, members, dict(ready), now
+        self.transfer = transfer_id(self._head.at, members, "ring", self._head.codec)
+        return self._plan()
 
     def on_result(self, sender: str, result: Result) -> tuple[bool, Outcome | None]:
         """Count a member's result: (is it news, the outcome when a majority holds the same bytes)."""
-        expected = transfer_id(self._head.at, self.members, "ring", self._head.codec)
-        if self.phase != REDUCE or result.transfer != expected:
+        if self.phase != REDUCE or result.transfer != self.transfer:
             return False, None
         if sender not in [m.peer for m in self.members]:
             raise WrongSender(f"{sender} is no member of that ring")
@@ -173,17 +174,18 @@ class Leader:
 
     # ---- what may have been lost on the way
 
-    def repeat(self, now: float) -> list[Out]:
-        """Say the phase's message again to those who have not answered."""
-        if now < self.repeats_at:
-            return []
-        self._said_at = now
+    def repeat(self, following: Collection[str], now: float) -> list[Out]:
+        """Say the phase's message again to those who have not answered; `following` have the plan."""
+        self.said_at = now
         me = self._context.peer
         if self.phase == PREPARE:
             left = [v for v in self._head.voters if v not in self.promises and v not in self.refused and v != me]
             return [To(voter, Prepare(self._head.at, self.ballot)) for voter in left]
         if self.phase == REDUCE:
-            return [To(m.peer, self._plan()) for m in self.members if m.peer not in self._results and m.peer != me]
+            done = dict.fromkeys([*self._results, *following, me])
+            left = [m.peer for m in self.members if m.peer not in done][: limits.SPREAD_MAX]
+            message = self._plan()
+            return [To(peer, message) for peer in left]
         if self.phase == ACCEPT and self.proposal is not None:
             left = [v for v in self._head.voters if v not in self._votes and v != me]
             return [To(voter, Accept(self._head.at, self.ballot, self.proposal)) for voter in left]
@@ -191,7 +193,7 @@ class Leader:
 
     @property
     def repeats_at(self) -> float:
-        return self._said_at + self._context.config.timers.attempt_s * limits.REPEAT_FRACTION
+        return self.said_at + self._context.config.timers.attempt_s * limits.REPEAT_FRACTION
 
     def _plan(self) -> Plan:
         return Plan(self._head.at, self.ballot, self.members, "ring", self._head.codec)

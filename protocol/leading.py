@@ -5,10 +5,10 @@ Owns the attempt that is led here, if any. Refuses to count answers, which is le
 
 from intellectd.protocol import limits
 from intellectd.protocol.decision import Decision
-from intellectd.protocol.effects import Halt, Note, Out
+from intellectd.protocol.effects import Halt, Note, Out, Through, To
 from intellectd.protocol.ids import Ballot, hash_of, state_name
 from intellectd.protocol.leader import ACCEPT, DONE, Leader
-from intellectd.protocol.messages import Accepted, Promise, Refuse, Result
+from intellectd.protocol.messages import Accepted, Introduce, Promise, Ready, Refuse, Result
 from intellectd.protocol.readiness import enough, names_roster
 from intellectd.protocol.records import Entry, Member
 
@@ -36,7 +36,17 @@ class Leading:
             return self._give_up(f"attempt {leader.ballot.attempt} made no progress in {leader.phase}", now)
         if leader.promised_enough(decision.alive_voters(now), now):
             return self._promised(leader, now)
-        return leader.repeat(now)
+        return leader.repeat(self._following(leader), now) if now >= leader.repeats_at else []
+
+    def _following(self, leader: Leader) -> list[str]:
+        """Members whose beacon has shown the transfer since the plan was said last."""
+        views = self._decision.members.peers
+        return [
+            m.peer
+            for m in leader.members
+            if (view := views.get(m.peer)) and view.beacon and view.beacon.transfer
+            if view.beacon.transfer.transfer == leader.transfer and (view.heard_at or 0.0) > leader.said_at
+        ]
 
     def _promised(self, leader: Leader, now: float) -> list[Out]:
         """Phase 1 is over: on which state, and is a value locked?"""
@@ -135,14 +145,35 @@ class Leading:
         )
         done = leader.completed(known, standing.ready)
         if done and len(done) >= swarm.min_peers:
-            return leader.plan(done, {m.peer: known[m.peer] for m in done})
+            return self._plan(leader, done, {m.peer: known[m.peer] for m in done}, now)
         if not enough(standing, swarm.start_peers, swarm.min_peers):
             return self._give_up(f"attempt {leader.ballot.attempt} came to nothing: {decision.may_start(now)[1]}", now)
         if names_roster(standing):
             return leader.propose_roster(standing.able, self._gone(leader, now))
         ring = sorted(standing.ready, key=lambda peer: hash_of("ring", decision.head.hash, peer.encode()))
         members = [Member(p, known[p].tokens, known[p].delta_root) for p in ring]
-        return leader.plan(members, {peer: known[peer] for peer in ring})
+        return self._plan(leader, members, {peer: known[peer] for peer in ring}, now)
+
+    def _plan(self, leader: Leader, members: list[Member], ready: dict[str, Ready], now: float) -> list[Out]:
+        """Tell everybody in the ring: one by one, or where they are many by way of the voters (W11), each with its
+        neighbours' beacons, whom it may never have met."""
+        plan, peers = leader.plan(members, ready, now), [m.peer for m in members]
+        if len(peers) <= limits.ROSTER_DENSE_MAX:
+            return [To(peer, plan) for peer in peers]
+        me, known = self._decision.context.peer, self._decision.members
+        out: list[Out] = []
+        for peer, before, after in zip(peers, [peers[-1], *peers], [*peers[1:], peers[0]], strict=False):
+            beacons = [b for p in (before, after) if (b := known.introduction(p))]
+            out += [To(peer, Introduce(beacons))] if beacons and peer != me else []
+        groups: dict[str, list[str]] = {v: [] for v in self._decision.alive_voters(now) if v != me}
+        for peer in peers:
+            guides = [] if peer == me or peer in groups else known.audience.near(peer)[: limits.GUIDES]
+            way = next((v for v in guides if v in groups and len(groups[v]) < limits.SPREAD_MAX), None)
+            if way is None:
+                out.append(To(peer, plan))
+            else:
+                groups[way].append(peer)
+        return [*out, *(Through(way, tuple(group), plan) for way, group in groups.items() if group)]
 
     def _give_up(self, text: str, now: float) -> list[Out]:
         assert self.attempt is not None

@@ -5,7 +5,18 @@ Knows nothing but numbers. A run's own timers are in its manifest; these hold fo
 
 VOTERS_MAX = 31  # a vote is a message to each: beyond this, more voters buy latency, not safety
 PEERS_MAX = 1024  # beacons go to everybody only up to 64; the table itself is bounded here
-BEACON_FANOUT_MAX = 64  # 13 signed messages a second and host at one beacon in 5 s
+BEACON_FANOUT_MAX = 64  # 13 signed messages a second and host at one beacon in 5 s; with more peers, sparsely
+ROSTER_DENSE_MAX = 32  # hosts that all tell each other how far they are; about as many as there are voters
+LEADERS_TOLD = 3  # of a decision, from the beginning: two of them may die
+GUIDES = 2  # voters that tell a host of the quorum; one of them may die
+BEACON_LOTS = 1  # told by lot with each beacon: everybody hears somebody in 5 s or 10
+RECORD_LOTS = 8  # told by lot of a new record: a thousand hosts in three or four steps, 9, 81, 729
+LOOK_S = 0.25  # hearsay of a sparse swarm is acted on so often: a thousand beacons of 5 s are 200 a second
+SPREAD_MAX = 64  # peers that one voter passes a plan on to: 1,024 by 16 voters
+SPREADS_PER_S_MAX = 2  # plans passed on for one voter: an attempt has one
+BEACON_BYTES_MAX = 16_384  # in its envelope: 16 addresses of 256, a certificate of 2,048, and 2 KiB of the rest
+INTRODUCED_MAX = 4  # beacons in one message: those of two neighbours, and room for other schedules
+MEMBERS_TOLD_MAX = 64  # beacons in one answer: 31 voters and as many others, 45 KiB
 ADDRESSES_MAX = 16  # per peer: a host has a handful of interfaces
 ADDRESS_CHARS_MAX = 256  # a multiaddr with a DNS name (253) and ports
 CERTIFICATE_BYTES_MAX = 2048  # a P-256 certificate is about 400 bytes
@@ -25,6 +36,7 @@ PEER_EXCHANGE_MIN_S = 1.0  # at first; doubles up to:
 PEER_EXCHANGE_S = 30.0  # anti-entropy of the member list: one call to one peer
 RELAY_NEWS_S_MAX = 60.0  # two rounds of PEER_EXCHANGE_S: so old may be what others say of a peer that we do not hear
 RELAYS_PER_S_MAX = 32  # envelopes a second passed on for one peer: a round has some ten messages to each
+PEER_EXCHANGE_SPARSE_S = 120.0  # of many, whose answers are longer; a newcomer has asked seven times by then
 FORGET_PEER_S = 600.0  # a silent non-voter leaves the table; it may come back at any time
 CALL_TIMEOUT_S = 10.0  # one answer over a slow WAN path, records of 512 KiB included
 RETRY_MIN_S = 0.5  # first retry of a failed fetch; doubles up to RETRY_MAX_S

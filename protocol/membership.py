@@ -7,8 +7,10 @@ to know rounds beyond what a beacon says, sockets and clocks.
 from dataclasses import dataclass
 
 from intellectd.protocol import limits
+from intellectd.protocol.audience import Audience
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import AskMembers, Learn, Note, Out, To, Trust
+from intellectd.protocol.entries import Head
 from intellectd.protocol.messages import Beacon
 
 ABLE_STATES = ("waiting", "training", "ready")  # synced, with a trainer attached (SPEC B4)
@@ -19,7 +21,7 @@ class PeerView:
     """What we know of one peer. `beacon` is None until it spoke to us itself or was introduced."""
 
     addresses: tuple[str, ...]
-    known_at: float
+    known_at: float  # since when, or since somebody showed a newer beacon of it
     beacon: Beacon | None = None
     envelope: bytes = b""
     heard_at: float | None = None
@@ -32,23 +34,44 @@ class Membership:
         self.peers: dict[str, PeerView] = {}
         self._listening_since = now
         self._handled_at = now
+        self.audience = Audience(context.peer, self._timers, context.rng)
         self._voters: list[str] = []  # of the head: never forgotten
+        self._head = b""
         self._alive: dict[str, Beacon] = {}
-        self._alive_until = now  # when the first of them falls silent; before that they are counted anew
+        self.alive_until = now  # when the first of them falls silent
+        self._anew = True  # all that ever spoke are to be counted, not only those
         self._next_beacon_at = now
         self._exchange_s = limits.PEER_EXCHANGE_MIN_S
         self._next_exchange_at = now + self._exchange_s
         self._trusted: tuple[tuple[str, str, bytes], ...] = ()
+        self._moved = False  # somebody's bulk address or certificate
+        self.own_envelope = b""  # of this host's newest beacon
+        self.news = True  # has anybody said anything new, or come to life? The node sets it back
 
     def awake(self, now: float) -> None:
         """Called with every event. If this host slept (it was stopped, or starved), the others' silence is its own
         deafness: it listens anew from here (B6)."""
         if now - self._handled_at > self._timers.suspect_s:
-            self._listening_since = self._alive_until = now
+            self._listening_since = self.alive_until = now
+            self._anew = self.news = True
         self._handled_at = now
 
-    def seat(self, voters: list[str]) -> None:
-        self._voters = voters
+    def follow(self, head: Head, now: float) -> None:
+        """Another head: others lead and vote."""
+        self._voters = head.voters
+        self.audience.follow(head)
+        if any(voter not in self.peers for voter in head.voters if voter != self._context.peer):
+            self._exchange_s = limits.PEER_EXCHANGE_MIN_S
+            self._next_exchange_at = min(self._next_exchange_at, now + self._exchange_s)
+
+    @property
+    def sparse(self) -> bool:
+        """Are there too many for everybody to tell everybody? (B9)"""
+        return self.audience.sparse(len(self.peers))
+
+    def expects(self, peer: str) -> bool:
+        """Should this host hear that one itself?"""
+        return self.audience.expects(peer, len(self.peers))
 
     # ---- judgements
 
@@ -80,12 +103,15 @@ class Membership:
         return view.beacon if view else None
 
     def alive_beacons(self, now: float) -> dict[str, Beacon]:
-        """The newest beacons of the others that are alive, by peer id in sorted order. Not to be changed."""
-        if now >= self._alive_until:  # asked several times an event: a thousand peers are seldom looked through
-            heard = {p: self._heard_at(v) for p, v in sorted(self.peers.items())}
-            last = {p: at for p, at in heard.items() if at > now - self._timers.suspect_s}
-            self._alive = {p: beacon for p in last if (beacon := self.peers[p].beacon)}
-            self._alive_until = min(last.values(), default=float("inf")) + self._timers.suspect_s
+        """The newest beacons of the others that are alive, in the order in which they came to life. Not to be
+        changed."""
+        if now >= self.alive_until:  # asked several times an event: a thousand peers are seldom looked through
+            views = ((p, self.peers.get(p)) for p in (sorted(self.peers) if self._anew else self._alive))
+            heard = {p: (self._heard_at(view), view.beacon) for p, view in views if view is not None}
+            since = now - self._timers.suspect_s
+            self._alive = {p: beacon for p, (at, beacon) in heard.items() if at > since and beacon}
+            first = min((at for at, _ in heard.values() if at > since), default=float("inf"))
+            self.alive_until, self._anew = first + self._timers.suspect_s, False
         return self._alive
 
     # ---- events
@@ -98,7 +124,9 @@ class Membership:
             if len(self.peers) >= limits.PEERS_MAX and not self._make_room(now):
                 return [Note("peer_table_full", f"{peer} not added: {limits.PEERS_MAX} peers known", "warning")]
             self.peers[peer] = PeerView(addresses, now)
-            self.soon(now)  # a newcomer should not wait for our next beacon to know us
+            self.news = True
+            if not self.sparse:
+                self.soon(now)  # a newcomer should not wait for our next beacon to know us
         elif set(addresses) <= set(view.addresses):
             return []
         else:
@@ -114,26 +142,43 @@ class Membership:
         old = view.beacon
         if old is not None and not self._newer(peer, beacon, old, now, introduced):
             return out
-        if old is None or not self.alive(peer, now):
+        if (old is None or not self.alive(peer, now)) and not self.sparse:
             self.soon(now)
+        self.news = self.news or old is None or not beacon.repeats(old)
         view.beacon, view.envelope = beacon, envelope
         if not introduced:
             if view.heard_at is None or not self.alive(peer, now):
                 if not self.alive_beacons(now):
                     self._next_exchange_at = now  # the first one we meet: it knows others
-                out.append(Note("peer_alive", f"{peer} is here ({beacon.state}, {_rounds(beacon.head_round)})"))
+                if view.heard_at is None or not self.sparse:  # elsewhere most fall silent between their turns
+                    text = f"{peer} is here ({beacon.state}, {_rounds(beacon.head_round)})"
+                    out.append(Note("peer_alive", text))
             view.heard_at = now
+        view.known_at = now
         if peer in self._alive:
             self._alive[peer] = beacon
         elif not introduced:
-            self._alive_until = now
+            self._alive[peer], self.news = beacon, True
+            self.alive_until = min(self.alive_until, now + self._timers.suspect_s)
         moved = old is None or (old.bulk, old.certificate) != (beacon.bulk, beacon.certificate)
-        return out + (self._retrust() if moved else [])
+        self._moved = self._moved or moved
+        return out
 
     def envelopes(self) -> list[bytes]:
-        """The newest beacons, to introduce others with; those of the living first, should not all fit."""
-        known = [(view.heard_at or 0.0, peer, view.envelope) for peer, view in self.peers.items() if view.envelope]
-        return [envelope for _, _, envelope in sorted(known, reverse=True)]
+        """The newest beacons, to introduce others with: the voters', and of the rest those known last or, where there
+        are too many, some by lot (B5)."""
+        known = [(view.known_at, peer, view.envelope) for peer, view in self.peers.items() if view.envelope]
+        voters = [item for item in known if item[1] in self._voters]
+        rest = [item for item in known if item[1] not in self._voters]
+        room = limits.MEMBERS_TOLD_MAX - len(voters)
+        if len(rest) > room:
+            rest = self._context.rng.sample(sorted(rest), room)
+        return [envelope for _, _, envelope in (*sorted(voters, reverse=True), *sorted(rest, reverse=True))]
+
+    def introduction(self, peer: str) -> bytes:
+        """The beacon to introduce this peer with; b"" if it is not known."""
+        view = self.peers.get(peer)
+        return self.own_envelope if peer == self._context.peer else view.envelope if view else b""
 
     def soon(self, now: float) -> None:
         """Something in our beacon changed: send it before its time."""
@@ -142,24 +187,29 @@ class Membership:
     def beacon_due(self, now: float) -> bool:
         return now >= self._next_beacon_at
 
-    def send_beacon(self, beacon: Beacon, now: float) -> list[Out]:
+    def send_beacon(self, beacon: Beacon, waits_s: float, journal: bool, now: float) -> list[Out]:
+        """`waits_s`: for how long this host's delta has been ready; `journal`: it could vote here."""
         self._next_beacon_at = now + self._timers.beacon_s * (0.8 + 0.4 * self._context.rng.random())
-        targets = sorted(self.peers)
-        if len(targets) > limits.BEACON_FANOUT_MAX:
-            targets = sorted(self._context.rng.sample(targets, limits.BEACON_FANOUT_MAX))
-        return [To(peer, beacon) for peer in targets]
+        alive, record = self.alive_beacons(now), beacon.head != self._head
+        self._head = beacon.head
+        return [To(p, beacon) for p in self.audience.choose(list(self.peers), alive, waits_s, journal, record, now)]
 
     def tick(self, now: float) -> list[Out]:
+        if now < self._next_exchange_at:
+            return []
+        return [*self._forget(now), *self._exchange(now)]
+
+    def _forget(self, now: float) -> list[Out]:
+        """Looked through with each exchange: what is forgotten has been silent for far longer."""
         out: list[Out] = []
         for peer in sorted(self.peers):
             silent_s = now - max(self._last(self.peers[peer]), self._listening_since)
             if silent_s > limits.FORGET_PEER_S and peer not in self._voters:
                 del self.peers[peer]
-                self._alive_until = now
+                self._alive.pop(peer, None)
+                self._moved = True
                 out.append(Note("peer_forgotten", f"{peer} silent for {silent_s:.0f} s, forgotten"))
-        if now >= self._next_exchange_at:
-            out += self._exchange(now)
-        return out + self._retrust()
+        return out
 
     def _exchange(self, now: float) -> list[Out]:
         """Ask one peer whom it knows: often while we are new, so that those who joined through one host meet (B5)."""
@@ -167,7 +217,8 @@ class Membership:
         alive = list(self.alive_beacons(now))
         if not alive:
             return []
-        self._exchange_s = min(2 * self._exchange_s, limits.PEER_EXCHANGE_S)
+        longest = limits.PEER_EXCHANGE_SPARSE_S if self.sparse else limits.PEER_EXCHANGE_S
+        self._exchange_s = min(2 * self._exchange_s, longest)
         return [AskMembers(self._context.rng.choice(alive))]
 
     def deadline(self) -> float:
@@ -184,7 +235,7 @@ class Membership:
         return max(view.heard_at, self._listening_since) if view.heard_at is not None else float("-inf")
 
     def _last(self, view: PeerView) -> float:
-        return view.heard_at if view.heard_at is not None else view.known_at
+        return max(view.heard_at or view.known_at, view.known_at)
 
     def _make_room(self, now: float) -> bool:
         """A full table gives up whoever has not been heard for longest, and never a voter or somebody alive."""
@@ -193,9 +244,14 @@ class Membership:
             return False
         # Those that only somebody else spoke of go first: names are cheap to invent.
         del self.peers[min(spare, key=lambda p: (self.peers[p].heard_at is not None, self._last(self.peers[p]), p))]
+        self._moved = True
         return True
 
-    def _retrust(self) -> list[Out]:
+    def retrust(self) -> list[Out]:
+        """Whom the bulk plane trusts, if that has changed. Asked once an event: a member's answer names many."""
+        if not self._moved:
+            return []
+        self._moved = False
         trusted = tuple(
             (peer, view.beacon.bulk, view.beacon.certificate)
             for peer, view in sorted(self.peers.items())

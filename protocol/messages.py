@@ -102,6 +102,25 @@ class Beacon(Message, frozen=True, array_like=True):
     updates_from: Round  # the oldest round whose encoded update I still hold
     lineage: Lineage
 
+    def repeats(self, before: "Beacon") -> bool:
+        """Does it say what that one said, but for how far a transfer is?"""
+        return (
+            self.head == before.head
+            and self.applied == before.applied
+            and self.state == before.state
+            and self.ready == before.ready
+            and self.lineage == before.lineage
+            and self.snapshots == before.snapshots
+            and self.updates_from == before.updates_from
+            and self.leaving == before.leaving
+            and self.incarnation == before.incarnation
+            and self.generation == before.generation
+            and self.head_round == before.head_round
+            and self.addresses == before.addresses
+            and self.bulk == before.bulk
+            and self.certificate == before.certificate
+        )
+
 
 class Prepare(Message, frozen=True, array_like=True):
     at: At
@@ -185,7 +204,36 @@ class Relay(Message, frozen=True, array_like=True):
     envelope: Annotated[bytes, Meta(max_length=limits.BLOB_BYTES_MAX)]
 
 
-AnyMessage = Beacon | Prepare | Promise | Refuse | Plan | Result | Abort | Accept | Accepted | Commit | Relay
+class Spread(Message, frozen=True, array_like=True):
+    """Pass my plan on to these; you and I are voters (W11)."""
+
+    to: Annotated[list[PeerId], Meta(min_length=1, max_length=limits.SPREAD_MAX)]
+    envelope: Annotated[bytes, Meta(max_length=limits.BLOB_BYTES_MAX)]
+
+
+class Introduce(Message, frozen=True, array_like=True):
+    """The newest beacons of those whom you are about to deal with (B12)."""
+
+    beacons: Annotated[
+        list[Annotated[bytes, Meta(max_length=limits.BEACON_BYTES_MAX)]], Meta(max_length=limits.INTRODUCED_MAX)
+    ]
+
+
+AnyMessage = (
+    Beacon
+    | Prepare
+    | Promise
+    | Refuse
+    | Plan
+    | Result
+    | Abort
+    | Accept
+    | Accepted
+    | Commit
+    | Relay
+    | Spread
+    | Introduce
+)
 
 
 class Envelope(Wire, frozen=True, array_like=True):

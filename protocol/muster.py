@@ -4,6 +4,7 @@ Owns the moments at which enough were ready or too few were left. Refuses to kno
 what follows from the view.
 """
 
+from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.entries import Head
 from intellectd.protocol.membership import ABLE_STATES, Membership
@@ -20,6 +21,7 @@ class Muster:
         self.able = False  # this host is synced and has a trainer
         self.leaving = False
         self._expected = [a.peer for a in head.blob.assignments]
+        self._named = dict.fromkeys(self._expected)
         self._judged: dict[str, tuple[Ready | None, bytes | None, Ready | None]] = {}  # (said, on this state): counts
         self._began_at = now
         self._half_ready_at: float | None = None
@@ -28,14 +30,17 @@ class Muster:
 
     def standing(self, now: float) -> Standing:
         beacons, me = self._members.alive_beacons(now), self._context.peer
+        if self._some_ready_at is None and any(p in self._named and self.ready(p) for p in (*beacons, me)):
+            self._some_ready_at = now
+        judges_at = self._judges_at(len(beacons) + 1, now)
+        if now < judges_at:  # it would look through a roster of hundreds to see few
+            return Standing(self._expected, [], [], [], False, False, float("inf"), judges_at)
         here = [p for p in self._expected if p in beacons or p == me]
         alive = [p for p in here if not self._suspicion.excluded(p, now)]
         ready = [p for p in alive if self.ready(p) is not None]
         able = self.able_peers(now)
         if 2 * len(ready) > len(self._expected) and self._half_ready_at is None:
             self._half_ready_at = now
-        if ready and self._some_ready_at is None:
-            self._some_ready_at = now
         self._watch_short([p for p in here if self.ready(p) is not None or (p in able and not self._astray(p))], now)
         return Standing(
             expected=self._expected,
@@ -45,7 +50,22 @@ class Muster:
             opening=self._head.round == -1,
             all_silent=self._all_silent(now),
             grace_ends_at=self._grace_ends_at(),
+            judges_at=self._judges_at(len(here), now),
         )
+
+    def _judges_at(self, here: int, now: float) -> float:
+        """When a host judges that hears no more than half of a large roster (A16). Those whom everybody tells judge at
+        once; while one of them is alive, the others leave it to them, until they had all the time they may take."""
+        if len(self._expected) <= limits.ROSTER_DENSE_MAX or 2 * here > len(self._expected):
+            return float("-inf")
+        first, me = self._members.audience.first(), self._context.peer
+        if me in first or not any(self._members.alive(leader, now) for leader in first):
+            return float("-inf")
+        return self._patience_ends_at()
+
+    def _patience_ends_at(self) -> float:
+        timers, since = self._context.config.timers, self._some_ready_at
+        return float("inf") if since is None else since + timers.grace_max_s + timers.expel_s
 
     def _said(self, peer: str) -> Ready | None:
         beacon = self._members.beacon(peer)
@@ -97,7 +117,7 @@ class Muster:
 
     def deadline(self, now: float) -> float:
         """When the slow are waited for no longer, or a roster that is too short for a round is given up."""
-        ends = [self._grace_ends_at()]
+        ends = [self._grace_ends_at(), self._patience_ends_at()]
         if self._short_since is not None:
             ends.append(self._short_since + self._context.config.timers.expel_s)
         return min((at for at in ends if at > now), default=float("inf"))

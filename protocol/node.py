@@ -15,6 +15,7 @@ every event the parts are asked, in a fixed order, what has become due; `deadlin
 from typing import Literal, assert_never
 
 from intellectd.protocol import events as ev
+from intellectd.protocol import limits
 from intellectd.protocol.effects import (
     ApplyUpdate,
     Effect,
@@ -24,9 +25,10 @@ from intellectd.protocol.effects import (
     PeerFault,
     PersistVote,
     Send,
+    StartTransfer,
+    Through,
     To,
 )
-from intellectd.protocol.herald import PROGRESS_S
 from intellectd.protocol.ids import NO_HASH, At, state_name
 from intellectd.protocol.inbox import receive
 from intellectd.protocol.keeper import Keeper
@@ -37,9 +39,11 @@ from intellectd.protocol.messages import (
     Beacon,
     Commit,
     FaultKind,
+    Introduce,
     Plan,
     Prepare,
     Relay,
+    Spread,
     seal,
 )
 from intellectd.protocol.records import BadRecord
@@ -47,8 +51,10 @@ from intellectd.protocol.round import AboutRound, WrongSender
 from intellectd.protocol.seat import ABSTAINING
 from intellectd.protocol.window import Decided
 
+PROGRESS_FRACTION = 0.2  # of attempt_s: an attempt that moves is seen to move in time, should three beacons be lost
 # Everything is due at most once a phase of an attempt; more rounds than this mean that two parts chase each other.
 RESTLESS_MAX = 64
+HEARSAY = (ev.MessageReceived, ev.MembersReceived, ev.PeerLearned)  # what may tell nothing new
 ASTRAY = "this host's state differs from the agreed one"
 
 
@@ -60,12 +66,28 @@ class Node(Keeper):
         if self.halted:
             return []
         self.membership.awake(now)
-        return self._finish(self._take(event, now), now)
+        out = self._take(event, now)
+        if not out and now < self._calm_until and isinstance(event, HEARSAY) and self._can_wait(now):
+            return []
+        return self._finish(out, now)
+
+    def _can_wait(self, now: float) -> bool:
+        """Three beacons of four say what the ones before said: nothing can have become due. In a sparse swarm, where
+        a thousand tell a leader that they are ready, what they say is acted on a few times a second."""
+        if not self.membership.news:
+            return True
+        if not self.membership.sparse or now >= self._looked_at + limits.LOOK_S:
+            return False
+        self._deadline = min(self._deadline, self._looked_at + limits.LOOK_S)
+        self._calm_until = min(self._calm_until, self._deadline)
+        return True
 
     def deadline(self, now: float) -> float:
         """When to send a Tick if nothing else happens before."""
         if self.halted:
             return float("inf")
+        if now < self._calm_until:
+            return self._deadline
         return min(self.membership.deadline(), self.round.deadline(now), self.catchup.deadline(now))
 
     @property
@@ -116,7 +138,8 @@ class Node(Keeper):
             case ev.TransferMoved():
                 self.herald.on_moved(event)
                 self.round.on_transfer_moved(event.transfer, now)
-                self.membership.soon(now + PROGRESS_S)
+                if not self.membership.sparse:  # of a few hosts each counts, of many somebody's is always on its way
+                    self.membership.soon(now + PROGRESS_FRACTION * self.context.config.timers.attempt_s)
             case ev.TransferEnded():
                 self._transfer_over(event.root)
                 return self.round.on_transfer_ended(event.transfer, event.root, event.update_bytes, now)
@@ -179,7 +202,7 @@ class Node(Keeper):
             self.relaying.on_direct(via, now)
         return self._on_message(*received, data, now, introduced) if received else []
 
-    def _on_message(
+    def _on_message(  # noqa: PLR0911 - the router of messages
         self, sender: str, message: AnyMessage, envelope: bytes, now: float, introduced: bool = False
     ) -> list[Out]:
         if isinstance(message, Beacon):
@@ -190,10 +213,15 @@ class Node(Keeper):
                 moved = message.transfer
                 self.round.on_peer_moved(sender, moved.transfer, moved.done_bytes, now)
             return out
+        self._calm_until = float("-inf")
         if isinstance(message, Commit):
             return self._on_entries(sender, (message.entry,), now, pushed=True)
         if isinstance(message, Relay):
             return self._on_relay(sender, message, now)
+        if isinstance(message, Spread):
+            return self.relaying.spread(sender, message, now)
+        if isinstance(message, Introduce):
+            return [o for data in message.beacons for o in self._on_envelope(sender, data, now, introduced=True)]
         if message.at != self.head.at:
             return self._other_decision(sender, message)
         try:
@@ -222,24 +250,41 @@ class Node(Keeper):
     def _finish(self, out: list[Out], now: float) -> list[Effect]:
         """Deliver messages to ourselves, ask every part what is due, sign what goes out."""
         effects: list[Effect] = []
+        self._calm_until = float("-inf")
         for _ in range(RESTLESS_MAX):
             effects += self._sent(out, now)
             out = [] if self.halted else self._due(now)
             if not out:
+                last = [] if self.halted else [*self.membership.retrust(), *self._beacon(now)]
+                effects += self._sent(last, now)
+                self._calm(now)
                 return effects
         return [*effects, *self._sent([*out, Note("restless", "the machines do not come to rest", "error")], now)]
+
+    def _calm(self, now: float) -> None:
+        """Nothing is due: until when, if nobody says anything new?"""
+        self.membership.news, self._looked_at = False, now
+        self._deadline = self.deadline(now)
+        self._calm_until = min(self._deadline, self.membership.alive_until)
 
     def _sent(self, out: list[Out], now: float) -> list[Effect]:
         effects: list[Effect] = []
         queue, said, data = list(out), None, b""
+        spread: AnyMessage | None = None
+        inner = b""
         while queue:
             item = queue.pop(0)
+            if isinstance(item, Through):
+                if item.message is not spread:
+                    spread, inner = item.message, self._sealed(item.message)
+                item = To(item.via, Spread(list(item.to), inner))
             if isinstance(item, To) and item.peer == self.context.peer:
                 # In place, so that what it causes still comes after what was to be durable before it.
                 queue[0:0] = self._on_message(item.peer, item.message, b"", now)
             elif isinstance(item, To):
                 if item.message is not said:  # what goes to many is signed once
                     said, data = item.message, self._sealed(item.message)
+                    self.membership.own_envelope = data if isinstance(said, Beacon) else self.membership.own_envelope
                 effects.append(Send(item.peer, data))
                 around = [] if isinstance(said, Relay) else self.relaying.around(item.peer, data, now)
                 effects += [Send(way.peer, self._sealed(way.message)) for way in around]
@@ -247,6 +292,9 @@ class Node(Keeper):
                 effects.append(item)
                 if isinstance(item, PersistVote):
                     self._votes[item.at.generation] = item
+                elif isinstance(item, StartTransfer):
+                    self.herald.on_transfer(item.transfer)
+                    self.membership.soon(now)
                 elif isinstance(item, Halt):
                     self.halted = item.reason
         return effects
@@ -280,7 +328,7 @@ class Node(Keeper):
         out += round_.evaluate(now)
         if round_.take_divergence():
             return [*out, *self._drop_state(ASTRAY)]
-        return out or self._beacon(now)
+        return out
 
     @property
     def _leaves(self) -> bool:
@@ -299,13 +347,16 @@ class Node(Keeper):
         return ApplyUpdate(record.round, root, record.codec, record.lr, record.momentum, local)
 
     def _beacon(self, now: float) -> list[Out]:
-        quorum = (self.branching.quorum, self.seat.may_branch(self.head))
-        content = (self.head, self.catchup.applied, self.state, self.progress.ready, self._leaves, quorum)
+        quorum, ready = (self.branching.quorum, self.seat.may_branch(self.head)), self.progress.ready
+        content = (self.head, self.catchup.applied, self.state, ready, self._leaves, quorum)
         if self.herald.is_news(*content):
             self.membership.soon(now)
         if not self.membership.beacon_due(now):
             return []
-        return self.membership.send_beacon(self.herald.beacon(*content), now)
+        self._ready_since = None if ready is None else now if self._ready_since is None else self._ready_since
+        waits_s = 0.0 if self._ready_since is None else now - self._ready_since
+        journal = self.seat.may_be_named(self.head)
+        return self.membership.send_beacon(self.herald.beacon(*content), waits_s, journal, now)
 
 
 __all__ = ["Node"]

@@ -21,6 +21,7 @@ class Standing:
     opening: bool
     all_silent: bool  # for expel_s, fewer than min_peers of the expected were here to work
     grace_ends_at: float  # when it stops waiting for those not ready; infinity while nobody is
+    judges_at: float = float("-inf")  # until then others, who hear more of the roster, judge (A16)
 
 
 def grace_s(timers: Timers, interval_s: float) -> float:
@@ -34,6 +35,8 @@ def choose_start(standing: Standing, start_peers: int, min_peers: int, now: floa
     possible = enough(standing, start_peers, min_peers)
     if standing.opening:
         return possible, f"{able} of {start_peers} peers are here to start"
+    if now < standing.judges_at:
+        return False, "most of the roster tells others how far it is"
     if names_roster(standing):
         why = "too few of the roster are left; naming a new one"
         return possible, why if possible else f"{counted(able, 'peer')} can train, the run asks for {max(1, min_peers)}"

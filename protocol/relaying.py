@@ -11,7 +11,7 @@ from intellectd.protocol.context import Context
 from intellectd.protocol.effects import Out, PeerFault, To
 from intellectd.protocol.inbox import receive
 from intellectd.protocol.membership import Membership
-from intellectd.protocol.messages import AnyMessage, BadEnvelope, BadMessage, Relay, open_envelope
+from intellectd.protocol.messages import AnyMessage, BadEnvelope, BadMessage, Plan, Relay, Spread, open_envelope
 
 V = TypeVar("V")
 OWN = ""  # the budget of what this host itself sends by way of others
@@ -35,8 +35,8 @@ class Relaying:
         _refresh(self._news, peer, now)
 
     def unheard(self, peer: str, now: float) -> bool:
-        """Alive to others, and not to us: for suspect_s nothing came from it directly."""
-        if peer not in self._news or not self._members.has_listened(now):
+        """Alive to others, and not to us, who should hear it: for suspect_s nothing came from it directly."""
+        if peer not in self._news or not self._members.expects(peer) or not self._members.has_listened(now):
             return False
         heard_s = now - self._direct.get(peer, float("-inf"))
         return now - self._news[peer] <= limits.RELAY_NEWS_S_MAX and heard_s >= self._context.config.timers.suspect_s
@@ -71,19 +71,34 @@ class Relaying:
             self.on_news(received[0], now)
         return [], received
 
+    def spread(self, sender: str, message: Spread, now: float) -> list[Out]:
+        """A voter's plan, to the members that it left to this voter."""
+        try:
+            received = self._open(message, sender)
+        except BadMessage as error:
+            return [PeerFault(sender, error.kind, f"spread: {error}")]
+        if received is None or not isinstance(received[1], Plan):
+            return [PeerFault(sender, "sender", "spread: only a plan is passed on to many")]
+        seats, peers = self._members.audience.seats, self._members.peers
+        if not (seats(sender) and seats(self._context.peer)):
+            return []  # one of us is at another head
+        if not self._within_budget(f"spread {sender}", now, limits.SPREADS_PER_S_MAX):
+            return []
+        return [To(peer, Relay(peer, message.envelope)) for peer in dict.fromkeys(message.to) if peer in peers]
+
     # ---- inside
 
-    def _open(self, message: Relay, author: str) -> tuple[str, AnyMessage] | None:
+    def _open(self, message: Relay | Spread, author: str) -> tuple[str, AnyMessage] | None:
         received = receive(self._context, author, message.envelope, introduced=False)
-        if received is not None and isinstance(received[1], Relay):
+        if received is not None and isinstance(received[1], Relay | Spread):
             raise BadEnvelope("a relay in a relay")
         return received
 
-    def _within_budget(self, whose: str, now: float) -> bool:
+    def _within_budget(self, whose: str, now: float, most: int = limits.RELAYS_PER_S_MAX) -> bool:
         second, count = self._used.get(whose, (0, 0))
         count = count + 1 if second == int(now) else 1
         _refresh(self._used, whose, (int(now), count))
-        return count <= limits.RELAYS_PER_S_MAX
+        return count <= most
 
 
 def _refresh(table: dict[str, V], peer: str, value: V) -> None:

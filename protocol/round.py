@@ -75,6 +75,10 @@ class Round:
         if self.finished or behind:
             return None
         here = [voter for voter in self.parts.alive_voters(now) if voter != self.context.peer or not abstains]
+        if members.sparse and self.context.peer not in self.head.voters:
+            alive = members.alive_beacons(now)
+            if any(alive[v].lineage.quorum for v in here):
+                return Reach(tuple(self.head.voters), (), True)  # it hears few of them, and those hear the others
         found = reach(self.head.voters, here)
         return found if found.quorum or members.has_listened(now) else None
 
@@ -243,7 +247,9 @@ class Round:
         if self._past_transfer(plan.ballot):  # the others finished it: no reason to abort, the bytes can be fetched
             return [Note("ring_broke", f"the ring broke here: {reason}; the others have its result, which is fetched")]
         message = Abort(self.head.at, plan.ballot, suspect, silent, reason[: limits.TEXT_CHARS_MAX // 2])
-        told = dict.fromkeys([*(m.peer for m in plan.members), *self.head.voters, plan.ballot.leader])
+        # Of many members the others hear it by the next plan: a thousand need not tell a thousand.
+        near = [m.peer for m in plan.members] if len(plan.members) <= limits.ROSTER_DENSE_MAX else []
+        told = dict.fromkeys([*near, *self.head.voters, plan.ballot.leader])
         out: list[Out] = [To(peer, message) for peer in told if peer != self.context.peer]
         return [*out, *self._aborted(self.context.peer, suspect, message, now)]
 

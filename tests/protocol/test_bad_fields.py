@@ -141,6 +141,8 @@ def full() -> list[m.AnyMessage]:
         say.accepted(run, "PB", ballot, value),
         m.Commit(entry),
         m.Relay("PC", m.seal(RUN, "PB", say.prepare(run, ballot), TagCrypto("PB"))),
+        m.Spread(["PC"], m.seal(RUN, "PB", say.plan(run, ballot, "PB", "PA", "PC"), TagCrypto("PB"))),
+        m.Introduce([beacon]),
     ]
 
 

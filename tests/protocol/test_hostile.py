@@ -91,6 +91,8 @@ def everything(run: History, pa: Host) -> list[m.AnyMessage]:
         say.accepted(run, "PB", mine, value),
         say.commit(run, value),
         m.Relay("PC", b"x"),
+        m.Spread(["PC"], b"x"),
+        m.Introduce([b"x"]),
     ]
 
 

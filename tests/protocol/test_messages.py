@@ -58,6 +58,8 @@ anything = st.one_of(
     st.builds(m.Abort, ats, ballots, st.none() | peers, st.booleans(), texts),
     st.builds(m.Accepted, ats, ballots, hashes, signatures),
     st.builds(m.Relay, peers, st.binary(max_size=50)),
+    st.builds(m.Spread, st.lists(peers, min_size=1, max_size=3), st.binary(max_size=50)),
+    st.builds(m.Introduce, st.lists(st.binary(max_size=50), max_size=limits.INTRODUCED_MAX)),
 )
 
 

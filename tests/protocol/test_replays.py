@@ -35,7 +35,7 @@ def only_fault(pa: Host) -> ef.PeerFault:
 def test_words_about_a_decided_round_are_no_fault_and_do_nothing() -> None:
     """SPEC A1: whoever asked gets the record."""
     run, pa = in_the_ring()
-    before = [message for message in everything(run, pa) if not isinstance(message, m.Relay)]
+    before = [message for message in everything(run, pa) if not isinstance(message, m.Relay | m.Spread | m.Introduce)]
     entry = run.round("PB", "PA", "PC")
     pa.told(pa.says("PC", m.Commit(entry))).skip()
     for message in before:

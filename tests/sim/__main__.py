@@ -5,10 +5,11 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.sim import compare, explore, slices
+from tests.sim import compare, explore, scale, slices
 from tests.sim.drawing import WEATHERS
 from tests.sim.measure import measure, table
 from tests.sim.mutants import MUTANTS
@@ -46,6 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     again.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME")
     cost = commands.add_parser("measure", help="round time, messages a peer and round, missed rounds")
     cost.set_defaults(run=_measure)
+    large = commands.add_parser("scale", help="what a virtual hour costs, from ten hosts to a thousand")
+    large.set_defaults(run=_scale)
+    large.add_argument("--nodes", default="10,30,100,300,1000", metavar="N,N", help="one world each")
+    large.add_argument("--minutes", type=float, default=60.0, metavar="M", help="virtual ones")
+    large.add_argument("--seed", type=int, default=1)
+    large.add_argument("--calm", action="store_true", help="nobody fails")
+    large.add_argument("--json", action="store_true")
     other = commands.add_parser("compare", help="the same, beside another revision")
     other.set_defaults(run=_compare)
     other.add_argument("revision", metavar="REV", help="as git names it")
@@ -55,6 +63,17 @@ def _parser() -> argparse.ArgumentParser:
         parts.add_argument("--seeds", type=int, default=3, metavar="N", help="worlds of each kind")
         parts.add_argument("--json", action="store_true")
     return parser
+
+
+def _scale(options: argparse.Namespace) -> int:
+    rows = []
+    for nodes in (int(text) for text in options.nodes.split(",")):
+        rows.append(scale.grow(nodes, options.minutes, options.seed, not options.calm))
+        print(asdict(rows[-1]), file=sys.stderr, flush=True)
+    print(
+        json.dumps({"schema": 1, "rows": [asdict(r) for r in rows]}) if options.json else "\n".join(scale.table(rows))
+    )
+    return 0
 
 
 def _measured(options: argparse.Namespace) -> dict[str, Any]:

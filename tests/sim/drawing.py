@@ -14,6 +14,8 @@ BEGINS_S = 30.0  # the first fault of fair weather: when the run has opened
 RESTARTS_S_MAX, STORM_RESTARTS_S_MAX = 60.0, 12.0
 STORM_ATTEMPT_S = 2.0  # shorter than a slow message takes: several ballots are under way at once
 STORM_ROUND_S, STORM_MEAN_S, STORM_BEGINS_S = 3.0, 5.0, 4.0
+PACES = (1.0, 1.0, 2.0, 2.0, 5.0)
+SLOW_PACE, SLOW_FROM = 5.0, 33  # large swarms have the manifest's own timers
 LATE = ("PX", "PY", "PZ")
 EFFECTS = ("", "Send", "PersistVote", "PersistVote", "AppendEntry", "AppendEntry", "ApplyUpdate", "StartTransfer")
 FAIR = ["crash"] * 2 + ["crash-point"] * 3 + ["split", "one-way", "deaf", "mute", "pair", "freeze", "slow", "trainer"]
@@ -28,10 +30,10 @@ def draw(seed: int, nodes: tuple[int, int], minutes: float, kind: str = "fair") 
     """Everything that befalls a world of so many hosts, from the least to the most."""
     rng = Random(f"{kind} {seed}")
     count = rng.randint(*nodes)
-    if kind == "fair":
-        return _fair(rng, seed, count, minutes)
-    if kind == "fork":
-        return _forks(rng, seed, count, minutes)
+    if kind in ("fair", "fork"):
+        drawn = (_fair if kind == "fair" else _forks)(rng, seed, count, minutes)
+        pace = SLOW_PACE if count >= SLOW_FROM else Random(f"pace {seed}").choice(PACES)
+        return msgspec.structs.replace(drawn, pace=pace)
     return _half_deaf(rng, seed, count, minutes) if kind == "half-deaf" else _storm(rng, seed, count, minutes, kind)
 
 

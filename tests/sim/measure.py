@@ -10,8 +10,8 @@ from typing import Any
 from tests.sim.drawing import draw
 from tests.sim.faults import Faults
 from tests.sim.play import make
+from tests.sim.scale import missed_places
 from tests.sim.scenario import Scenario, Weather
-from tests.sim.world import World
 
 SAMPLE_S = 0.1  # how exactly the moment of a decision is known
 MEASURES = {
@@ -59,21 +59,10 @@ def _world(scenario: Scenario, times: list[float]) -> dict[str, int]:
     world.at(SAMPLE_S, look)
     world.run(scenario.seconds)
     times += [after - before for before, after in pairwise(decided)]
-    named, missed = _missed(world)
+    named, missed = missed_places(world)
     turns = len(decided) * len(world.hosts)
     sent = {"messages": world.net.messages, "bytes": world.net.bytes}
     return {"commits": len(decided), "turns": turns, "named": named, "missed": missed, **sent}
-
-
-def _missed(world: World) -> tuple[int, int]:
-    """Of the places that records gave for the round after them: (how many, how many of them without a contribution)."""
-    entries = [entry for _, entry in sorted(world.truth.entries.items())]
-    named = missed = 0
-    for before, after in pairwise(entries):
-        there = [c.peer for c in after.blob.contributions]
-        named += len(before.blob.assignments)
-        missed += sum(a.peer not in there for a in before.blob.assignments)
-    return named, missed
 
 
 def table(columns: dict[str, dict[str, Any]]) -> list[str]:

@@ -28,6 +28,7 @@ class Network:
         self._cuts: dict[Pair, int] = {}  # by how many faults
         self.changed: dict[Pair, float] = {}  # when a link was last cut or mended
         self.messages = self.bytes = 0
+        self.sent_by: dict[str, int] = {}  # messages
         self._posted = ev.MessageReceived("", b"")  # the newest: what goes to many is one event
 
     # ---- links
@@ -61,6 +62,7 @@ class Network:
 
     def post(self, host: Host, peer: str, data: bytes) -> None:
         self.messages += 1
+        self.sent_by[host.name] = self.sent_by.get(host.name, 0) + 1
         self.bytes += len(data)
         rng, weather = self.rng, self.weather
         waits = self._queue(host, len(data))

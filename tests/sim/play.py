@@ -18,7 +18,9 @@ from tests.sim.scenario import Scenario, name_of
 from tests.sim.watch import Watch
 from tests.sim.world import World
 
-HEALING_S = 400.0  # virtual, after the last fault: three more rounds for everybody, whoever was away how long
+HEALING_S = (
+    400.0  # virtual, after the last fault, at pace 1: three more rounds for everybody, whoever was away how long
+)
 HEALED_ROUNDS = 3
 
 
@@ -36,7 +38,7 @@ class Outcome:
 def make(scenario: Scenario) -> World:
     swarm = {"start_peers": scenario.start_peers, "min_peers": scenario.min_peers}
     loss = "fork" if scenario.forks else "wait"
-    world = World(scenario.seed, sim_config(None, scenario.attempt_s, on_quorum_loss=loss, **swarm))
+    world = World(scenario.seed, sim_config(None, scenario.attempt_s, scenario.pace, on_quorum_loss=loss, **swarm))
     world.net.weather = scenario.weather
     world.training.round_s = scenario.round_s
     for number in range(scenario.nodes):
@@ -52,13 +54,13 @@ def play(scenario: Scenario, trace: bool = False) -> Outcome:
     world.trace = trace
     faults, outcome = Faults(world, scenario), Outcome()
     faults.schedule()
-    with _seldom_collecting():
+    with seldom_collecting():
         try:
             if scenario.must_go_on and not scenario.forks:  # where the majority is, is not said beforehand
                 Watch(world).begin()
             world.run(scenario.seconds)
             if scenario.must_go_on:
-                _heal(world)
+                _heal(world, HEALING_S * scenario.pace)
         except AssertionError as broken:
             outcome.problem = str(broken) or _where(broken)
         except Exception as raised:
@@ -90,11 +92,11 @@ def generations(world: World) -> int:
     return len({h.node.head.generation: None for h in world.hosts.values() if h.node})
 
 
-def _heal(world: World) -> None:
-    if not world.run(HEALING_S, lambda: generations(world) == 1):
+def _heal(world: World, within_s: float) -> None:
+    if not world.run(within_s, lambda: generations(world) == 1):
         raise AssertionError(f"{generations(world)} lines of history after the calm")
     best = max(heads(world))
-    if not world.run(HEALING_S, lambda: min(applied(world)) >= best + HEALED_ROUNDS):
+    if not world.run(within_s, lambda: min(applied(world)) >= best + HEALED_ROUNDS):
         raise AssertionError(f"stuck: heads {heads(world)}, applied {applied(world)}, were at {best}")
 
 
@@ -104,7 +106,7 @@ def _where(error: BaseException) -> str:
 
 
 @contextmanager
-def _seldom_collecting() -> Iterator[None]:
+def seldom_collecting() -> Iterator[None]:
     """Seldom, rather: a world is one cycle of references that lives as long as it is played, and looking through it
     again and again is a tenth of the time."""
     was = gc.get_threshold()

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 STEP_S = 0.5
+STEPS = 40  # of a long transfer: its steps are longer
+LOOK_S, LARGE = 1.0, 32  # of large rings it is looked so often whether they are whole
 UPDATE_BYTES = 260  # one block of int8
 TOTAL_BYTES = 1000
 
@@ -21,6 +23,10 @@ class Ring:
     members: tuple[str, ...]
     joined: dict[str, int] = field(default_factory=dict)  # in which life
     finished: dict[str, int] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+    looked_at: float = -1.0  # whether it is whole is the same for all who look within a step
+    whole: bool = False
+    needs_s: float = 0.0
 
 
 class Rings:
@@ -29,10 +35,12 @@ class Rings:
         self._rings: dict[bytes, Ring] = {}
 
     def start(self, host: Host, effect: ef.StartTransfer) -> None:
-        ring = self._rings.setdefault(effect.transfer, Ring(effect.members))
+        places = {member: number for number, member in enumerate(effect.members)}
+        ring = self._rings.setdefault(effect.transfer, Ring(effect.members, places=places))
         ring.joined[host.name] = host.life
         ring.finished.pop(host.name, None)
-        self._world.at(STEP_S, lambda: self._step(host, effect, host.life, 0.0, 0.0))
+        step_s = max(STEP_S, self._world.weather.ring_s / STEPS)
+        self._world.at(step_s, self._step, host, effect, host.life, 0.0, 0.0, step_s)
 
     def abort(self, host: Host, transfer: bytes) -> None:
         """The engine says of an aborted transfer, too, that it broke."""
@@ -40,25 +48,34 @@ class Rings:
         if ring and ring.joined.pop(host.name, None) == host.life:
             self._world.tell(host, ev.TransferBroke(transfer, None, False, "aborted here"), 0.1)
 
-    def _step(self, host: Host, effect: ef.StartTransfer, life: int, moved: float, stalled: float) -> None:
+    def _step(
+        self, host: Host, effect: ef.StartTransfer, life: int, moved: float, stalled: float, step_s: float
+    ) -> None:
         ring, world = self._rings[effect.transfer], self._world
         if host.life != life or ring.joined.get(host.name) != life or host.name in ring.finished:
             return
-        whole = all(self._there(ring, peer) and self._linked(ring, peer) for peer in ring.members)
+        whole = self._whole(ring)
         if whole:
-            moved, stalled = moved + STEP_S, 0.0
-            done = int(TOTAL_BYTES * min(1.0, moved / self._needs_s(ring)))
+            moved, stalled = moved + step_s, 0.0
+            done = int(TOTAL_BYTES * min(1.0, moved / ring.needs_s))
             world.tell(host, ev.TransferMoved(effect.transfer, done, TOTAL_BYTES))
         else:
-            stalled += STEP_S
+            stalled += step_s
         culprit, silent = (None, True) if whole else self._culprit(ring, host)
-        if moved >= self._needs_s(ring):
+        if moved >= ring.needs_s:
             self._end(host, ring, effect.transfer)
         elif stalled > (effect.stall_s if silent else 0.0):
             ring.joined.pop(host.name, None)
             world.tell(host, ev.TransferBroke(effect.transfer, culprit, silent, "stalled" if silent else "reset"))
         else:
-            world.at(STEP_S, lambda: self._step(host, effect, life, moved, stalled))
+            world.at(step_s, self._step, host, effect, life, moved, stalled, step_s)
+
+    def _whole(self, ring: Ring) -> bool:
+        now = self._world.now
+        if len(ring.members) <= LARGE or now - ring.looked_at > LOOK_S:
+            ring.looked_at, ring.needs_s = now, self._needs(ring)
+            ring.whole = all(self._there(ring, peer) and self._linked(ring, peer) for peer in ring.members)
+        return ring.whole
 
     def _end(self, host: Host, ring: Ring, transfer: bytes) -> None:
         root = hash_of("update", transfer)
@@ -67,7 +84,7 @@ class Rings:
         ended = ev.TransferEnded(transfer, root, UPDATE_BYTES)
         self._world.tell(host, ended, self._world.rng.uniform(0.0, 0.3))
 
-    def _needs_s(self, ring: Ring) -> float:
+    def _needs(self, ring: Ring) -> float:
         """The narrowest link is everybody's."""
         world = self._world
         return world.weather.ring_s * world.net.narrowness(world.hosts[member] for member in ring.members)
@@ -75,7 +92,7 @@ class Rings:
     def _culprit(self, ring: Ring, host: Host) -> tuple[str | None, bool]:
         """Who is named, and did it only fall silent? A member blames the neighbour that it misses; of what is further
         upstream its neighbours tell it, so that nobody blames the messenger."""
-        members, here = list(ring.members), ring.members.index(host.name)
+        members, here = list(ring.members), ring.places[host.name]
         after = members[(here + 1) % len(members)]
         if not self._linked(ring, host.name):
             return after, self._process(after)
@@ -91,7 +108,7 @@ class Rings:
 
     def _linked(self, ring: Ring, member: str) -> bool:
         """To the next one; a connection needs both directions."""
-        after = ring.members[(ring.members.index(member) + 1) % len(ring.members)]
+        after = ring.members[(ring.places[member] + 1) % len(ring.members)]
         blocked = self._world.net.blocked
         return not (blocked(member, after) or blocked(after, member))
 

@@ -40,6 +40,7 @@ class Scenario(msgspec.Struct, frozen=True, omit_defaults=True):
     start_peers: int = 1
     min_peers: int = 1
     attempt_s: float = 4.0
+    pace: float = 1.0  # all timers are so many times longer than a fifth of the manifest's defaults
     round_s: float = 10.0
     forks: bool = False  # who loses the quorum goes on by itself
     must_go_on: bool = True  # False: as bad as it gets; only that there is one history

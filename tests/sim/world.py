@@ -205,7 +205,7 @@ class World:
         """The tick that the node asks for now: the one before was for another moment."""
         assert host.node is not None
         now = host.clock(self.now)
-        wait = min(max(host.node.deadline(now) - now, 0.01), 5.0)
+        wait = min(max((host.node.deadline(now) - now) / host.clock_rate + 1e-6, 0.01), 5.0)  # by the world's clock
         if self.now < host.tick_at <= self.now + wait:
             return  # an earlier tick asks again
         host.tick_at = self.now + wait

@@ -1,0 +1,242 @@
+"""A run of many, seen from one host: who judges, who is told of a plan, a record, a failure. SPEC A16, B9-B12, W11."""
+
+import pytest
+
+from intellectd.protocol import effects as ef
+from intellectd.protocol import events as ev
+from intellectd.protocol import limits
+from intellectd.protocol import messages as m
+from intellectd.protocol.context import leader_order
+from intellectd.protocol.ids import Ballot
+from tests.protocol.history import RUN, History, ready_of
+from tests.protocol.playbook import NO_BALLOT, Host, opened
+from tests.sim.scenario import name_of
+from tests.sim.tags import TagCrypto
+
+FIFTY = [name_of(number) for number in range(50)]
+MANY = [name_of(number) for number in range(120)]
+
+
+@pytest.fixture(scope="module")
+def run() -> History:
+    found = History()
+    found.opening(*FIFTY)
+    return found
+
+
+@pytest.fixture(scope="module")
+def large() -> History:
+    """Where all voters together are no majority of the roster."""
+    found = History()
+    found.opening(*MANY)
+    return found
+
+
+def order(run: History) -> list[str]:
+    return leader_order(run.head.voters, run.head.hash)
+
+
+def host(run: History, peer: str) -> Host:
+    return Host(run, peer=peer)
+
+
+def of_kind(effects: list[ef.Effect], kind: type[m.AnyMessage]) -> dict[str, m.AnyMessage]:
+    """To whom."""
+    found = [(e.peer, opened(e)) for e in effects if isinstance(e, ef.Send)]
+    return {peer: message for peer, message in found if isinstance(message, kind)}
+
+
+def leading(run: History) -> tuple[Host, list[ef.Effect]]:
+    """The first leader, with everybody ready, when a quorum has promised."""
+    first = order(run)[0]
+    pa = host(run, first).work()
+    pa.told(*(pa.ready(p) for p in FIFTY if p != first))
+    pa.told(pa.after(limits.LOOK_S + 0.01))
+    assert len(of_kind(pa.skip(), m.Prepare)) == 30
+    ballot = Ballot(0, first)
+    said = m.Promise(run.head.at, ballot, run.state, None, None, [], [])
+    pa.told(*(pa.says(v, said) for v in run.head.voters if v != first))
+    return pa, pa.skip()
+
+
+def test_a_plan_goes_by_way_of_the_voters_and_members_are_introduced(run: History) -> None:
+    pa, effects = leading(run)
+    spread = of_kind(effects, m.Spread)
+    directly = of_kind(effects, m.Plan)
+    passed = [peer for message in spread.values() if isinstance(message, m.Spread) for peer in message.to]
+    assert sorted([*passed, *directly, pa.peer]) == sorted(FIFTY)
+    assert all(way in run.head.voters for way in spread) and len(passed) > 10
+    introduced = of_kind(effects, m.Introduce)
+    assert sorted([*introduced, pa.peer]) == sorted(FIFTY)
+    plan = next(p for p in directly.values() if isinstance(p, m.Plan))
+    ring = [member.peer for member in plan.members]
+    somebody = ring[ring.index(pa.peer) - 5]
+    message = introduced[somebody]
+    assert isinstance(message, m.Introduce)
+    at = ring.index(somebody)
+    assert [m.open_envelope(b).sender for b in message.beacons] == [ring[at - 1], ring[(at + 1) % len(ring)]]
+
+
+def test_who_shows_the_transfer_is_not_told_the_plan_again(run: History) -> None:
+    """SPEC A12."""
+    pa, effects = leading(run)
+    plan = next(p for p in of_kind(effects, m.Plan).values() if isinstance(p, m.Plan))
+    transfer = pa.node.round.parts.exchange.running
+    assert transfer is not None
+    mute = [peer for peer in FIFTY if peer != pa.peer][7]
+    pa.now += 0.5
+    pa.told(*(pa.beacon(p, transfer=m.Transfer(transfer, 0, 0)) for p in FIFTY if p not in (mute, pa.peer))).skip()
+    pa.now += 3.0
+    pa.told(ev.Tick())
+    again = of_kind(pa.skip(), m.Plan)
+    assert list(again) == [mute] and again[mute] == plan
+
+
+def test_an_introduced_neighbour_is_trusted_and_proves_no_life(run: History) -> None:
+    pz = host(run, FIFTY[40])
+    before = len(pz.node.membership.peers)
+    beacon = pz.beacon(FIFTY[41]).data
+    effects = pz.node.handle(pz.says(order(run)[0], m.Introduce([beacon])), pz.now)
+    trust = next(e for e in effects if isinstance(e, ef.Trust))
+    assert [peer for peer, _, _ in trust.peers] == [FIFTY[41]]
+    assert len(pz.node.membership.peers) == before + 1 and not pz.node.membership.alive(FIFTY[41], pz.now)
+
+
+def test_a_voter_passes_a_plan_on_and_nothing_else(run: History) -> None:
+    one, other = order(run)[:2]
+    way = host(run, other)
+    way.told(*(way.beacon(p) for p in FIFTY[31:40])).skip()
+    plan = m.Plan(run.head.at, Ballot(0, one), [], "ring", "int8")
+    members = [m.Member(p, 100, bytes([1] * 32)) for p in FIFTY[31:40]]
+    letter = m.seal(RUN, one, m.Plan(plan.at, plan.ballot, members, "ring", "int8"), TagCrypto(one))
+    effects = way.node.handle(way.says(one, m.Spread([*FIFTY[31:35], FIFTY[49]], letter)), way.now)
+    relays = of_kind(effects, m.Relay)
+    assert list(relays) == FIFTY[31:35], "the last one is not known here"
+    assert all(isinstance(r, m.Relay) and r.envelope == letter for r in relays.values())
+    for bad in (
+        m.seal(RUN, one, m.Prepare(plan.at, plan.ballot), TagCrypto(one)),
+        letter[:-1] + bytes([letter[-1] ^ 1]),
+    ):
+        effects = way.node.handle(way.says(one, m.Spread(FIFTY[31:33], bad)), way.now)
+        assert [e.peer for e in effects if isinstance(e, ef.PeerFault)] == [one]
+    by_nobody = way.node.handle(way.says(FIFTY[45], m.Spread(FIFTY[31:33], _by(FIFTY[45], members, run))), way.now)
+    assert not of_kind(by_nobody, m.Relay), "only voters may ask"
+    for _ in range(limits.SPREADS_PER_S_MAX):
+        effects = way.node.handle(way.says(one, m.Spread(FIFTY[31:33], letter)), way.now)
+    assert not of_kind(effects, m.Relay), "and not without end"
+
+
+def _by(peer: str, members: list[m.Member], run: History) -> bytes:
+    return m.seal(RUN, peer, m.Plan(run.head.at, Ballot(0, peer), members, "ring", "int8"), TagCrypto(peer))
+
+
+def test_a_spread_plan_arrives_like_any_other(run: History) -> None:
+    one, other = order(run)[:2]
+    pz = host(run, FIFTY[40]).work()
+    ready = ready_of(run.head, FIFTY[40], run.state)
+    assert pz.node.progress.ready == ready
+    members = [m.Member(p, 100, ready_of(run.head, p, run.state).delta_root) for p in FIFTY[38:43]]
+    letter = m.seal(RUN, one, m.Plan(run.head.at, Ballot(0, one), members, "ring", "int8"), TagCrypto(one))
+    pz.told(pz.says(other, m.Relay(FIFTY[40], letter)))
+    assert pz.one(ef.StartTransfer).members == tuple(FIFTY[38:43])
+
+
+def members_of(run: History, names: list[str]) -> list[str]:
+    """Those without a vote."""
+    return [p for p in names if p not in run.head.voters]
+
+
+def test_voters_that_hear_few_leave_it_to_those_that_are_told(large: History) -> None:
+    """SPEC A16. All that it hears are ready, and still it waits for the leaders, but not for ever."""
+    run, leaders = large, order(large)
+    pa = host(run, leaders[5]).work()
+    heard = members_of(run, MANY)[:5]
+    voters = [v for v in leaders if v != pa.peer]
+
+    def living(seconds: float, alive: list[str]) -> list[ef.Effect]:
+        for _ in range(int(seconds / 4.0)):
+            pa.told(pa.after(4.0), *(pa.beacon(v, state="synced") for v in alive), *(pa.ready(p) for p in heard))
+        return pa.skip()
+
+    timers = run.head.config.timers
+    assert not of_kind(living(timers.grace_max_s + timers.expel_s - 20.0, voters), m.Prepare)
+    assert "most of the roster tells others" in pa.node.round.reason
+    assert of_kind(living(20.0 + 6 * timers.attempt_s, voters), m.Prepare)
+
+
+def test_they_judge_when_none_of_those_is_alive(large: History) -> None:
+    run, leaders = large, order(large)
+    pa = host(run, leaders[3]).work()
+    heard = members_of(run, MANY)[:5]
+    pa.told(*(pa.beacon(v) for v in leaders[4:]), *(pa.ready(p) for p in heard))
+    pa.told(pa.after(limits.LOOK_S))
+    assert "most of the roster" not in pa.node.round.reason
+
+
+def test_a_new_record_is_told_to_the_voters_and_shown_to_a_few(run: History) -> None:
+    """SPEC B12; the leader's own record in Host.told is the puppets' here."""
+    more = History()
+    more.opening(*FIFTY)
+    entry = more.round(*FIFTY)
+    pz = host(run, FIFTY[40])
+    pz.told(*(pz.beacon(p) for p in FIFTY if p != FIFTY[40])).skip()
+    pz.beacons.clear()
+    pz.told(pz.says(order(run)[0], m.Commit(entry)), pz.after(0.1))
+    assert not of_kind(pz.skip(), m.Commit)
+    told = {send.peer for send in pz.beacons}
+    assert len(told) >= limits.RECORD_LOTS + limits.LEADERS_TOLD
+
+
+def test_a_failure_is_told_to_the_voters(run: History) -> None:
+    """SPEC A10: of a ring of fifty not every member tells every other one."""
+    first = order(run)[0]
+    pz = host(run, FIFTY[40]).work()
+    members = [m.Member(p, 100, ready_of(run.head, p, run.state).delta_root) for p in FIFTY]
+    pz.told(pz.says(first, m.Plan(run.head.at, Ballot(0, first), members, "ring", "int8")))
+    transfer = pz.one(ef.StartTransfer).transfer
+    pz.told(ev.TransferBroke(transfer, FIFTY[41], False, "reset"))
+    assert sorted(of_kind(pz.skip(), m.Abort)) == sorted(run.head.voters)
+
+
+def test_a_guide_tells_a_host_that_a_quorum_is_there(run: History) -> None:
+    """SPEC B11: one voter that sees it is enough; one that does not is none."""
+    pz = host(run, FIFTY[40])
+    guide = order(run)[0]
+    head = run.head
+    pz.told(pz.beacon(guide), pz.after(1.0))
+    assert pz.node.branching.led and not pz.node.branching.quorum
+    reach = pz.node.round.reach(pz.now)
+    assert reach is not None and reach.quorum
+    lost = m.Lineage(head.recoveries, head.branches, head.tokens_total, False, True)
+    pz.told(pz.beacon(guide, lineage=lost), pz.after(1.0))
+    assert not pz.node.branching.led
+
+
+def test_what_many_say_is_acted_on_a_few_times_a_second(run: History) -> None:
+    """SPEC B10: a beacon with news is taken at once, and looked at within LOOK_S."""
+    first = order(run)[0]
+    pa = host(run, first)
+    pa.told(*(pa.beacon(p) for p in FIFTY if p != first), pa.after(limits.LOOK_S)).skip()
+    looked_at = pa.node._looked_at
+    pa.now += 0.01
+    pa.told(pa.ready(FIFTY[40]))
+    assert pa.node._looked_at == looked_at and pa.node.deadline(pa.now) <= looked_at + limits.LOOK_S
+    pa.now = pa.node.deadline(pa.now)
+    pa.told(ev.Tick())
+    assert pa.node._looked_at == pa.now
+
+
+def test_a_host_without_a_journal_hears_all_voters(run: History) -> None:
+    """SPEC A13, B9."""
+    pz = Host(run, peer=FIFTY[40], vote=None)
+    pz.told(*(pz.beacon(v) for v in run.head.voters)).skip()
+    assert NO_BALLOT in [vote.promised for vote in pz.node._votes.values()]
+
+
+def test_an_answer_names_the_voters_first(run: History) -> None:
+    """SPEC W10."""
+    pa = host(run, "PA")
+    pa.told(*(pa.beacon(p) for p in FIFTY if p != "PA"), *(pa.beacon(f"PZ{n}{k}") for n in "123456789" for k in "1234"))
+    names = [m.open_envelope(data).sender for data in pa.node.membership.envelopes()]
+    assert len(names) == limits.MEMBERS_TOLD_MAX
+    assert all(voter in names for voter in run.head.voters if voter != "PA")
