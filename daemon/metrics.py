@@ -209,12 +209,15 @@ class Metrics:
 
     def _info(self) -> None:
         self._build = self._gauge("build_info", "1, with what is running.", "version", "kernels")
+        self._kernels_slow = self._gauge("kernels_slow", "1 while torch stands in for the C kernels; status says why.")
         self._run = self._gauge("run_info", "1, for each run this host is in.", "run", "model", "peer_id")
         self._halted = self._gauge("run_halted", "1 when the run has stopped here until a person helps.", "run")
         self._trainer = self._gauge("trainer_attached", "1 while a trainer is attached.", "run")
 
     def build_info(self, version: str, kernels: str) -> None:
+        """`kernels`: "native" or "torch"; the second is ten times slower or more."""
         self._build.labels(version, kernels).set(1)
+        self._kernels_slow.set(int(kernels != "native"))
 
     def run_info(self, run: str, model: str, peer_id: str) -> None:
         """The run begins here: its counters are there before they count, for `rate` to see their first step."""

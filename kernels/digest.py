@@ -5,6 +5,7 @@ mean or where they came from; takes any buffer (or a CPU tensor) and does not im
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from mmap import mmap
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ LEAF_BYTES = 1024 * 1024
 HASH_BYTES = 32
 # 2**40 fp32 elements (the layout's bound) twice over, theta and momentum.
 LEAVES_MAX = 2**23
+# Leaves worth a thread: 16 take 3 ms, and a new thread may start that late on busy CPUs.
+THREAD_LEAVES_MIN = 16
 STATE_DOMAIN = b"intellectd state 1\0"
 UPDATE_DOMAIN = b"intellectd update 1\0"
 _NODE = b"\x01"
@@ -34,10 +37,14 @@ class DigestError(ValueError):
     """Hashes that cannot be put together as asked."""
 
 
-def leaf_hashes(data: Data) -> list[bytes]:
-    """BLAKE3 of each 1 MiB of `data`; the last piece may be shorter."""
+def leaf_hashes(data: Data, threads: int = 1) -> list[bytes]:
+    """BLAKE3 of each 1 MiB of `data`; the last piece may be shorter. It lets other threads run while it hashes."""
     view = _bytes_of(data)
-    return [leaf_hash(view[at : at + LEAF_BYTES]) for at in range(0, len(view), LEAF_BYTES)]
+    pieces = [view[at : at + LEAF_BYTES] for at in range(0, len(view), LEAF_BYTES)]
+    if min(threads, len(pieces) // THREAD_LEAVES_MIN) <= 1:
+        return [leaf_hash(piece) for piece in pieces]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(leaf_hash, pieces))
 
 
 def leaf_hash(piece: Data) -> bytes:
@@ -87,19 +94,19 @@ def root_from_path(leaf: bytes, index: int, leaf_count: int, path: Sequence[byte
     return _seal(top, leaf_count, domain)
 
 
-def state_leaves(theta: Data, momentum: Data) -> list[bytes]:
+def state_leaves(theta: Data, momentum: Data, threads: int = 1) -> list[bytes]:
     """Leaves of theta, then of momentum; both have the same length, so the middle is the border."""
     if len(_bytes_of(theta)) != len(_bytes_of(momentum)):
         raise DigestError("theta and momentum differ in length; they belong to different layouts")
-    return leaf_hashes(theta) + leaf_hashes(momentum)
+    return leaf_hashes(theta, threads) + leaf_hashes(momentum, threads)
 
 
 def state_root(leaves: Sequence[bytes]) -> bytes:
     return merkle_root(leaves, STATE_DOMAIN)
 
 
-def state_digest(theta: Data, momentum: Data) -> bytes:
-    return state_root(state_leaves(theta, momentum))
+def state_digest(theta: Data, momentum: Data, threads: int = 1) -> bytes:
+    return state_root(state_leaves(theta, momentum, threads))
 
 
 def update_root(encoded: Data) -> bytes:

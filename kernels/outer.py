@@ -47,6 +47,15 @@ class DelayedNesterovStep:
 OuterStep = NesterovStep | AverageStep | DelayedNesterovStep
 
 
+def step_of(optimizer: str, lr: float, mu: float) -> OuterStep:
+    """The step that a record's words ask for (SPEC K10). Raises ValueError."""
+    if optimizer == "nesterov":
+        return NesterovStep(lr, mu)
+    if optimizer == "average":
+        return AverageStep(lr)
+    raise ValueError(f"unknown outer optimizer {optimizer!r}; known: average, nesterov")
+
+
 @dataclass(frozen=True)
 class OuterVectors:
     """What a step works on, in place: fp32 vectors of one length. `momentum` is None where the optimizer has none,

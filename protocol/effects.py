@@ -134,6 +134,7 @@ class ApplyUpdate:
     lr: str
     momentum: str
     local: Literal["adopt", "carry", "keep", "none"]
+    optimizer: str = "nesterov"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Inner(Section, frozen=True, forbid_unknown_fields=True):
 
 
 class Outer(Section, frozen=True, forbid_unknown_fields=True):
-    optimizer: Literal["nesterov"] = "nesterov"
+    optimizer: Literal["nesterov", "average"] = "nesterov"
     momentum: Fraction = 0.9
     # (roster size, learning rate): the entry with the largest size not above the roster's
     lr: Annotated[tuple[tuple[Positive, Rate], ...], Meta(min_length=1, max_length=64)] = (
@@ -83,7 +83,7 @@ class Outer(Section, frozen=True, forbid_unknown_fields=True):
         (4, 0.6),
         (8, 0.8),
     )
-    codec: Literal["int8", "fp32"] = "int8"
+    codec: Literal["int8", "bf16", "fp32"] = "int8"  # those in which a ring's partial sums may travel
 
 
 class Swarm(Section, frozen=True, forbid_unknown_fields=True):

@@ -344,7 +344,7 @@ class Node(Keeper):
         record = decided.record
         local = self.progress.before_apply(decided, self.head)
         root = record.update_root if record.update_root != NO_HASH else None
-        return ApplyUpdate(record.round, root, record.codec, record.lr, record.momentum, local)
+        return ApplyUpdate(record.round, root, record.codec, record.lr, record.momentum, local, record.optimizer)
 
     def _beacon(self, now: float) -> list[Out]:
         quorum, ready = (self.branching.quorum, self.seat.may_branch(self.head)), self.progress.ready

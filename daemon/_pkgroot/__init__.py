@@ -18,12 +18,13 @@ if TYPE_CHECKING:
         RunNotFound,
         TensorMismatch,
     )
-    from intellectd.daemon.sdk.outer import Nesterov
+    from intellectd.daemon.sdk.outer import Average, Nesterov
     from intellectd.daemon.sdk.rounds import Assignment, Stream, sample_position
 
 __all__ = [
     "Assignment",
     "AttachRefused",
+    "Average",
     "DaemonUnavailable",
     "DiLoCo",
     "IntellectdError",
@@ -38,6 +39,7 @@ __all__ = [
 _HOMES = {
     "Assignment": "rounds",
     "AttachRefused": "errors",
+    "Average": "outer",
     "DaemonUnavailable": "errors",
     "DiLoCo": "diloco",
     "IntellectdError": "errors",

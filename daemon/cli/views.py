@@ -21,7 +21,7 @@ def is_healthy(run: RunStatus) -> bool:
 
 def status_lines(answer: Mapping[str, Any]) -> list[str]:
     kernels = answer.get("kernels") or {}
-    why = f" ({kernels['reason']})" if kernels.get("reason") else ""
+    why = kernels.get("reason") or kernels.get("instructions")
     addresses = answer.get("addresses") or ["-"]
     facts = [
         ("peer", str(answer.get("peer", "-"))),
@@ -30,7 +30,7 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
         *[("address" if index == 0 else "", str(address)) for index, address in enumerate(addresses)],
         ("bulk", str(answer.get("bulk", "-"))),
         ("state", str(answer.get("state_dir", "-"))),
-        ("kernels", f"{kernels.get('implementation', '-')}{why}"),
+        ("kernels", f"{kernels.get('implementation', '-')}{f' ({why})' if why else ''}"),
     ]
     founding = answer.get("founding")
     if founding:

@@ -55,7 +55,11 @@ class Operations:
             "socket": str(host.config.socket),
             "state_dir": str(host.config.state_dir),
             "uptime_s": round(trio.current_time() - self._started_at, 3),
-            "kernels": {"implementation": ops.implementation(), "reason": ops.reason()},
+            "kernels": {
+                "implementation": ops.implementation(),
+                "instructions": ops.instructions(),
+                "reason": ops.reason(),
+            },
             "founding": self._registry.founding.plain() if self._registry.founding else None,
             "runs": [run_status(service) for service in self._registry.runs.values()],
         }

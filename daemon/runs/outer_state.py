@@ -13,9 +13,9 @@ import torch
 
 from intellectd.kernels import ops
 from intellectd.kernels.codec import codec_by_name
-from intellectd.kernels.digest import state_digest, update_root
+from intellectd.kernels.digest import state_digest, state_root, update_root
 from intellectd.kernels.layout import Layout
-from intellectd.kernels.outer import NesterovStep, OuterVectors
+from intellectd.kernels.outer import OuterStep, OuterVectors
 
 Local = Literal["adopt", "carry", "keep", "none"]
 
@@ -40,6 +40,7 @@ class OuterState:
         self.momentum: torch.Tensor | None = None
         self._arena: torch.Tensor | None = None
         self._kept: torch.Tensor | None = None  # the anchor that a trainer's work in progress started from
+        self._threads = ops.usable_threads()
         self._baseless = False  # the arena's contents started from a state that was not the agreed one
 
     def attach(self, arena: torch.Tensor) -> None:
@@ -56,7 +57,7 @@ class OuterState:
 
     def digest(self) -> bytes:
         assert self.theta is not None and self.momentum is not None
-        return state_digest(self.theta, self.momentum)
+        return state_digest(self.theta, self.momentum, self._threads)
 
     def adopt(self) -> None:
         """The arena takes the anchor."""
@@ -73,13 +74,13 @@ class OuterState:
         if self._baseless:
             raise NotUsable("this host's state was replaced while its trainer worked on the old one")
         encoded = torch.empty(codec.encoded_bytes(self.layout.elements), dtype=torch.uint8)
-        stats = ops.encode_delta(codec, base, self._arena, encoded)
+        stats = ops.encode_delta(codec, base, self._arena, encoded, threads=self._threads)
         if stats.first_nonfinite is not None:
             name = self.layout.find(stats.first_nonfinite)
             raise NotUsable(f"tensor {name!r} holds a NaN, an infinity or a number too large; did the loss diverge?")
         return Frozen(encoded, struct.pack(">f", stats.norm).hex(), update_root(encoded))
 
-    def apply(self, codec_name: str, update: torch.Tensor | None, lr: float, momentum: float, local: Local) -> bytes:
+    def apply(self, codec_name: str, update: torch.Tensor | None, step: OuterStep, local: Local) -> bytes:
         """One outer step (nothing for `update` None), the arena treated as `local` says; the new digest.
 
         "carry": what the arena holds beyond the anchor, u = anchor − arena, is taken over: arena = new anchor − u.
@@ -90,14 +91,17 @@ class OuterState:
         if local == "keep" and self._kept is None:
             self._kept = self.theta.clone()
         if carried is not None:
-            ops.subtract_into(self._kept if self._kept is not None else self.theta, carried)
-        if update is not None:
-            vectors = OuterVectors(self.theta, self.momentum)
-            ops.outer_step(codec_by_name(codec_name), update, NesterovStep(lr, momentum), vectors)
+            ops.subtract_into(self._kept if self._kept is not None else self.theta, carried, self._threads)
+        digest = None if update is None else self._stepped(codec_name, update, step)
         if carried is not None:
-            ops.subtract_into(self.theta, carried)
+            ops.subtract_into(self.theta, carried, self._threads)
         if local == "carry" and carried is None:
             self.adopt()
         if local in ("carry", "adopt"):
             self._kept = None
-        return self.digest()
+        return self.digest() if digest is None else digest
+
+    def _stepped(self, codec_name: str, update: torch.Tensor, step: OuterStep) -> bytes:
+        assert self.theta is not None
+        vectors = OuterVectors(self.theta, self.momentum)
+        return state_root(ops.outer_step_leaves(codec_by_name(codec_name), update, step, vectors, self._threads))

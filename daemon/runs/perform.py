@@ -20,6 +20,7 @@ from intellectd.daemon.runs.state_fetch import StateFetch
 from intellectd.daemon.runs.transfers import Post, Transfers
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.daemon.store.updates import NotHeld
+from intellectd.kernels.outer import step_of
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol.ids import encode
@@ -165,7 +166,7 @@ class Performer:
     # ---- the outer state
 
     def _apply(self, effect: ef.ApplyUpdate) -> None:
-        lr, momentum = from_float32_hex(effect.lr), from_float32_hex(effect.momentum)
+        step = step_of(effect.optimizer, from_float32_hex(effect.lr), from_float32_hex(effect.momentum))
         root, line = effect.root, self._lines
 
         def work() -> bytes | NotHeld:
@@ -173,7 +174,7 @@ class Performer:
                 update = self._store.updates.read_verified(root) if root is not None else None
             except NotHeld as error:
                 return error
-            return self._state.apply(effect.codec, update, lr, momentum, effect.local)
+            return self._state.apply(effect.codec, update, step, effect.local)
 
         def then(outcome: bytes | NotHeld) -> None:
             if isinstance(outcome, NotHeld):

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from intellectd.daemon.sdk.errors import IntellectdError, ModelUnsupported
-from intellectd.daemon.sdk.outer import Nesterov
+from intellectd.daemon.sdk.outer import Average, Nesterov
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.sdk.rounds import Assignment, Finish, Progress, RoundDone, Stream
 from intellectd.kernels import ops
 from intellectd.kernels.codec import ring_codec
-from intellectd.kernels.outer import NesterovStep, OuterVectors
+from intellectd.kernels.outer import OuterVectors
 
 log = logging.getLogger("intellectd")
 
@@ -30,16 +30,19 @@ class Alone:
 
     evaluate = True
 
-    def __init__(self, parameters: Parameters, outer: Nesterov, steps: int, rounds: int | None, seed: int) -> None:
+    def __init__(
+        self, parameters: Parameters, outer: Nesterov | Average, steps: int, rounds: int | None, seed: int
+    ) -> None:
         self.manifest: Mapping[str, Any] = {"seed": seed}
         self._parameters, self._outer, self._steps, self._rounds, self._seed = parameters, outer, steps, rounds, seed
         try:
             self._codec = ring_codec(outer.codec)
         except ValueError as error:
-            raise ModelUnsupported(str(error), "set `codec` of intellectd.Nesterov to one of them") from error
+            raise ModelUnsupported(str(error), "set the outer optimizer's `codec` to one of them") from error
         elements = parameters.layout.elements
         self._anchor, self._local, self._momentum = (torch.zeros(elements) for _ in range(3))
         self._encoded = torch.empty(self._codec.encoded_bytes(elements), dtype=torch.uint8)
+        self._threads = ops.usable_threads()
         self._round = 0
         self._tokens_total = 0
 
@@ -49,15 +52,15 @@ class Alone:
 
     def deliver(self, done: RoundDone) -> Assignment | Finish:
         self._parameters.store(self._local)
-        stats = ops.encode_delta(self._codec, self._anchor, self._local, self._encoded)
+        stats = ops.encode_delta(self._codec, self._anchor, self._local, self._encoded, threads=self._threads)
         if stats.first_nonfinite is not None:
             raise NotFinite(
                 f"after round {done.round} tensor {self._parameters.layout.find(stats.first_nonfinite)!r} holds NaN "
                 "or infinity",
                 "lower the learning rate, lengthen its warm-up or clip gradients",
             )
-        step = NesterovStep(self._outer.lr_for(1), self._outer.momentum)
-        ops.outer_step(self._codec, self._encoded, step, OuterVectors(self._anchor, self._momentum))
+        vectors = OuterVectors(self._anchor, self._momentum)
+        ops.outer_step(self._codec, self._encoded, self._outer.step_for(1), vectors, self._threads)
         self._parameters.load(self._anchor)
         self._tokens_total += done.tokens
         return self._next()

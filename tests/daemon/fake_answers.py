@@ -54,7 +54,7 @@ def status_answer(*runs: Mapping[str, Any], **changes: Any) -> dict[str, Any]:
         "socket": "/run/intellectd/intellectd.sock",
         "state_dir": "/var/lib/intellectd",
         "uptime_s": 7384.0,
-        "kernels": {"implementation": "native", "reason": ""},
+        "kernels": {"implementation": "native", "instructions": "avx2", "reason": ""},
         "runs": list(runs),
         **changes,
     }

@@ -73,6 +73,14 @@ def test_an_sgd_of_torchs_may_say_the_outer_settings() -> None:
     assert distance(ours, torchs) == 0.0
 
 
+def test_averaging_alone_goes_where_the_inner_steps_went() -> None:
+    averaged, inner_only = toy(), toy()
+    alone(intellectd.Average(codec="fp32"), averaged)
+    alone(intellectd.Nesterov(lr=1.0, momentum=0.0, codec="fp32"), inner_only)
+    assert distance(averaged, inner_only) == 0.0
+    assert distance(averaged, toy()) > 0.01
+
+
 def test_int8_stays_near() -> None:
     model, reference = toy(), plain_diloco(0.4, 0.9)
     alone(None, model)

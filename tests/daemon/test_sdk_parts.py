@@ -11,9 +11,10 @@ import intellectd
 from intellectd.daemon.sdk.errors import AttachRefused
 from intellectd.daemon.sdk.messages import Garbled, NotReady, order, seed_of, welcome
 from intellectd.daemon.sdk.meter import RoundMeter
-from intellectd.daemon.sdk.outer import Nesterov, outer_from_manifest
+from intellectd.daemon.sdk.outer import Average, Nesterov, outer_from_manifest
 from intellectd.daemon.sdk.patience import RETRY_FIRST_S, RETRY_S_MAX, STEADY_S, Patience
 from intellectd.daemon.sdk.rounds import Assignment, Finish, Stream, sample_position
+from intellectd.kernels.outer import AverageStep, NesterovStep
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -222,3 +223,6 @@ def test_a_manifests_table_is_read() -> None:
     outer = outer_from_manifest({"optimizer": "nesterov", "momentum": 0.8, "lr": [[1, 0.4]], "codec": "fp32"})
     assert outer == Nesterov(lr=((1, 0.4),), momentum=0.8, codec="fp32")
     assert outer_from_manifest({}) == Nesterov()
+    average = outer_from_manifest({"optimizer": "average", "lr": [[1, 1.0]], "codec": "bf16"})
+    assert average == Average(((1, 1.0),), "bf16")
+    assert (average.step_for(3), outer.step_for(3)) == (AverageStep(1.0), NesterovStep(0.4, 0.8))

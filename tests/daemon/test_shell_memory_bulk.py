@@ -45,7 +45,7 @@ async def ring_of(hub: MemoryBulkHub, case: RingCase, present: str) -> list[Ende
 
 
 async def test_a_ring_in_memory_has_the_bits_of_the_real_ring(autojump_clock: Clock) -> None:
-    for codec, names in (("int8", "abc"), ("int8", "a"), ("fp32", "ab")):
+    for codec, names in (("int8", "abc"), ("int8", "a"), ("fp32", "ab"), ("bf16", "ab")):
         real = RingCase(tuple(names), codec, ELEMENTS)
         with swarm(*names) as engines:
             for events in [real.start(engines[name], name) for name in names]:

@@ -9,6 +9,7 @@ from intellectd.daemon.runs.outer_state import Local, NotUsable, OuterState
 from intellectd.kernels import ops
 from intellectd.kernels.codec import codec_by_name
 from intellectd.kernels.layout import Layout, TensorSpec
+from intellectd.kernels.outer import AverageStep, NesterovStep
 
 LAYOUT = Layout([TensorSpec("w", (700,)), TensorSpec("b", (3,))])
 N = LAYOUT.elements
@@ -69,7 +70,7 @@ def test_any_sequence_of_rounds_has_the_bits_of_the_reference(seed: int) -> None
         work = noise(1000 * seed + step)
         for overtaken in range(chance.choice((0, 0, 0, 1, 2))):  # rounds that pass while the trainer works
             update = noise(77 * step + overtaken) if chance.random() < 0.9 else None
-            state.apply("fp32", None if update is None else encoded(update), LR, MU, "keep")
+            state.apply("fp32", None if update is None else encoded(update), NesterovStep(LR, MU), "keep")
             reference.apply(update, "keep")
         arena -= work
         reference.arena = reference.arena - work
@@ -79,7 +80,7 @@ def test_any_sequence_of_rounds_has_the_bits_of_the_reference(seed: int) -> None
         assert torch.equal(decoded, reference.delta())
         fate: Local = chance.choice(("adopt", "carry"))
         update = noise(5000 + step)
-        digest = state.apply("fp32", encoded(update), LR, MU, fate)
+        digest = state.apply("fp32", encoded(update), NesterovStep(LR, MU), fate)
         reference.apply(update, fate)
         if fate == "adopt":  # its delta is in the record: the next order begins from the anchor
             state.adopt()
@@ -97,7 +98,7 @@ def test_what_was_carried_over_is_in_the_next_delta() -> None:
     state.adopt()
     arena += work
     state.freeze("fp32")
-    state.apply("fp32", encoded(update), LR, MU, "carry")
+    state.apply("fp32", encoded(update), NesterovStep(LR, MU), "carry")
     arena += more
     decoded = torch.empty(N)
     ops.decode(codec_by_name("fp32"), state.freeze("fp32").encoded, decoded)
@@ -110,7 +111,7 @@ def test_a_trainers_memory_is_not_anothers() -> None:
     state, first = state_with_trainer(theta)
     state.adopt()
     second = torch.full((N,), 5.0)
-    state.apply("fp32", encoded(noise(2)), LR, MU, "keep")
+    state.apply("fp32", encoded(noise(2)), NesterovStep(LR, MU), "keep")
     state.attach(second)
     assert torch.equal(first, theta)
     state.adopt()
@@ -129,10 +130,20 @@ def test_work_that_began_from_a_state_that_was_replaced_is_not_used() -> None:
     state.install(agreed.clone(), torch.zeros(N))
     with pytest.raises(NotUsable, match="replaced"):
         state.freeze("fp32")
-    state.apply("fp32", encoded(noise(4)), LR, MU, "carry")
+    state.apply("fp32", encoded(noise(4)), NesterovStep(LR, MU), "carry")
     assert state.theta is not None and torch.equal(arena, state.theta)  # carrying garbage over means adopting
     arena += noise(5)
     state.freeze("fp32")
+
+
+def test_averaging_moves_theta_and_leaves_momentum_zero() -> None:
+    state, _ = state_with_trainer(noise(1))
+    update = noise(2)
+    digest = state.apply("fp32", encoded(update), AverageStep(0.5), "adopt")
+    assert state.theta is not None and state.momentum is not None
+    assert torch.equal(state.theta, noise(1) - 0.5 * update)
+    assert not bool(state.momentum.any())
+    assert digest == state.digest()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

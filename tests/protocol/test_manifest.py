@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intellectd.kernels.codec import CODECS
+from intellectd.kernels.outer import step_of
 from intellectd.protocol import manifest as mf
 from intellectd.protocol.ids import encode
 from intellectd.protocol.manifest import BadManifest, Manifest, SignedManifest, Tensor
@@ -48,6 +50,15 @@ def test_a_full_file_is_read_and_the_rest_is_default() -> None:
     assert config.outer.codec == "int8" and config.timers.expel_s == 60.0
 
 
+def test_codecs_that_a_ring_can_carry_and_the_outer_optimizers() -> None:
+    """SPEC C6, K10."""
+    for codec in (codec.name for codec in CODECS.values() if codec.may_reencode):
+        for optimizer in ("nesterov", "average"):
+            outer = mf.config_from_toml({"name": "x", "outer": {"codec": codec, "optimizer": optimizer}}).outer
+            assert (outer.codec, outer.optimizer) == (codec, optimizer)
+            assert step_of(outer.optimizer, 0.5, outer.momentum).lr == 0.5
+
+
 def test_the_canonical_form_is_one() -> None:
     """SPEC M3: defaults written out, order of the fields; whatever order and spelling the file had."""
     one = mf.config_from_toml({"name": "x", "inner": {"steps": 100, "lr": 4e-4}})
@@ -73,6 +84,8 @@ def test_plain_dicts_for_the_trainer() -> None:
         ({"name": "x", "model": {"kind": "gpt"}}, '`model.kind` must be "llama" or "external"; it is \'gpt\''),
         ({"name": "x", "model": {}}, "`model.kind` is missing"),
         ({"name": "x", "inner": {"schedule": "cos"}}, '`inner.schedule` must be "constant" or "cosine"; it is \'cos\''),
+        ({"name": "x", "outer": {"codec": "int4"}}, '`outer.codec` must be "int8" or "bf16" or "fp32"; it is \'int4\''),
+        ({"name": "x", "outer": {"optimizer": "sgd"}}, '`outer.optimizer` must be "nesterov" or "average"'),
         ({"name": "x", "outer": {"lr": 0.7}}, "such as [[1, 0.4], [4, 0.6]]; it is 0.7"),
         ({"name": "x", "inner": {"steps": "many"}}, "`inner.steps`"),
         ({"name": "x", "inner": {"steps": True}}, "`inner.steps`"),

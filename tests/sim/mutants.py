@@ -5,7 +5,7 @@ Owns the registry: a name, and what to replace while it is in force. The rules o
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from intellectd.protocol import branching, decision, leader, proposal, records
@@ -201,7 +201,7 @@ def _the_newest_result_is_applied() -> list[Patch]:
     def newest(self: Node, decided: Any) -> ef.ApplyUpdate:
         effect = honest(self, decided)
         root = next(reversed(self.catchup.held), None) if effect.root else None
-        return ef.ApplyUpdate(effect.round, root, effect.codec, effect.lr, effect.momentum, effect.local)
+        return replace(effect, root=root)
 
     return [(Node, "_apply", newest)]
 
