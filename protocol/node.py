@@ -219,7 +219,7 @@ class Node(Keeper):
         if isinstance(message, Relay):
             return self._on_relay(sender, message, now)
         if isinstance(message, Spread):
-            return self.relaying.spread(sender, message, now)
+            return self.relaying.spread(sender, message, self.head.at, now)
         if isinstance(message, Introduce):
             return [o for data in message.beacons for o in self._on_envelope(sender, data, now, introduced=True)]
         if message.at != self.head.at:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import Out, PeerFault, To
+from intellectd.protocol.ids import At
 from intellectd.protocol.inbox import receive
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import AnyMessage, BadEnvelope, BadMessage, Plan, Relay, Spread, open_envelope
@@ -71,8 +72,8 @@ class Relaying:
             self.on_news(received[0], now)
         return [], received
 
-    def spread(self, sender: str, message: Spread, now: float) -> list[Out]:
-        """A voter's plan, to the members that it left to this voter."""
+    def spread(self, sender: str, message: Spread, at: At, now: float) -> list[Out]:
+        """A voter's plan for the decision `at` that stands here, to the members that it left to this voter."""
         try:
             received = self._open(message, sender)
         except BadMessage as error:
@@ -80,7 +81,7 @@ class Relaying:
         if received is None or not isinstance(received[1], Plan):
             return [PeerFault(sender, "sender", "spread: only a plan is passed on to many")]
         seats, peers = self._members.audience.seats, self._members.peers
-        if not (seats(sender) and seats(self._context.peer)):
+        if received[1].at != at or not (seats(sender) and seats(self._context.peer)):
             return []  # one of us is at another head
         if not self._within_budget(f"spread {sender}", now, limits.SPREADS_PER_S_MAX):
             return []

@@ -1,5 +1,6 @@
 """A run of many, seen from one host: who judges, who is told of a plan, a record, a failure. SPEC A16, B9-B12, W11."""
 
+import msgspec
 import pytest
 
 from intellectd.protocol import effects as ef
@@ -119,15 +120,24 @@ def test_a_voter_passes_a_plan_on_and_nothing_else(run: History) -> None:
     ):
         effects = way.node.handle(way.says(one, m.Spread(FIFTY[31:33], bad)), way.now)
         assert [e.peer for e in effects if isinstance(e, ef.PeerFault)] == [one]
-    by_nobody = way.node.handle(way.says(FIFTY[45], m.Spread(FIFTY[31:33], _by(FIFTY[45], members, run))), way.now)
+    by_nobody = way.node.handle(
+        way.says(
+            FIFTY[45],
+            m.Spread(FIFTY[31:33], sealed(FIFTY[45], m.Plan(plan.at, Ballot(0, FIFTY[45]), members, "ring", "int8"))),
+        ),
+        way.now,
+    )
     assert not of_kind(by_nobody, m.Relay), "only voters may ask"
+    stale = m.Plan(msgspec.structs.replace(plan.at, round=7), plan.ballot, members, "ring", "int8")
+    of_another = way.node.handle(way.says(one, m.Spread(FIFTY[31:33], sealed(one, stale))), way.now + 1)
+    assert not of_kind(of_another, m.Relay), "nor for another decision"
     for _ in range(limits.SPREADS_PER_S_MAX):
         effects = way.node.handle(way.says(one, m.Spread(FIFTY[31:33], letter)), way.now)
     assert not of_kind(effects, m.Relay), "and not without end"
 
 
-def _by(peer: str, members: list[m.Member], run: History) -> bytes:
-    return m.seal(RUN, peer, m.Plan(run.head.at, Ballot(0, peer), members, "ring", "int8"), TagCrypto(peer))
+def sealed(peer: str, message: m.AnyMessage) -> bytes:
+    return m.seal(RUN, peer, message, TagCrypto(peer))
 
 
 def test_a_spread_plan_arrives_like_any_other(run: History) -> None:
