@@ -29,7 +29,7 @@ FORBIDDEN = {
     "daemon/bulk": "libp2p multiaddr transformers",
 }
 # Of the kernels, protocol may know what needs no torch.
-KERNELS_WITHOUT_TORCH = ("codec", "digest", "interface", "layout", "outer")
+KERNELS_WITHOUT_TORCH = ("codec", "digest", "fragments", "interface", "layout", "outer", "shards")
 # What must not be loaded by importing a module, counting everything that its imports import. `.*`: and those below.
 LIGHT = {
     "intellectd": "trio libp2p torch",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from intellectd.kernels import ops
+from intellectd.kernels import native, ops
 from intellectd.kernels.codec import FP32, GROUP, INT4, INT8, TOPK, Codec
 from intellectd.kernels.digest import LEAF_BYTES, leaf_hashes, state_leaves
 from intellectd.kernels.outer import AverageStep, DelayedNesterovStep, NesterovStep, OuterStep, OuterVectors
@@ -54,6 +54,15 @@ def test_a_library_that_does_not_load_means_torch_with_a_reason(tmp_path: Path) 
         ops.choose({"INTELLECTD_KERNELS": "native"}, lambda: str(broken))
 
 
+def test_without_a_compiler_there_is_no_library_and_torch_is_used() -> None:
+    def not_built() -> str:
+        raise native.NativeUnavailable(f"the C kernels were not built; {native.REBUILD}")
+
+    choice = ops.choose({}, not_built)
+    assert (choice.name, choice.instructions) == ("torch", "")
+    assert "not built" in choice.reason and "C compiler" in choice.reason
+
+
 def test_a_library_of_another_kind_means_torch() -> None:
     """The interpreter's own libc has no such functions: what a renamed or foreign file would look like."""
     assert ops.choose({}, lambda: "libc.so.6").name == "torch"
@@ -86,7 +95,9 @@ def test_the_environment_decides_for_a_process(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_planners_need_no_torch() -> None:
-    imports = ", ".join(f"intellectd.kernels.{name}" for name in ("layout", "codec", "digest"))
+    imports = ", ".join(
+        f"intellectd.kernels.{name}" for name in ("layout", "codec", "digest", "outer", "fragments", "shards")
+    )
     assert python(f"import sys, {imports}; print('torch' in sys.modules)")[0] == "False"
 
 
