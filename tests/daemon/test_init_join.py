@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def nothing_is_left(host: Host) -> None:
     for name in ("runs", "owner-keys"):
         folder = host.state / name
         assert not folder.exists() or list(folder.iterdir()) == [], list(folder.iterdir())
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """A condition on what is inside."""
+    with trio.fail_after(60):
+        while not happened():
+            await trio.sleep(0.1)
 
 
 class Mute(FakeTrainer):
@@ -201,13 +209,14 @@ async def test_an_init_that_nobody_waits_for_any_more_makes_nothing(autojump_clo
         host = await world.host("a", trainer=Mute("mute"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: host.ask("init", toml=TOML))
-            await trio.sleep(5)
+            registry = host.registry
+            assert registry is not None
+            await until(lambda: registry.founding is not None and registry.founding._link.attached)
             founding = (await host.ask("status"))["founding"]
             assert (founding["name"], founding["trainer"], founding["delivered"]) == ("shell", "external", False)
             nursery.cancel_scope.cancel()
-        await trio.sleep(1)
+        await until(lambda: registry.founding is None)
         nothing_is_left(host)
-        assert host.registry is not None and host.registry.founding is None
 
 
 async def test_a_trainer_without_a_name_is_not_guessed_about(autojump_clock: Clock) -> None:
@@ -226,9 +235,11 @@ async def test_a_trainer_without_a_name_is_not_guessed_about(autojump_clock: Clo
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(init)
-            await trio.sleep(1)
+            registry = host.registry
+            assert registry is not None
+            await until(lambda: registry.founding is not None)
             unnamed.serve(world.nursery, host.config.socket)
-            await trio.sleep(5)
+            await until(lambda: bool(unnamed.refused))
             assert made == []
             assert "ambiguous_run" in [error["code"] for error in unnamed.refused]
             named.serve(world.nursery, host.config.socket)
@@ -302,8 +313,7 @@ async def test_a_join_cut_short_leaves_nothing_and_can_be_repeated(autojump_cloc
         with trio.move_on_after(5) as impatient:
             await late.ask("join", run_id=run_id, peers=[hosts[0].address])
         assert impatient.cancelled_caught
-        await trio.sleep(1)
-        assert list((late.state / "runs").iterdir()) == []
+        await until(lambda: list((late.state / "runs").iterdir()) == [])
         await late.ask("join", run_id=run_id, peers=[hosts[0].address])
         await late.wait("synced")
 
