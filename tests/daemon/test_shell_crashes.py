@@ -18,6 +18,7 @@ from intellectd.daemon.identity import Identity
 from intellectd.daemon.runs.opening import Opened, open_run
 from intellectd.daemon.runs.service import RunService
 from intellectd.kernels.digest import update_root
+from intellectd.kernels.outer import step_of
 from intellectd.protocol import messages as m
 from intellectd.protocol.ids import NO_HASH
 from intellectd.protocol.manifest import from_float32_hex
@@ -147,8 +148,8 @@ def states_of(opened: Opened) -> dict[int, bytes]:
             if not opened.store.updates.holds(record.update_root):
                 break
             update = opened.store.updates.read_verified(record.update_root)
-        lr, momentum = from_float32_hex(record.lr), from_float32_hex(record.momentum)
-        found[record.round] = opened.state.apply(record.codec, update, lr, momentum, "none")
+        step = step_of(record.optimizer, from_float32_hex(record.lr), from_float32_hex(record.momentum))
+        found[record.round] = opened.state.apply(record.codec, update, step, "none")
     return found
 
 
