@@ -109,8 +109,8 @@ def state_digest(theta: Data, momentum: Data, threads: int = 1) -> bytes:
     return state_root(state_leaves(theta, momentum, threads))
 
 
-def update_root(encoded: Data) -> bytes:
-    return merkle_root(leaf_hashes(encoded), UPDATE_DOMAIN)
+def update_root(encoded: Data, threads: int = 1) -> bytes:
+    return merkle_root(leaf_hashes(encoded, threads), UPDATE_DOMAIN)
 
 
 def _bytes_of(data: Data) -> memoryview:

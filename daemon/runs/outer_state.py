@@ -78,7 +78,7 @@ class OuterState:
         if stats.first_nonfinite is not None:
             name = self.layout.find(stats.first_nonfinite)
             raise NotUsable(f"tensor {name!r} holds a NaN, an infinity or a number too large; did the loss diverge?")
-        return Frozen(encoded, struct.pack(">f", stats.norm).hex(), update_root(encoded))
+        return Frozen(encoded, struct.pack(">f", stats.norm).hex(), update_root(encoded, self._threads))
 
     def apply(self, codec_name: str, update: torch.Tensor | None, step: OuterStep, local: Local) -> bytes:
         """One outer step (nothing for `update` None), the arena treated as `local` says; the new digest.

@@ -172,8 +172,10 @@ class Transfers:
 
         def work() -> ev.Event:
             tensor = ops.as_bytes(memory)
-            length, root = tensor.numel(), update_root(tensor)
-            good = ops.finite(codec_by_name(codec), tensor) and (wanted is None or root == wanted.root)
+            length, root = tensor.numel(), update_root(tensor, ops.usable_threads())
+            good = ops.finite(codec_by_name(codec), tensor, ops.usable_threads()) and (
+                wanted is None or root == wanted.root
+            )
             if good:
                 store.updates.keep(name, memory, root, store.length)
                 return ev.TransferEnded(name, root, length) if wanted is None else ev.UpdateHeld(root)

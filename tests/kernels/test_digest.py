@@ -96,6 +96,12 @@ def test_golden_digests() -> None:
     assert leaf_hash(b"").hex() == "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
 
 
+def test_threads_change_no_hash() -> None:
+    data = raw_bytes(3, 4096) * (33 * LEAF_BYTES // 4096)
+    assert leaf_hashes(data, threads=2) == leaf_hashes(data)
+    assert update_root(data, threads=2) == update_root(data)
+
+
 def test_tensors_and_buffers_are_the_same_bytes() -> None:
     x = tame(1, 512)
     raw = x.numpy().tobytes()

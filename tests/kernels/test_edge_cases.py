@@ -23,7 +23,7 @@ def there_and_back(kernels: Kernels, codec: Codec, x: torch.Tensor) -> torch.Ten
 
 @EVERYWHERE
 @ALL_CODECS
-@pytest.mark.parametrize("value", [0x7F800000, 0xFF800000, 0x7FC00000, 0xFF800001])
+@pytest.mark.parametrize("value", [0xFF800000, 0x7F800001], ids=["infinity", "nan"])
 def test_nonfinite_is_refused_by_index_and_marked(kernels: Kernels, codec: Codec, value: int) -> None:
     out, back = room(codec, GROUP + 512), torch.empty(GROUP + 512)
     x = with_bits(tame(3, GROUP + 512), {GROUP + 300: value, GROUP + 301: 0x7FC00001})
@@ -62,11 +62,11 @@ def test_what_would_decode_to_infinity_is_refused(kernels: Kernels, codec: Codec
 
 @EVERYWHERE
 @QUANTIZED
-@pytest.mark.parametrize("largest", [0, 1, 0x007FFFFF, 0x0D7FFFFF])
-def test_blocks_below_2_to_minus_100_are_zeros(kernels: Kernels, codec: Codec, largest: int) -> None:
-    out = room(codec, BLOCK)
-    assert kernels.encode(codec, with_bits(torch.zeros(BLOCK), {7: largest}), out) is None
-    assert bits(out) == bytes(out.numel())
+def test_blocks_below_2_to_minus_100_are_zeros(kernels: Kernels, codec: Codec) -> None:
+    for largest in (0, 1, 0x007FFFFF, 0x0D7FFFFF):
+        out = room(codec, BLOCK)
+        assert kernels.encode(codec, with_bits(torch.zeros(BLOCK), {7: largest}), out) is None
+        assert bits(out) == bytes(out.numel()), hex(largest)
 
 
 @EVERYWHERE
@@ -78,28 +78,26 @@ def test_denormals_are_kept(kernels: Kernels, codec: Codec) -> None:
 
 @EVERYWHERE
 @ALL_CODECS
-@pytest.mark.parametrize("largest", [0x0D800000, 0x0D800001, 0x3F7FFFFF, 0x3FBFFFFF, 0x7EFFFFFF])
-def test_smallest_and_largest_blocks_come_back(kernels: Kernels, codec: Codec, largest: int) -> None:
-    x = with_bits(torch.zeros(BLOCK), {0: largest, 1: largest | 0x80000000})
-    back, x = there_and_back(kernels, codec, x).double(), x.double()
+def test_smallest_and_largest_blocks_come_back(kernels: Kernels, codec: Codec) -> None:
     error = 2.0**-8 if codec is TOPK else max(codec.error, 2.0**-23)  # top-k sends both: only bf16 rounds them
-    assert bool(((back - x).abs() <= x.abs() * error).all())
+    for largest in (0x0D800000, 0x0D800001, 0x3F7FFFFF, 0x3FBFFFFF, 0x7EFFFFFF):
+        x = with_bits(torch.zeros(BLOCK), {0: largest, 1: largest | 0x80000000})
+        back, x = there_and_back(kernels, codec, x).double(), x.double()
+        assert bool(((back - x).abs() <= x.abs() * error).all()), hex(largest)
 
 
 @EVERYWHERE
 @ALL_CODECS
-@pytest.mark.parametrize("elements", [256, GROUP, GROUP + 768])
-@pytest.mark.parametrize("exponent", [-126, -90, 0, 60, 126])
-def test_the_error_stays_within_what_the_codec_declares(
-    kernels: Kernels, codec: Codec, elements: int, exponent: int
-) -> None:
+@pytest.mark.parametrize("elements", [256, GROUP + 768])
+def test_the_error_stays_within_what_the_codec_declares(kernels: Kernels, codec: Codec, elements: int) -> None:
     """Cubes of uniform numbers, one huge outlier: it costs its own unit's neighbours, nobody else."""
-    x = tame(7, elements, exponent)
-    x[elements - 100] *= 500 if exponent < 100 else 1
-    unit = UNITS[codec]
-    wide = torch.nn.functional.pad(x, (0, -elements % unit)).view(-1, unit).abs().amax(dim=1, keepdim=True)
-    bound = (wide.double() * codec.error + 2.0**-100).expand(-1, unit).reshape(-1)[:elements]
-    assert bool(((there_and_back(kernels, codec, x).double() - x.double()).abs() <= bound).all())
+    for exponent in (-126, -90, 0, 126):
+        x = tame(7, elements, exponent)
+        x[elements - 100] *= 500 if exponent < 100 else 1
+        unit = UNITS[codec]
+        wide = torch.nn.functional.pad(x, (0, -elements % unit)).view(-1, unit).abs().amax(dim=1, keepdim=True)
+        bound = (wide.double() * codec.error + 2.0**-100).expand(-1, unit).reshape(-1)[:elements]
+        assert bool(((there_and_back(kernels, codec, x).double() - x.double()).abs() <= bound).all()), exponent
 
 
 @EVERYWHERE
@@ -114,7 +112,7 @@ def test_padding_stays_zero(kernels: Kernels, codec: Codec) -> None:
 @EVERYWHERE
 @ALL_CODECS
 def test_any_bytes_decode_and_finite_tells(kernels: Kernels, codec: Codec) -> None:
-    for seed in range(20):
+    for seed in range(10):
         noise = torch.frombuffer(raw_bytes(seed, codec.encoded_bytes(BLOCK * 3)), dtype=torch.uint8)
         for enc in (noise, spoilt(encoded(codec, tame(seed, 4 * GROUP)), seed)):
             out = torch.empty(codec.elements(enc.numel()))
