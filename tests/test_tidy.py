@@ -280,6 +280,13 @@ def test_every_folder_with_python_is_packaged() -> None:
     assert sorted(tool["packages"]) == sorted(packages)
 
 
+def test_every_c_file_is_in_the_source_distribution() -> None:
+    # One that is missing there is not noticed: the package installs, with the slow kernels.
+    extension = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"][0]
+    here = [path.relative_to(ROOT).as_posix() for path in (ROOT / "kernels/csrc").iterdir()]
+    assert sorted(extension["sources"] + extension["depends"]) == sorted(here)
+
+
 @functools.cache
 def texts() -> tuple[tuple[str, str], ...]:
     """Every text file a clone has, but for this one, which names what it bans."""
