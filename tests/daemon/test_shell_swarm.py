@@ -7,15 +7,15 @@ import trio
 import trio.testing
 
 from tests.daemon.shell_trainer import FakeTrainer
-from tests.daemon.shell_world import Host, Refused, Shell, shell
+from tests.daemon.shell_world import RUN_TOML, Host, Refused, Shell, shell
 
 Clock = trio.testing.MockClock
 
 
-async def swarm(world: Shell, names: str, rounds: int, start_peers: int = 0) -> tuple[str, list[Host]]:
+async def swarm(world: Shell, names: str, rounds: int, start_peers: int = 0, toml: str = "") -> tuple[str, list[Host]]:
     """Hosts named by single letters, all in one run."""
     first = await world.host(names[0])
-    run_id = await first.init(start_peers or len(names), rounds)
+    run_id = await first.init(start_peers or len(names), rounds, toml)
     hosts = [first, *[await world.host(name, first) for name in names[1:]]]
     for host in hosts[1:]:
         await host.ask("join", run_id=run_id, peers=[first.address])
@@ -52,6 +52,17 @@ async def test_three_hosts_train_and_end_with_equal_digests(autojump_clock: Cloc
         for host in hosts:
             assert host.trainer is not None
             await host.trainer.finished.wait()
+
+
+async def test_with_bf16_and_plain_averaging_there_is_no_momentum(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        toml = RUN_TOML.format(start_peers=2, rounds=3) + '[outer]\ncodec = "bf16"\noptimizer = "average"\n'
+        _, hosts = await swarm(world, "ab", rounds=3, toml=toml)
+        await finish_alike(hosts, 3)
+        for host in hosts:
+            state = world.service(host).state
+            assert state.theta is not None and bool(state.theta.any())
+            assert state.momentum is not None and not bool(state.momentum.any())
 
 
 async def test_one_is_killed_and_one_joins_late_and_contributes(autojump_clock: Clock) -> None:
