@@ -133,10 +133,10 @@ class Faults:
         """Its disk is lost, its key is not: a voter without memory."""
         if host.leaving or not host.disk.entries or (self._scenario.must_go_on and not self._can_lose(host)):
             return False
-        world, voters = self._world, self._world.newest_voters()
+        world = self._world
         world.die(host, back, "and its disk is lost")
         host.disk = Disk()
-        world.truth.wiped(host, voters)
+        world.truth.wiped(host)
         host.joined = [name for name in sorted(world.hosts) if name != host.name]
         return True
 

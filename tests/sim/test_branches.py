@@ -163,10 +163,9 @@ def wipe(world: World, names: str) -> None:
     """Their disks are lost, their keys are not."""
     for name in names:
         host = world.hosts["P" + name]
-        voters = world.newest_voters()
         world.kill(host)
         host.disk, host.joined = Disk(), [other for other in world.hosts if other != host.name]
-        world.truth.wiped(host, voters)
+        world.truth.wiped(host)
         world.start(host)
 
 

@@ -68,7 +68,7 @@ class Truth:
         self._links: dict[bytes, Link] = {}
         self._decided_at: dict[tuple[bytes, int], bytes] = {}  # one record a generation and round
         self._decisions: dict[At, Ballots] = {}
-        # Voters whose disk was lost: the generations that there were then, each until they lose the seat there.
+        # Whose disk was lost: the generations in which it had a seat then, each until it loses that.
         self._forgetful: dict[str, dict[bytes, None]] = {}
         self.largest = 0  # table of any machine
 
@@ -88,10 +88,13 @@ class Truth:
         if vote.accepted is not None and vote.accepted_ballot is not None:
             self._voted(host, vote.at, vote.accepted_ballot, record_hash(vote.accepted.record))
 
-    def wiped(self, host: Host, voters: list[str]) -> None:
-        """Its disk is gone, and if it is a voter, so is the memory of its votes."""
-        if host.name in voters:
-            self._forgetful[host.name] = {link.generation: None for link in self._links.values() if link.generation}
+    def wiped(self, host: Host) -> None:
+        """Its disk is gone, and with it the memory of its votes: on each line on whose newest decision it has one."""
+        newest: dict[bytes, Link] = {}
+        for link in self._links.values():
+            if link.generation and (link.generation not in newest or newest[link.generation].round < link.round):
+                newest[link.generation] = link
+        self._forgetful[host.name] = {g: None for g, link in newest.items() if host.name in link.voters}
 
     def forgetful(self, voter: str) -> bool:
         """On the line with the most tokens."""
