@@ -182,7 +182,8 @@ class Membership:
 
     def soon(self, now: float) -> None:
         """Something in our beacon changed: send it before its time."""
-        self._next_beacon_at = min(self._next_beacon_at, now + limits.REBEACON_MIN_S)
+        if now + limits.REBEACON_MIN_S < self._next_beacon_at:
+            self._next_beacon_at, self.news = now + limits.REBEACON_MIN_S, True
 
     def beacon_due(self, now: float) -> bool:
         return now >= self._next_beacon_at
