@@ -203,7 +203,7 @@ class Keeper:
         if self.round.finished:
             raise NoRecovery("the run is finished")
         if digest is None:
-            raise NoRecovery(f"this host is catching up: it has not reached round {self.head.round} of its log")
+            raise NoRecovery(f"this host does not have {state_name(self.head.round)} yet: ask one that does")
         able, me = self.round.parts.muster.able_peers(now), self.context.peer
         remembering = self.branching.voting(able, self.seat.may_branch(self.head), now)
         here = able if self.leaving or me in able else sorted([*able, me])
