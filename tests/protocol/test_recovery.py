@@ -79,7 +79,7 @@ def test_why_there_is_nothing_to_recover() -> None:
     pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PD", head_round=5, state="synced")).skip()
     with pytest.raises(NoRecovery, match="a peer here has round 5 already, and this host only round 2"):
         pa.node.recovery_draft(pa.now)
-    wiped = Host(run, applied=-2, entries=[], vote=None)
+    wiped = Host(run, applied=-2, entries=[], vote=None).told(ev.Tick())
     with pytest.raises(NoRecovery, match="does not have the first parameters yet"):
         wiped.node.recovery_draft(wiped.now)
     config = config_from_toml({"name": "x", "swarm": {"start_peers": 2, "min_peers": 2}, "timers": TIMERS})
