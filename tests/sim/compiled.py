@@ -20,7 +20,8 @@ SOURCES = {"protocol": "intellectd/protocol", "kernels": "intellectd/kernels", "
 # These define structs of msgspec, whose metaclass is not for mypyc, or are nothing but constants.
 AS_THEY_ARE = ("__init__", "entries", "ids", "limits", "manifest", "messages", "port", "run_id", "run_toml")
 OF_WORLDS = ("decoded", "faults", "host", "network", "rings", "tags", "training", "truth", "watch", "world")
-COMPILE_S = 900  # a minute on two idle cores
+OPTIMIZED = "1"  # 3 runs no faster, since most of the time goes to CPython itself, and takes half as long again to make
+COMPILE_S = 1800  # of a core it is a minute, and some machines are busy
 
 
 class NotCompiled(Exception):
@@ -68,7 +69,7 @@ def _compile(new: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mypyc", *files],
         cwd=new,
-        env={**os.environ, "PYTHONPATH": "", "MYPYC_OPT_LEVEL": "3", "MYPYC_DEBUG_LEVEL": "0"},
+        env={**os.environ, "PYTHONPATH": "", "MYPYC_OPT_LEVEL": OPTIMIZED, "MYPYC_DEBUG_LEVEL": "0"},
         capture_output=True,
         text=True,
         timeout=COMPILE_S,

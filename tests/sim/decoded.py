@@ -6,7 +6,6 @@ machines tell one that they keep from one that has come again by identity; what 
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from typing import Any
 
 import msgspec
@@ -19,7 +18,7 @@ KEPT_MAX = 2048  # a few seconds of a large swarm: whatever is still under way w
 def remembering(decode: Callable[[bytes, Any], Any]) -> Callable[[bytes, Any], Any]:
     """`decode` with a memory: a second time it makes no new message of the same bytes. Raises what it raises."""
     envelopes: dict[bytes, messages.Envelope] = {}
-    bodies: dict[bytes, messages.AnyMessage] = {}
+    bodies: dict[bytes, Any] = {}
     any_message: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(messages.AnyMessage)
 
     def remembered(data: bytes, kind: Any) -> Any:
@@ -40,7 +39,7 @@ def remembering(decode: Callable[[bytes, Any], Any]) -> Callable[[bytes, Any], A
                 body = bodies[data] = any_message.decode(data)  # builds its tables once, not once a message
             except msgspec.MsgspecError:
                 return decode(data, kind)  # says what is wrong with it
-        return copy(body)
+        return body.__copy__()
 
     return remembered
 
