@@ -53,5 +53,17 @@ def check_divisor(divisor: float) -> None:
 
 
 def _check_plain(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
-    if tensor.dtype != dtype or tensor.device.type != "cpu" or not tensor.is_contiguous():
-        raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}; a contiguous {dtype} on the CPU is needed")
+    if tensor.dtype != dtype or tensor.device.type not in ("cpu", "cuda") or not tensor.is_contiguous():
+        wanted = f"a contiguous {dtype} on the CPU or a CUDA device is needed"
+        raise ValueError(f"{name} is {tensor.dtype} on {tensor.device}; {wanted}")
+    if tensor.device.type == "cuda" and tensor.data_ptr() % 4:  # a GPU cannot read scales from odd addresses
+        raise ValueError(f"{name} is not aligned to 4 bytes; copy it first")
+
+
+def one_device(*tensors: Tensor | None) -> torch.device:
+    """Where all of them lie."""
+    given = [tensor.device for tensor in tensors if tensor is not None]
+    for device in given:
+        if device != given[0]:
+            raise ValueError(f"vectors lie on {given[0]} and on {device}; a kernel works on one device")
+    return given[0]

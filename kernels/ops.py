@@ -1,8 +1,8 @@
 """The kernels as everyone else calls them: arguments checked, then C where it is built, else torch.
 
-Tensors are contiguous CPU tensors: float32 of n elements (n a multiple of 256) or uint8 of the codec's bytes for n;
-anything else raises ValueError. Weights and hyper-parameters are rounded to fp32 first. `threads` is how many may
-work at once; no result depends on it.
+Tensors are contiguous, all on the CPU or all on one CUDA device (Triton then, `device.py`): float32 of n elements
+(n a multiple of 256) or uint8 of the codec's bytes for n; anything else raises ValueError. Weights and
+hyper-parameters are rounded to fp32 first. `threads` is how many may work at once; no result depends on it.
 """
 
 import math
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from intellectd.kernels.checks import check_bytes, check_divisor, check_floats, check_overlap, check_scalar
+from intellectd.kernels.checks import check_bytes, check_divisor, check_floats, check_overlap, check_scalar, one_device
 from intellectd.kernels.choice import ENVIRONMENT, Choice, KernelChoiceError, choose
-from intellectd.kernels.codec import Codec
-from intellectd.kernels.interface import Feedback
+from intellectd.kernels.codec import FP32, Codec
+from intellectd.kernels.device import trusted
+from intellectd.kernels.interface import Feedback, Kernels
 from intellectd.kernels.outer import OuterStep, OuterVectors, check_step
 from intellectd.kernels.step_leaves import step_leaves
 
@@ -81,11 +82,17 @@ def _worth(threads: int, elements: int) -> int:
     return max(1, min(threads, elements // THREAD_ELEMENTS_MIN))
 
 
+def _kernels(codec: Codec, *vectors: Tensor | None) -> Kernels:
+    """By where the vectors lie. Raises ValueError where they lie apart, `device.DeviceUnavailable`."""
+    device = one_device(*vectors)
+    return _choice.kernels if device.type == "cpu" else trusted(device, codec)
+
+
 def encode(codec: Codec, x: Tensor, out: Tensor, threads: int = 1) -> int | None:
     """out <- enc(x). Index of the first element that cannot be, if any (its unit is written as NaN)."""
     check_floats(x=x)
     check_bytes(codec, x.numel(), out=out)
-    return _choice.kernels.encode(codec, x, out, _worth(threads, x.numel()))
+    return _kernels(codec, x, out).encode(codec, x, out, _worth(threads, x.numel()))
 
 
 def encode_delta(
@@ -102,7 +109,9 @@ def encode_delta(
         check_overlap(feedback.residual, feedback.error)
         check_scalar("decay", feedback.decay)
     threads = _worth(threads, anchor.numel())
-    squares, first_nonfinite = _choice.kernels.encode_delta(codec, anchor, local, out, feedback, threads)
+    fed = () if feedback is None else (feedback.error, feedback.residual)
+    kernels = _kernels(codec, anchor, local, out, *fed)
+    squares, first_nonfinite = kernels.encode_delta(codec, anchor, local, out, feedback, threads)
     return DeltaStats(math.sqrt(squares) if first_nonfinite is None else math.nan, first_nonfinite)
 
 
@@ -110,7 +119,7 @@ def decode(codec: Codec, enc: Tensor, out: Tensor, threads: int = 1) -> None:
     """out <- dec(enc); any bytes decode, a unit with a bad scale to NaN."""
     check_floats(out=out)
     check_bytes(codec, out.numel(), enc=enc)
-    _choice.kernels.decode(codec, enc, out, _worth(threads, out.numel()))
+    _kernels(codec, enc, out).decode(codec, enc, out, _worth(threads, out.numel()))
 
 
 def decode_add(codec: Codec, enc: Tensor, weight: float, total: Tensor, threads: int = 1) -> None:
@@ -118,7 +127,7 @@ def decode_add(codec: Codec, enc: Tensor, weight: float, total: Tensor, threads:
     check_floats(total=total)
     check_bytes(codec, total.numel(), enc=enc)
     check_scalar("weight", weight)
-    _choice.kernels.decode_add(codec, enc, weight, total, _worth(threads, total.numel()))
+    _kernels(codec, enc, total).decode_add(codec, enc, weight, total, _worth(threads, total.numel()))
 
 
 def encode_mean(codec: Codec, total: Tensor, divisor: float, out: Tensor, threads: int = 1) -> int | None:
@@ -126,14 +135,14 @@ def encode_mean(codec: Codec, total: Tensor, divisor: float, out: Tensor, thread
     check_floats(total=total)
     check_bytes(codec, total.numel(), out=out)
     check_divisor(divisor)
-    return _choice.kernels.encode_mean(codec, total, divisor, out, _worth(threads, total.numel()))
+    return _kernels(codec, total, out).encode_mean(codec, total, divisor, out, _worth(threads, total.numel()))
 
 
 def finite(codec: Codec, enc: Tensor, threads: int = 1) -> bool:
     """Whether all of `enc` decodes to finite numbers; ask it of bytes from a peer before using them."""
     elements = codec.elements(enc.numel())
     check_bytes(codec, elements, enc=enc)
-    return _choice.kernels.finite(codec, enc, _worth(threads, elements))
+    return _kernels(codec, enc).finite(codec, enc, _worth(threads, elements))
 
 
 def ring_hop(
@@ -160,13 +169,14 @@ def ring_hop(
     check_scalar("weight", weight)
     if divisor is not None:
         check_divisor(divisor)
-    return _choice.kernels.ring_hop(codec, incoming, own, weight, divisor, out, _worth(threads, elements))
+    kernels = _kernels(codec, own, incoming, out)
+    return kernels.ring_hop(codec, incoming, own, weight, divisor, out, _worth(threads, elements))
 
 
 def outer_step(codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVectors, threads: int = 1) -> None:
     """d = dec(update), then what `step` says, in place. Raises NotFinite, with nothing changed, if d is not."""
     threads = _checked_step(codec, update, step, vectors, threads)
-    _choice.kernels.outer_step(codec, update, step, vectors, threads)
+    _kernels(codec, update, vectors.theta).outer_step(codec, update, step, vectors, threads)
 
 
 def outer_step_leaves(
@@ -174,6 +184,8 @@ def outer_step_leaves(
 ) -> list[bytes]:
     """`outer_step`, and the digest's leaves of theta, then of momentum (SPEC K8), each hashed while it is in cache."""
     threads = _checked_step(codec, update, step, vectors, threads)
+    if vectors.theta.device.type != "cpu":
+        raise ValueError("leaves are hashed on the CPU; step there")
     return step_leaves(_choice.kernels, codec, update, step, vectors, threads)
 
 
@@ -182,7 +194,8 @@ def _checked_step(codec: Codec, update: Tensor, step: OuterStep, vectors: OuterV
     check_bytes(codec, vectors.theta.numel(), update=update)
     check_step(step, vectors)
     threads = _worth(threads, vectors.theta.numel())
-    if not _choice.kernels.finite(codec, update, threads):
+    kernels = _kernels(codec, update, vectors.theta, vectors.momentum, vectors.gathered)
+    if not kernels.finite(codec, update, threads):
         raise NotFinite("the update holds NaN or infinity; it was not applied (check `finite` before a vote)")
     return threads
 
@@ -190,4 +203,4 @@ def _checked_step(codec: Codec, update: Tensor, step: OuterStep, vectors: OuterV
 def subtract_into(anchor: Tensor, x: Tensor, threads: int = 1) -> None:
     """x <- anchor - x. Applied with the old anchor, then the new one, it carries uncommitted steps over."""
     check_floats(anchor=anchor, x=x)
-    _choice.kernels.subtract_into(anchor, x, _worth(threads, x.numel()))
+    _kernels(FP32, anchor, x).subtract_into(anchor, x, _worth(threads, x.numel()))

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from intellectd.kernels import codec
 from intellectd.kernels.cuda import e3m0, int4, int8, topk
-from intellectd.kernels.cuda.tiles import TILE, quarter
+from intellectd.kernels.cuda.tiles import quarter
 from intellectd.kernels.cuda.wide import load_bf16, load_fp32, store_bf16, store_fp32
 
 FP32 = tl.constexpr(codec.FP32.native_id)

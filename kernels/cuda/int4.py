@@ -1,4 +1,4 @@
-"""int4 in Triton: a bf16 scale per quarter, absmax / 7 rounded, and its multiples from -7 to 7. As reference/int4.py."""
+"""int4 in Triton: a bf16 scale per quarter, absmax / 7 rounded, and multiples from -7 to 7. As reference/int4.py."""
 
 import triton
 import triton.language as tl

@@ -4,8 +4,16 @@ import triton
 import triton.language as tl
 
 from intellectd.kernels import codec
-from intellectd.kernels.cuda.bits import MAGNITUDE_MASK, NAN_BITS, bits_of, float_of, magnitudes, or_nan, rounded
-from intellectd.kernels.cuda.bits import unit_state
+from intellectd.kernels.cuda.bits import (
+    MAGNITUDE_MASK,
+    NAN_BITS,
+    bits_of,
+    float_of,
+    magnitudes,
+    or_nan,
+    rounded,
+    unit_state,
+)
 from intellectd.kernels.cuda.tiles import QUARTER, of_four, places
 
 CODE_MAX = tl.constexpr(codec.CODE_MAX)

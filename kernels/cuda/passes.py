@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from intellectd.kernels.cuda import topk
-from intellectd.kernels.cuda.bits import NAN_BITS, float_of, magnitudes, or_nan
+from intellectd.kernels.cuda.bits import float_of, magnitudes, or_nan
 from intellectd.kernels.cuda.codecs import decode_tile, encode_tile
 from intellectd.kernels.cuda.squares import halves_onto_halves, store_block_sums
 from intellectd.kernels.cuda.tiles import BLOCK, TILE, of_four, quarter, tile_rows
@@ -180,4 +180,6 @@ def finite(enc, first, blocks, CODEC: tl.constexpr):
 def subtract_into(anchor, x, blocks):
     at = tl.program_id(0).to(tl.int64) * (TILE * BLOCK) + tl.arange(0, TILE * BLOCK)
     inside = at < blocks * BLOCK
-    tl.store(x + at, tl.load(anchor + at, mask=inside, other=0.0) - tl.load(x + at, mask=inside, other=0.0), mask=inside)
+    tl.store(
+        x + at, tl.load(anchor + at, mask=inside, other=0.0) - tl.load(x + at, mask=inside, other=0.0), mask=inside
+    )

@@ -6,7 +6,7 @@ Written out instead of `tl.sum`, whose order is the compiler's.
 import triton
 import triton.language as tl
 
-from intellectd.kernels.cuda.tiles import BLOCKS_PER_GROUP, TILE, tile_rows
+from intellectd.kernels.cuda.tiles import BLOCKS_PER_GROUP, tile_rows
 
 _GROUPS = tl.constexpr(32)  # a program's; each is a chain of 64 dependent additions
 GROUPS_A_PROGRAM = 32

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from intellectd.kernels.cuda.codecs import decode_tile
 from intellectd.kernels.cuda.bits import float_of
+from intellectd.kernels.cuda.codecs import decode_tile
 from intellectd.kernels.cuda.tiles import quarter, tile_rows
 
 NESTEROV, AVERAGE, DELAYED, DELAYED_TURN = range(4)
@@ -12,9 +12,7 @@ _NESTEROV, _AVERAGE, _TURN = tl.constexpr(NESTEROV), tl.constexpr(AVERAGE), tl.c
 
 
 @triton.jit(do_not_specialize=["lr", "mu", "delay", "blocks"])
-def outer_step(
-    enc, theta, momentum, gathered, lr, mu, delay, blocks, CODEC: tl.constexpr, OPTIMIZER: tl.constexpr
-):
+def outer_step(enc, theta, momentum, gathered, lr, mu, delay, blocks, CODEC: tl.constexpr, OPTIMIZER: tl.constexpr):
     """lr, mu and delay are bits of fp32 numbers."""
     rows = tile_rows()
     inside = (rows < blocks)[:, None]

@@ -15,13 +15,12 @@ from intellectd.kernels.cuda.bits import (
     NAN_BITS_BF16,
     ZERO_BITS,
     float_of,
-    from_bf16,
     magnitudes,
     or_nan,
     to_bf16,
 )
 from intellectd.kernels.cuda.squares import halves_onto_halves
-from intellectd.kernels.cuda.tiles import BLOCK, QUARTER, TILE, quarter
+from intellectd.kernels.cuda.tiles import BLOCK, TILE, quarter
 
 CHUNK = tl.constexpr(codec.CHUNK)
 CHUNK_BYTES = tl.constexpr(codec.TOPK.encoded_bytes(codec.CHUNK))
