@@ -65,7 +65,7 @@ class HostVectors:
 
     def encode(self, codec: Codec, x: Tensor, out: Tensor, threads: int = 1) -> int | None:
         with self._there(x, out) as there:
-            return self._kernels.encode(codec, *there)
+            return self._kernels.encode(codec, there[0], there[1])
 
     def encode_delta(
         self,
@@ -83,7 +83,7 @@ class HostVectors:
 
     def decode(self, codec: Codec, enc: Tensor, out: Tensor, threads: int = 1) -> None:
         with self._there(enc, out) as there:
-            self._kernels.decode(codec, *there)
+            self._kernels.decode(codec, there[0], there[1])
 
     def decode_add(self, codec: Codec, enc: Tensor, weight: float, total: Tensor, threads: int = 1) -> None:
         with self._there(enc, total) as there:
@@ -118,7 +118,7 @@ class HostVectors:
 
     def subtract_into(self, anchor: Tensor, x: Tensor, threads: int = 1) -> None:
         with self._there(anchor, x) as there:
-            self._kernels.subtract_into(*there)
+            self._kernels.subtract_into(there[0], there[1])
 
     def finite(self, codec: Codec, enc: Tensor, threads: int = 1) -> bool:
         with self._there(enc) as there:
