@@ -13,6 +13,10 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.wan.fixture import wan
+
+__all__ = ["wan"]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is first imported
 
 # A fault that a change makes shows at once or in many examples: .ci/run takes those. No deadline: a busy machine
