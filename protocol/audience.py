@@ -24,7 +24,7 @@ def place(peer: str) -> int:
 class Audience:
     def __init__(self, me: str, timers: Timers, rng: Random) -> None:
         self._me, self._timers, self._rng = me, timers, rng
-        self._voters: list[str] = []
+        self._voters: dict[str, None] = {}
         self._order: list[str] = []  # of the leaders of this decision
         self._roster = 0
         self._circle: list[tuple[int, str]] = []  # the voters, by place
@@ -32,8 +32,8 @@ class Audience:
         self._tried: dict[str, float] = {}  # guides, since when they are told
 
     def follow(self, head: Head) -> None:
-        if head.voters != self._voters:
-            self._voters = list(head.voters)
+        if head.voters != list(self._voters):
+            self._voters = dict.fromkeys(head.voters)
             self._circle = sorted((place(voter), voter) for voter in head.voters)
             self._tried = {v: at for v, at in self._tried.items() if v in head.voters}
         self._order = leader_order(head.voters, head.hash)
@@ -54,22 +54,30 @@ class Audience:
     # ---- the choice
 
     def choose(
-        self, peers: Sequence[str], alive: Collection[str], waits_s: float, journal: bool, record: bool, now: float
+        self,
+        known: Collection[str],
+        names: Sequence[str],
+        alive: Collection[str],
+        waits_s: float,
+        journal: bool,
+        record: bool,
+        now: float,
     ) -> list[str]:
-        """Of the known `peers`. `waits_s`: for how long this host's delta has been ready; `journal`: it could vote
-        here; `record`: the head is news."""
-        if not self.sparse(len(peers)):
-            return sorted(peers)
-        known = dict.fromkeys(peers)
+        """Of the known peers, which are listed in `names` too. `waits_s`: for how long this host's delta has been
+        ready; `journal`: it could vote here; `record`: the head is news."""
+        if not self.sparse(len(known)):
+            return sorted(known)
         if self.seats(self._me) or self._roster <= limits.ROSTER_DENSE_MAX or not journal:
             told = [*self._voters, *self._answered(alive)]
         else:
             told = [*self._leaders(waits_s), *self._guides(known, alive, now)]
         chosen = dict.fromkeys(p for p in told if p in known and p != self._me)
-        others = [p for p in peers if p not in chosen]
-        lots = limits.RECORD_LOTS if record else limits.BEACON_LOTS
-        drawn = self._rng.sample(others, min(lots, len(others)))
-        return sorted([*chosen, *drawn])
+        wanted = min(len(chosen) + (limits.RECORD_LOTS if record else limits.BEACON_LOTS), len(known))
+        for _ in range(limits.LOTS_TRIED_MAX if names else 0):  # of a thousand, few are chosen already
+            if len(chosen) >= wanted:
+                break
+            chosen[self._rng.choice(names)] = None
+        return sorted(chosen)
 
     def first(self) -> list[str]:
         """The leaders that everybody tells from the beginning of a decision (B10)."""

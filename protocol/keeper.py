@@ -70,6 +70,7 @@ class Keeper:
         self.round = self._new_round(now)
         self.halted: str | None = None
         self.leaving = False
+        self._trusted_at = float("-inf")  # when the bulk plane was told of others last
         self._looked_at = self._calm_until = self._deadline = float(
             "-inf"
         )  # see Node: nothing is due before, unless there is news

@@ -11,6 +11,7 @@ LEADERS_TOLD = 3  # of a decision, from the beginning: two of them may die
 GUIDES = 2  # voters that tell a host of the quorum; one of them may die
 BEACON_LOTS = 1  # told by lot with each beacon: everybody hears somebody in 5 s or 10
 RECORD_LOTS = 8  # told by lot of a new record: a thousand hosts in three or four steps, 9, 81, 729
+LOTS_TRIED_MAX = 32  # draws for those lots: four times as many as are wanted
 LOOK_S = 0.25  # hearsay of a sparse swarm is acted on so often: a thousand beacons of 5 s are 200 a second
 SPREAD_MAX = 64  # peers that one voter passes a plan on to: 1,024 by 16 voters
 SPREADS_PER_S_MAX = 1  # plans passed on for one voter: an attempt has one

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from intellectd.protocol import limits
 from intellectd.protocol.audience import Audience
 from intellectd.protocol.context import Context
-from intellectd.protocol.effects import AskMembers, Learn, Note, Out, To, Trust
+from intellectd.protocol.effects import AskMembers, Effect, Learn, Note, Out, To, Trust
 from intellectd.protocol.entries import Head
 from intellectd.protocol.messages import Beacon
 
@@ -35,7 +35,8 @@ class Membership:
         self._listening_since = now
         self._handled_at = now
         self.audience = Audience(context.peer, self._timers, context.rng)
-        self._voters: list[str] = []  # of the head: never forgotten
+        self._voters: dict[str, None] = {}  # of the head: never forgotten
+        self._names: list[str] = []  # of `peers`, for lots
         self._head = b""
         self._alive: dict[str, Beacon] = {}
         self.alive_until = now  # when the first of them falls silent
@@ -58,7 +59,7 @@ class Membership:
 
     def follow(self, head: Head, now: float) -> None:
         """Another head: others lead and vote."""
-        self._voters = head.voters
+        self._voters = dict.fromkeys(head.voters)
         self.audience.follow(head)
         if any(voter not in self.peers for voter in head.voters if voter != self._context.peer):
             self._exchange_s = limits.PEER_EXCHANGE_MIN_S
@@ -123,7 +124,7 @@ class Membership:
         if view is None:
             if len(self.peers) >= limits.PEERS_MAX and not self._make_room(now):
                 return [Note("peer_table_full", f"{peer} not added: {limits.PEERS_MAX} peers known", "warning")]
-            self.peers[peer] = PeerView(addresses, now)
+            self.peers[peer], self._names = PeerView(addresses, now), []
             self.news = True
             if not self.sparse:
                 self.soon(now)  # a newcomer should not wait for our next beacon to know us
@@ -193,7 +194,9 @@ class Membership:
         self._next_beacon_at = now + self._timers.beacon_s * (0.8 + 0.4 * self._context.rng.random())
         alive, record = self.alive_beacons(now), beacon.head != self._head
         self._head = beacon.head
-        return [To(p, beacon) for p in self.audience.choose(list(self.peers), alive, waits_s, journal, record, now)]
+        self._names = self._names or sorted(self.peers)
+        told = self.audience.choose(self.peers, self._names, alive, waits_s, journal, record, now)
+        return [To(peer, beacon) for peer in told]
 
     def tick(self, now: float) -> list[Out]:
         if now < self._next_exchange_at:
@@ -207,6 +210,7 @@ class Membership:
             silent_s = now - max(self._last(self.peers[peer]), self._listening_since)
             if silent_s > limits.FORGET_PEER_S and peer not in self._voters:
                 del self.peers[peer]
+                self._names = []
                 self._alive.pop(peer, None)
                 self._moved = True
                 out.append(Note("peer_forgotten", f"{peer} silent for {silent_s:.0f} s, forgotten"))
@@ -245,11 +249,11 @@ class Membership:
             return False
         # Those that only somebody else spoke of go first: names are cheap to invent.
         del self.peers[min(spare, key=lambda p: (self.peers[p].heard_at is not None, self._last(self.peers[p]), p))]
-        self._moved = True
+        self._moved, self._names = True, []
         return True
 
-    def retrust(self) -> list[Out]:
-        """Whom the bulk plane trusts, if that has changed. Asked once an event: a member's answer names many."""
+    def retrust(self) -> list[Effect]:
+        """Whom the bulk plane trusts, if that has changed."""
         if not self._moved:
             return []
         self._moved = False

@@ -19,6 +19,8 @@ from intellectd.protocol import limits
 from intellectd.protocol.effects import (
     ApplyUpdate,
     Effect,
+    FetchSnapshot,
+    FetchUpdate,
     Halt,
     Note,
     Out,
@@ -55,6 +57,7 @@ PROGRESS_FRACTION = 0.2  # of attempt_s: an attempt that moves is seen to move i
 # Everything is due at most once a phase of an attempt; more rounds than this mean that two parts chase each other.
 RESTLESS_MAX = 64
 HEARSAY = (ev.MessageReceived, ev.MembersReceived, ev.PeerLearned)  # what may tell nothing new
+BULK = (StartTransfer, FetchUpdate, FetchSnapshot)
 ASTRAY = "this host's state differs from the agreed one"
 
 
@@ -255,8 +258,10 @@ class Node(Keeper):
             effects += self._sent(out, now)
             out = [] if self.halted else self._due(now)
             if not out:
-                last = [] if self.halted else [*self.membership.retrust(), *self._beacon(now)]
-                effects += self._sent(last, now)
+                effects += self._sent([] if self.halted else self._beacon(now), now)
+                # Of a thousand peers some always change: these are told when their bytes are needed, or now and then.
+                trusts = not self.membership.sparse or now >= self._trusted_at + self.context.config.timers.beacon_s
+                effects += self._trust(now) if trusts else []
                 self._calm(now)
                 return effects
         return [*effects, *self._sent([*out, Note("restless", "the machines do not come to rest", "error")], now)]
@@ -289,6 +294,7 @@ class Node(Keeper):
                 around = [] if isinstance(said, Relay) else self.relaying.around(item.peer, data, now)
                 effects += [Send(way.peer, self._sealed(way.message)) for way in around]
             else:
+                effects += self._trust(now) if isinstance(item, BULK) else []
                 effects.append(item)
                 if isinstance(item, PersistVote):
                     self._votes[item.at.generation] = item
@@ -298,6 +304,10 @@ class Node(Keeper):
                 elif isinstance(item, Halt):
                     self.halted = item.reason
         return effects
+
+    def _trust(self, now: float) -> list[Effect]:
+        self._trusted_at = now
+        return self.membership.retrust()
 
     def _sealed(self, message: AnyMessage) -> bytes:
         return seal(self.context.run, self.context.peer, message, self.context.crypto)

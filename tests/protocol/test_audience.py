@@ -37,7 +37,8 @@ def choose(
     record: bool = False,
     now: float = 100.0,
 ) -> list[str]:
-    return of.choose([p for p in EVERYBODY if p != me], alive, waits_s, journal, record, now)
+    known = [p for p in EVERYBODY if p != me]
+    return of.choose(dict.fromkeys(known), known, alive, waits_s, journal, record, now)
 
 
 def test_few_tell_everybody() -> None:
@@ -45,7 +46,7 @@ def test_few_tell_everybody() -> None:
     run.opening(*EVERYBODY[:32])
     few = audience(run.head, EVERYBODY[31])
     assert not few.sparse(64) and few.sparse(65)
-    assert few.choose(["PB", "PA"], (), 0.0, True, False, 0.0) == ["PA", "PB"]
+    assert few.choose(["PB", "PA"], ["PB", "PA"], (), 0.0, True, False, 0.0) == ["PA", "PB"]
 
 
 def test_a_member_tells_three_leaders_two_guides_and_one_by_lot(head: Head) -> None:
