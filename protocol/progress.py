@@ -130,7 +130,8 @@ class Progress:
         if until is not None and head.round >= until:
             return []
         carried = self._carried_tokens > 0
-        resumed, self._resume = self.resumes(head, applied, self._resume), None
+        lost, self._resume = self._resume, None
+        resumed = self.resumes(head, applied, lost)
         if not carried:
             self._base_round, self._streams = head.round, []
         self._streams = [*self._streams, *assignment.streams]
@@ -138,7 +139,14 @@ class Progress:
         if resumed:
             return [Note("resumed", f"the trainer goes on with round {self._round}")]
         streams = tuple((s.round, s.slot) for s in assignment.streams)
-        return [StartTraining(self._round, assignment.steps, streams, head.tokens_total, head.round, not carried)]
+        if lost is not None:  # a record came between its question and our answer
+            text = f"the work on round {lost} that the trainer came back with is dropped: the run went on without it"
+            self._dropped.append(Note("progress_dropped", text, "warning"))
+        said = self.take_dropped()
+        return [
+            *said,
+            StartTraining(self._round, assignment.steps, streams, head.tokens_total, head.round, not carried),
+        ]
 
     def resumes(self, head: Head, applied: int, training_round: int | None) -> bool:
         """May a trainer that comes back keep what it did in `training_round`: is that still the round to do, and is

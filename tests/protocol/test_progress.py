@@ -142,6 +142,18 @@ def test_a_trainer_that_comes_back_goes_on() -> None:
     assert own(pz).tokens == 100
 
 
+def test_a_trainer_that_comes_back_a_moment_too_late_is_said_to_lose_its_work() -> None:
+    """SPEC P6, P8: it was told that it may go on, and then a record came before the node heard of it."""
+    run, pz = member()
+    assert pz.node.progress.resumes(pz.node.head, 1, 2)
+    decide(run, pz, "PA")
+    pz.told(ev.Applied(2, run.state)).skip()
+    pz.notes.clear()
+    pz >> ev.TrainerAttached(2)
+    pz << "train round 3 on 3/1"
+    assert ["progress_dropped"] == [note.event for note in pz.notes]
+
+
 def test_a_trainer_with_carried_work_of_an_earlier_life_starts_over() -> None:
     """SPEC P8: its parameters hold the data of two rounds, but this host knows only of one: it would count twice."""
     run, pz = member()

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
-
 from intellectd.protocol import messages
 
 KEPT_MAX = 2048  # a few seconds of a large swarm: whatever is still under way was sent no longer ago
@@ -19,7 +17,6 @@ def remembering(decode: Callable[[bytes, Any], Any]) -> Callable[[bytes, Any], A
     """`decode` with a memory: a second time it makes no new message of the same bytes. Raises what it raises."""
     envelopes: dict[bytes, messages.Envelope] = {}
     bodies: dict[bytes, Any] = {}
-    any_message: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(messages.AnyMessage)
 
     def remembered(data: bytes, kind: Any) -> Any:
         if kind is messages.Envelope:
@@ -35,10 +32,7 @@ def remembering(decode: Callable[[bytes, Any], Any]) -> Callable[[bytes, Any], A
         if body is None:
             if len(bodies) >= KEPT_MAX:
                 bodies.clear()
-            try:
-                body = bodies[data] = any_message.decode(data)  # builds its tables once, not once a message
-            except msgspec.MsgspecError:
-                return decode(data, kind)  # says what is wrong with it
+            body = bodies[data] = decode(data, kind)
         return body.__copy__()
 
     return remembered
