@@ -24,29 +24,31 @@ import psutil
 from intellectd.daemon.cli.client import ask
 from intellectd.daemon.errors import OperatorError
 from tests.e2e.host import Host, tiny_trainer
-from tests.e2e.namespaces import PORT, Namespaces, can_cut
 from tests.e2e.swarm import Swarm
 from tests.e2e.test_swarm import agree
+from tests.wan.network import Wan, why_not
+from tests.wan.topology import Route, uniform
 
 PAUSE_S = (2.0, 5.0)  # between two faults
 LASTS_S = (1.0, 12.0)  # below and above expel_s
 AHEAD = 3  # rounds that the gate is open beyond the newest: the run goes as fast as it can, and ends at a known round
 LOOK_S = 0.25
+PORT = 4001  # each has an address of its own, so that a restart finds its port free
 ANSWER_S_MAX = 2.0  # a daemon that is asked between the faults may just have been hit
 FIRST_ROUNDS, LAST_ROUNDS = 2, 3  # with everybody
 
 
 class SoakHost(Host):
-    def __init__(self, number: int, net: Namespaces | None, folder: Path, sockets: Path, gate: Path) -> None:
-        self.number, self._net = number, net
+    def __init__(self, name: str, net: Wan | None, folder: Path, sockets: Path, gate: Path) -> None:
+        self._net = net
         if net is not None:
-            self.where = net.inside(number)
-        super().__init__(f"host-{number + 1}", folder, sockets, tiny_trainer(gate))
+            self.where = net.inside(name)
+        super().__init__(name, folder, sockets, tiny_trainer(gate))
 
     def start(self, *options: str) -> None:
         """Where it was before: that is how the others remember it."""
         if self._net is not None:
-            there = self._net.address(self.number)
+            there = self._net.address(self.name)
             options = (f"--network-listen=/ip4/{there}/tcp/{PORT}", f"--network-bulk-listen={there}:0", *options)
         elif self.address:
             options = ("--network-listen", self.address.partition("/p2p/")[0], *options)
@@ -54,11 +56,11 @@ class SoakHost(Host):
 
 
 class Soak:
-    def __init__(self, swarm: Swarm, hosts: list[SoakHost], net: Namespaces | None, rng: Random) -> None:
+    def __init__(self, swarm: Swarm, hosts: list[SoakHost], net: Wan | None, rng: Random) -> None:
         self._swarm, self._hosts, self._net, self._rng = swarm, hosts, net, rng
         self.faults: dict[str, int] = {}
         self.round, self.longest_pause_s, self._looked = 0, 0.0, 0
-        self._undo: list[tuple[float, int, SoakHost, Callable[[], None]]] = []
+        self._undo: list[tuple[float, str, SoakHost, Callable[[], None]]] = []
         self._hit: dict[str, SoakHost] = {}  # until what befell them is undone
         self._fresh: dict[str, SoakHost] = {}  # started again, and not yet waited for
         self._advanced_at = time.monotonic()
@@ -114,15 +116,15 @@ class Soak:
     def _cut(self, host: SoakHost) -> str:
         net = self._net
         assert net is not None
-        net.cut(host.number, whole=False)
-        self._later(host, lambda: net.cut(host.number, whole=True))
+        net.cut(host.name)
+        self._later(host, lambda: net.heal(host.name))
         return "cut off"
 
     def _mute(self, host: SoakHost) -> str:
         net, other = self._net, self._rng.choice([h for h in self._hosts if h is not host])
         assert net is not None
-        net.mute(host.number, other.number, whole=False)
-        self._later(host, lambda: net.mute(host.number, other.number, whole=True))
+        net.change(host.name, other.name, open=False)
+        self._later(host, lambda: net.change(host.name, other.name, open=True))
         return "one way cut"
 
     def _start(self, host: SoakHost) -> None:
@@ -132,7 +134,7 @@ class Soak:
     def _later(self, host: SoakHost, undo: Callable[[], None]) -> None:
         self._hit[host.name] = host
         at = time.monotonic() + self._rng.uniform(*LASTS_S)
-        heapq.heappush(self._undo, (at, host.number, host, undo))
+        heapq.heappush(self._undo, (at, host.name, host, undo))
 
     def _undo_until(self, now: float) -> None:
         while self._undo and self._undo[0][0] <= now:
@@ -173,10 +175,11 @@ class Soak:
 def soak(folder: Path, sockets: Path, count: int, seconds: float, seed: int) -> dict[str, Any]:
     """Raises AssertionError when anything is not as it must be."""
     with contextlib.ExitStack() as stack:
-        net = stack.enter_context(Namespaces(count)) if can_cut() else None
+        names = tuple(f"host-{number + 1}" for number in range(count))
+        net = None if why_not() else stack.enter_context(Wan(uniform(names, Route())))
         swarm = Swarm(folder, sockets)
         stack.callback(swarm.end)
-        hosts = [SoakHost(number, net, folder, sockets, swarm.gate.path) for number in range(count)]
+        hosts = [SoakHost(name, net, folder, sockets, swarm.gate.path) for name in names]
         swarm.hosts += hosts
         swarm.begin(hosts)
         swarm.advance(hosts, FIRST_ROUNDS)
@@ -209,8 +212,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=int(time.time()), metavar="S", help="of the faults (the clock)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep state and logs there")
     options = parser.parse_args(arguments)
-    cuts = "cut, too" if can_cut() else "not cut: that takes root and `ip`"
-    sys.stdout.write(f"seed {options.seed}; network {cuts}\n")
+    why = why_not()
+    sys.stdout.write(f"seed {options.seed}; network {f'not cut: {why}' if why else 'cut, too'}\n")
     with tempfile.TemporaryDirectory(prefix="i-") as scratch:
         folder = options.keep or Path(scratch) / "state"
         folder.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,7 @@ class Wan:
         self._hosts = {host.name: host for host in topology.hosts}
         self._routes = {(a, b): topology.path(a, b) for a in topology.names for b in topology.names if a != b}
         self._number = {name: number for number, name in enumerate(topology.names)}
+        self._off: frozenset[str] = frozenset()
         self._behind = [host.name for host in topology.hosts if host.nat != "none"]
         self._router: subprocess.Popen[str] | None = None
         self._places: dict[str, Path] = {}
@@ -134,11 +135,18 @@ class Wan:
         self._tell_port(name)
 
     def cut(self, one: str, other: str | None = None, *, heal: bool = False) -> None:
-        """Both ways, silently, between two hosts, or one and everybody. What is on its way still arrives."""
-        others = [other] if other is not None else [name for name in self._hosts if name != one]
-        for name in others:
-            self.change(one, name, open=heal)
-            self.change(name, one, open=heal)
+        """Both ways, silently, between two hosts, or one and everybody. What is on its way still arrives.
+
+        A host that was cut off and pairs that were are separate: each is healed as it was cut.
+        """
+        if other is not None:
+            self.change(one, other, open=heal)
+            self.change(other, one, open=heal)
+            return
+        self._off = self._off - {one} if heal else self._off | {one}
+        for pair in self._routes:
+            if one in pair:
+                self._tell_route(pair)
 
     def heal(self, one: str, other: str | None = None) -> None:
         self.cut(one, other, heal=True)
@@ -210,7 +218,8 @@ class Wan:
         route = self._routes[pair]
         link = _link(route.mbit, route.queue_ms)
         delays = f"{route.delay_ms / 1e3:.9f} {route.jitter_ms / 1e3:.9f}"
-        self._tell(f"path {start} {end} {delays} {link} {route.loss:.9g} {int(route.open)}")
+        whole = route.open and self._off.isdisjoint(pair)
+        self._tell(f"path {start} {end} {delays} {link} {route.loss:.9g} {int(whole)}")
 
     def _tell(self, line: str) -> None:
         answer = self._ask(line)

@@ -118,7 +118,11 @@ def test_a_cut_is_silent_and_a_connection_outlives_it(wan: Make) -> None:
 def test_who_is_cut_off_hears_nobody(wan: Make) -> None:
     net = wan(uniform(("a", "b", "c"), Route()))
     with mailbox(net, "a") as a, mailbox(net, "b") as b, mailbox(net, "c") as c:
+        net.cut("b", "c")
+        net.cut("c")
+        net.heal("c")  # not the pair
         net.cut("a")
+        net.heal("b", "c")
         for start, end in ((a, "b"), (a, "c"), (b, "a"), (c, "a"), (b, "c")):
             start.sendto(b"cut", (net.address(end), PORT))
         assert c.recvfrom(100) == (b"cut", (net.address("b"), PORT))
