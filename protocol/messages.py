@@ -292,7 +292,8 @@ _ANY_MESSAGE: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(AnyMessage)
 def decode(data: bytes, kind: type[T]) -> T:
     """Bounded, typed decoding of bytes from a peer. Raises BadMessage, nothing else."""
     try:
-        decoded: T = _ANY_MESSAGE.decode(data) if kind is AnyMessage else msgspec.msgpack.decode(data, type=kind)
+        union: object = AnyMessage
+        decoded: T = _ANY_MESSAGE.decode(data) if kind is union else msgspec.msgpack.decode(data, type=kind)
         return decoded
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, MemoryError) as error:
         raise BadMessage(f"not a valid {getattr(kind, '__name__', 'message')}: {error}") from None

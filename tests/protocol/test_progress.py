@@ -151,7 +151,7 @@ def test_a_trainer_that_comes_back_a_moment_too_late_is_said_to_lose_its_work() 
     pz.notes.clear()
     pz >> ev.TrainerAttached(2)
     pz << "train round 3 on 3/1"
-    assert ["progress_dropped"] == [note.event for note in pz.notes]
+    assert [note.event for note in pz.notes] == ["progress_dropped"]
 
 
 def test_a_trainer_with_carried_work_of_an_earlier_life_starts_over() -> None:
