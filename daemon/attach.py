@@ -45,6 +45,7 @@ class _Connection:
     outbox: trio.MemorySendChannel[Mapping[str, Any]]
     training_round: int | None  # given out, and not answered yet
     trainer_writes: bool  # the arena is the trainer's until it says initial or round_ready
+    encode: object = None  # the codec in which it may hand over deltas, if it said that it can
     reason: str = "the daemon is stopping"
     logged_at_s: float = -LOG_INTERVAL_S_MIN
     finished: bool = False
@@ -83,7 +84,8 @@ class TrainerLink:
         outbox, frames = trio.open_memory_channel[Mapping[str, Any]](OUTBOX_FRAMES_MAX)
         initial = reply.get("want") == "initial"
         resumed = request.training_round if reply.get("resume") else None
-        connection = _Connection(trio.CancelScope(), outbox, resumed, initial or resumed is not None)
+        writes = initial or resumed is not None
+        connection = _Connection(trio.CancelScope(), outbox, resumed, writes, reply.get("encode"))
         self._connection = connection
         try:
             with connection.scope:
@@ -103,8 +105,11 @@ class TrainerLink:
         tokens_total: int,
         state_round: int,
         carried_over: bool = False,
+        carry: bool = False,
     ) -> None:
-        """The arena holds what to start from; from here on it is the trainer's. Nothing if none is attached."""
+        """The arena holds what to start from; from here on it is the trainer's. Nothing if none is attached.
+
+        With `carry` it holds the anchor alone, and what is carried over the trainer has itself."""
         connection = self._connection
         if connection is None:
             return
@@ -120,6 +125,7 @@ class TrainerLink:
                 "tokens_total": tokens_total,
                 "state_round": state_round,
                 "carried_over": carried_over,
+                "carry": carry,
             },
         )
 
@@ -184,6 +190,8 @@ class TrainerLink:
             case TrainerReady(round=round_number):
                 if not connection.trainer_writes or round_number != connection.training_round:
                     raise Detached(f"round_ready for round {round_number}, which it was not given")
+                if event.encoded is not None and event.encoded.codec != connection.encode:
+                    raise Detached(f"a delta in {event.encoded.codec}, which nobody asked for")
                 connection.trainer_writes, connection.training_round = False, None
             case TrainerLog():
                 now_s = trio.current_time()

@@ -5,14 +5,18 @@ reason for detaching out.
 """
 
 import math
+import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from intellectd.kernels.codec import CODECS
 from intellectd.kernels.layout import TensorSpec
 
 COUNTER_MAX = 2**63 - 1  # anything real fits a signed 64-bit counter
 SECONDS_MAX = 10 * 365 * 86400.0  # no round takes ten years
+_FP32_HEX = re.compile("[0-9a-f]{8}")
 RATE_MAX = 1e15  # tokens/s, far above all of today's machines together
 
 
@@ -33,14 +37,24 @@ class TrainerInitial:
 
 
 @dataclass(frozen=True)
+class EncodedDelta:
+    """The arena begins with enc(anchor − local parameters), which stay with the trainer."""
+
+    codec: str
+    norm: str  # of the delta, fp32 hex
+    refused: int | None  # the first element that could not be encoded
+
+
+@dataclass(frozen=True)
 class TrainerReady:
-    """The local parameters after this round's inner steps are in the arena."""
+    """The local parameters after this round's inner steps are in the arena; or, with `encoded`, the delta is."""
 
     round: int
     tokens: int
     steps: int
     loss: float | None
     seconds: float
+    encoded: EncodedDelta | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +91,12 @@ def read_event(frame: Mapping[str, Any]) -> TrainerInitial | TrainerReady | Trai
             return TrainerInitial()
         case "round_ready":
             return TrainerReady(
-                count(frame, "round"), count(frame, "tokens"), count(frame, "steps"), _loss(frame), _seconds(frame)
+                count(frame, "round"),
+                count(frame, "tokens"),
+                count(frame, "steps"),
+                _loss(frame),
+                _seconds(frame),
+                _encoded(frame.get("encoded")),
             )
         case "log":
             return TrainerLog(
@@ -99,6 +118,25 @@ def count(frame: Mapping[str, Any], key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= COUNTER_MAX:
         raise Detached(f"{key} is {value!r:.40}, not a count")
     return value
+
+
+def _encoded(given: object) -> EncodedDelta | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or given.get("codec") not in CODECS:
+        raise Detached("encoded is no map that names a codec")
+    norm = given.get("norm")
+    if not isinstance(norm, str) or not _FP32_HEX.fullmatch(norm):
+        raise Detached("norm is no fp32 in hex")
+    refused = None if given.get("refused") is None else count(given, "refused")
+    if refused is None and not _is_length(norm):
+        raise Detached(f"norm is {norm}, not the length of a vector of numbers")
+    return EncodedDelta(given["codec"], norm, refused)
+
+
+def _is_length(norm: str) -> bool:
+    value: float = struct.unpack(">f", bytes.fromhex(norm))[0]
+    return 0 <= value < math.inf
 
 
 def _loss(frame: Mapping[str, Any]) -> float | None:

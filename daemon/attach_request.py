@@ -21,6 +21,7 @@ class AttachRequest:
     layout: Layout
     training_round: int | None
     pid: int
+    encodes: bool = False  # it may hand over an encoded delta in place of its parameters
 
 
 def read_request(frame: Mapping[str, Any]) -> AttachRequest:
@@ -31,7 +32,8 @@ def read_request(frame: Mapping[str, Any]) -> AttachRequest:
             raise Detached("run is no run id")
         tensors = _tensors(frame.get("tensors"))
         training_round = None if frame.get("training_round") is None else count(frame, "training_round")
-        return AttachRequest(run, tensors, Layout(tensors), training_round, count(frame, "pid"))
+        encodes = frame.get("encodes") is True
+        return AttachRequest(run, tensors, Layout(tensors), training_round, count(frame, "pid"), encodes)
     except (Detached, LayoutError) as error:
         raise ControlError(
             "bad_attach", f"the attach frame is not usable: {error}", "upgrade trainer or daemon"

@@ -11,8 +11,9 @@ from typing import Literal
 
 import torch
 
+from intellectd.daemon.attach_events import EncodedDelta
 from intellectd.kernels import ops
-from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.codec import Codec, codec_by_name
 from intellectd.kernels.digest import state_digest, state_root, update_root
 from intellectd.kernels.layout import Layout
 from intellectd.kernels.outer import OuterStep, OuterVectors
@@ -42,13 +43,30 @@ class OuterState:
         self._kept: torch.Tensor | None = None  # the anchor that a trainer's work in progress started from
         self._threads = ops.usable_threads()
         self._baseless = False  # the arena's contents started from a state that was not the agreed one
+        # A trainer that encodes keeps its parameters: the arena has the delta's bytes, later the anchor.
+        self._encoded: EncodedDelta | None = None
+        self._trainer_carries = False  # what is to be carried over lies with the trainer
 
     def attach(self, arena: torch.Tensor) -> None:
         """A trainer came. What an earlier one was doing is not carried over to it."""
         self._arena, self._kept, self._baseless = arena, None, False
+        self._encoded, self._trainer_carries = None, False
 
     def detach(self) -> None:
-        self._arena = self._kept = None
+        self._arena = self._kept = self._encoded = None
+        self._trainer_carries = False
+
+    def handed_over(self, encoded: EncodedDelta | None) -> None:
+        """The arena is the application's again, with the trainer's parameters or the bytes of its delta."""
+        self._encoded = encoded
+
+    def hand_out(self, fresh: bool) -> bool:
+        """The arena becomes what the trainer's next round starts from; whether it must carry its own work over."""
+        carries = self._trainer_carries and not fresh
+        if fresh:
+            self.adopt()
+        self._trainer_carries = False
+        return carries
 
     def install(self, theta: torch.Tensor, momentum: torch.Tensor) -> None:
         """Another state, not by an outer step: work that started from the old one has no anchor any more."""
@@ -61,33 +79,52 @@ class OuterState:
 
     def adopt(self) -> None:
         """The arena takes the anchor."""
-        self._kept, self._baseless = None, False
+        self._kept, self._encoded, self._baseless, self._trainer_carries = None, None, False, False
         if self._arena is not None and self.theta is not None:
             self._arena.copy_(self.theta)
 
     def freeze(self, codec_name: str) -> Frozen:
-        """Encode delta = anchor − arena. Raises NotUsable."""
+        """Encode delta = anchor − arena; or take what the trainer encoded. Raises NotUsable."""
         codec = codec_by_name(codec_name)
         base = self._kept if self._kept is not None else self.theta
         if self._arena is None or base is None:
             raise NotUsable("the trainer is gone")
         if self._baseless:
             raise NotUsable("this host's state was replaced while its trainer worked on the old one")
+        if self._encoded is not None:
+            return self._taken(codec, self._arena, self._encoded)
         encoded = torch.empty(codec.encoded_bytes(self.layout.elements), dtype=torch.uint8)
         stats = ops.encode_delta(codec, base, self._arena, encoded, threads=self._threads)
         if stats.first_nonfinite is not None:
-            name = self.layout.find(stats.first_nonfinite)
-            raise NotUsable(f"tensor {name!r} holds a NaN, an infinity or a number too large; did the loss diverge?")
+            raise self._not_finite(stats.first_nonfinite)
         return Frozen(encoded, struct.pack(">f", stats.norm).hex(), update_root(encoded, self._threads))
+
+    def _taken(self, codec: Codec, arena: torch.Tensor, given: EncodedDelta) -> Frozen:
+        """A copy: the arena is needed for the next anchor, the delta until it is committed."""
+        if given.codec != codec.name:
+            raise NotUsable(f"the trainer encoded it in {given.codec}, the round is in {codec.name}")
+        if given.refused is not None:
+            raise self._not_finite(min(given.refused, self.layout.elements - 1))
+        encoded = arena.view(torch.uint8)[: codec.encoded_bytes(self.layout.elements)].clone()
+        if not ops.finite(codec, encoded, self._threads):
+            raise NotUsable("what the trainer encoded does not decode to numbers")
+        return Frozen(encoded, given.norm, update_root(encoded, self._threads))
+
+    def _not_finite(self, element: int) -> NotUsable:
+        name = self.layout.find(element)
+        return NotUsable(f"tensor {name!r} holds a NaN, an infinity or a number too large; did the loss diverge?")
 
     def apply(self, codec_name: str, update: torch.Tensor | None, step: OuterStep, local: Local) -> bytes:
         """One outer step (nothing for `update` None), the arena treated as `local` says; the new digest.
 
         "carry": what the arena holds beyond the anchor, u = anchor − arena, is taken over: arena = new anchor − u.
+        Where the trainer encodes, it has u and does the same with it, and the arena takes the new anchor.
         "keep": the trainer is writing to the arena; the anchor that it started from is kept aside for its delta.
         """
         assert self.theta is not None and self.momentum is not None
-        carried = self._arena if local == "carry" and not self._baseless else None
+        trainers = self._encoded is not None or self._trainer_carries
+        carries = local == "carry" and not self._baseless
+        carried = self._arena if carries and not trainers else None
         if local == "keep" and self._kept is None:
             self._kept = self.theta.clone()
         if carried is not None:
@@ -97,6 +134,7 @@ class OuterState:
             ops.subtract_into(self.theta, carried, self._threads)
         if local == "carry" and carried is None:
             self.adopt()
+            self._trainer_carries = carries and trainers
         if local in ("carry", "adopt"):
             self._kept = None
         return self.digest() if digest is None else digest

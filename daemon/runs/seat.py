@@ -16,7 +16,13 @@ import trio
 
 from intellectd.daemon.arena import ArenaError, arena_tensor, create_arena, map_arena
 from intellectd.daemon.attach import TrainerLink
-from intellectd.daemon.attach_events import TrainerAttached, TrainerDetached, TrainerEvent
+from intellectd.daemon.attach_events import (
+    EncodedDelta,
+    TrainerAttached,
+    TrainerDetached,
+    TrainerEvent,
+    TrainerReady,
+)
 from intellectd.daemon.attach_request import AttachRequest
 from intellectd.daemon.control import ControlError
 from intellectd.daemon.runs.compute import Compute, RunsWork
@@ -25,12 +31,13 @@ from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Sitting:
     """One trainer, from its attachment to its end."""
 
     arena: torch.Tensor
     resumed_round: int | None
+    encoded: EncodedDelta | None = None  # what it last said of the arena
 
 
 class Seat:
@@ -72,6 +79,8 @@ class Seat:
                 self._sits, self._arriving = self._arriving, None
                 self._announced.append(self._sits)
                 self.post(ev.TrainerAttached(self._sits.resumed_round))
+            case TrainerReady() if self._sits is not None:
+                self._sits.encoded = event.encoded
             case TrainerDetached() if self._sits is not None:
                 self._sits = None
                 self.post(ev.TrainerDetached(event.reason))
@@ -82,6 +91,9 @@ class Seat:
         if isinstance(event, ev.TrainerAttached):
             self._known = sitting = self._announced.popleft()
             self._compute.submit(lambda: self._state.attach(sitting.arena), _nothing)
+        elif isinstance(event, ev.TrainerReady) and self._known is not None:
+            encoded = self._known.encoded
+            self._compute.submit(lambda: self._state.handed_over(encoded), _nothing)
         elif isinstance(event, ev.TrainerDetached):
             self._known = None
             self._compute.submit(self._state.detach, _nothing)
@@ -97,7 +109,7 @@ class Seat:
             self.link.detach("the run went on without the round that it was training")
             return
 
-        def started(_: object) -> None:
+        def started(carry: bool) -> None:
             if sitting is self._sits:
                 self.link.start_round(
                     effect.round,
@@ -106,10 +118,11 @@ class Seat:
                     tokens_total=effect.tokens_total,
                     state_round=effect.state_round,
                     carried_over=not effect.fresh,
+                    carry=carry,
                 )
                 then()
 
-        self._compute.submit(self._state.adopt if effect.fresh else lambda: None, started)
+        self._compute.submit(lambda: self._state.hand_out(effect.fresh), started)
 
     def finish(self, effect: ef.FinishTraining) -> None:
         sitting = self._known

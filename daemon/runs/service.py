@@ -225,6 +225,7 @@ class RunService:
                 "want": "round",
                 "manifest": plain(self.config),
                 "evaluate": self.host.config.evaluate,
+                "encode": self.config.outer.codec if request.encodes else None,
             },
             lambda: node.progress.resumes(node.head, node.catchup.applied, request.training_round),
         )

@@ -38,6 +38,7 @@ class Welcome:
     manifest: Mapping[str, Any]
     evaluate: bool
     resume: bool
+    encode: str | None = None  # the codec in which deltas may be handed over
 
 
 _REFUSALS: dict[str, type[IntellectdError]] = {
@@ -65,6 +66,7 @@ def welcome(frame: Mapping[str, Any]) -> Welcome:
         manifest=manifest,
         evaluate=frame.get("evaluate") is True,
         resume=frame.get("resume") is True,
+        encode=None if frame.get("encode") is None else _text(frame, "encode"),
     )
 
 
@@ -107,6 +109,7 @@ def _assignment(frame: Mapping[str, Any], seed: int) -> Assignment:
         tokens_total=_count(frame, "tokens_total"),
         state_round=_count(frame, "state_round"),
         carried_over=frame.get("carried_over") is True,
+        carry=frame.get("carry") is True,
         seed=seed,
     )
 

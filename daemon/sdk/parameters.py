@@ -4,6 +4,9 @@ Owns which tensors count (those with requires_grad, tied weights once, in the mo
 Refuses to know where the vector lies: it may be memory shared with the daemon.
 """
 
+from bisect import bisect_right
+from collections.abc import Iterator
+
 import torch
 
 from intellectd.daemon.sdk.errors import ModelUnsupported
@@ -22,6 +25,14 @@ class Parameters:
         except LayoutError as error:
             raise ModelUnsupported(f"the model cannot be averaged: {error}", "pass the module that holds it") from error
         self._tensors = [parameter for _, parameter in named]
+        self._offsets = [slot.offset for slot in self.layout.slots]
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where all of them lie, each in one run of memory; None where that is not so."""
+        devices = {tensor.device for tensor in self._tensors}
+        whole = all(tensor.is_contiguous() for tensor in self._tensors)
+        return devices.pop() if len(devices) == 1 and whole else None
 
     def to_wire(self) -> list[list[object]]:
         """[[name, shape, dtype], ...] as the attach frame carries them."""
@@ -38,6 +49,30 @@ class Parameters:
     def load(self, flat: torch.Tensor) -> None:
         for slot, tensor in zip(self.layout.slots, self._tensors, strict=True):
             tensor.copy_(flat[slot.offset : slot.offset + slot.size].view(slot.shape))
+
+    @torch.no_grad()
+    def store_piece(self, piece: torch.Tensor, first: int) -> None:
+        """Elements [first, first + len(piece)) of the flat vector into `piece`, padding included."""
+        piece.zero_()
+        for part, values in self._parts(piece, first):
+            part.copy_(values)
+
+    @torch.no_grad()
+    def load_piece(self, piece: torch.Tensor, first: int) -> None:
+        for part, values in self._parts(piece, first):
+            values.copy_(part)
+
+    def _parts(self, piece: torch.Tensor, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """What the piece has of each tensor: its place in the piece, and in the tensor. For contiguous ones."""
+        last = first + piece.numel()
+        for at in range(bisect_right(self._offsets, first) - 1, len(self._tensors)):
+            slot = self.layout.slots[at]
+            start, stop = max(first, slot.offset), min(last, slot.offset + slot.size)
+            if slot.offset >= last:
+                return
+            if start < stop:
+                values = self._tensors[at].detach().view(-1)[start - slot.offset : stop - slot.offset]
+                yield piece[start - first : stop - first], values
 
 
 def _dtype(parameter: torch.Tensor) -> str:

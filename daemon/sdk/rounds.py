@@ -36,6 +36,7 @@ class Assignment:
     state_round: int  # the newest outer step in the parameters
     carried_over: bool  # they are that anchor plus this trainer's own work which is not committed yet
     seed: int
+    carry: bool = False  # the carried-over work is not in what was handed out: whoever trained has it
 
     def sample(self, index: int) -> tuple[Stream, int]:
         """Which sample of which stream is this peer's `index`-th of the round: streams take turns."""

@@ -12,12 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from intellectd.daemon.sdk.client import DaemonClient, LinkLost
+from intellectd.daemon.sdk.encoder import DeviceEncoder, encoder_for
 from intellectd.daemon.sdk.errors import DaemonUnavailable, IntellectdError, TensorMismatch
 from intellectd.daemon.sdk.messages import ATTACH_VERSION, Garbled, NotReady, created_run, order, seed_of
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.sdk.patience import Patience
 from intellectd.daemon.sdk.rounds import Assignment, Finish, Progress, RoundDone
+from intellectd.kernels.device import DeviceUnavailable
 
 log = logging.getLogger("intellectd")
 
@@ -37,6 +41,7 @@ class Session:
         self.manifest: Mapping[str, Any] = {}
         self.evaluate = False
         self._run, self._path, self._parameters, self._patience = run, socket_path, parameters, patience
+        self._encoder: DeviceEncoder | None = encoder_for(parameters)
         self._client: DaemonClient | None = None
         self._seed = 0
         self._taken = False  # attached once: the run and the model are right, so later refusals may pass
@@ -101,6 +106,7 @@ class Session:
             "tensors": self._parameters.to_wire(),
             "training_round": self._round,
             "pid": os.getpid(),
+            "encodes": self._encoder is not None,
         }
         client = DaemonClient.attach(self._path, request, self._parameters.layout.elements, timeout_s)
         try:
@@ -183,8 +189,41 @@ class Session:
     # -- words ---------------------------------------------------------------------------------------------
 
     def _hand_over(self, client: DaemonClient, done: RoundDone) -> None:
-        self._parameters.store(client.flat)
-        client.send({"op": "round_ready", **asdict(done)})
+        encoded = self._encoded(client)
+        if encoded is None:
+            self._parameters.store(client.flat)
+        client.send({"op": "round_ready", **asdict(done), "encoded": encoded})
+
+    def _encoded(self, client: DaemonClient) -> dict[str, Any] | None:
+        """The delta in the arena, encoded where the model is; None where it is to be the daemon's work."""
+        codec, encoder = client.answer.encode, self._encoder
+        if codec is None or encoder is None or not encoder.holds_anchor:
+            return None
+        try:
+            return asdict(encoder.encode(codec, client.flat.view(torch.uint8)))
+        except RuntimeError as error:  # torch's and the driver's: out of memory, and what else a GPU knows
+            self._encode_no_more(error)
+            client.flat.zero_()  # padding is not stored and must be zero
+            return None
+
+    def _load(self, client: DaemonClient, carry: bool) -> None:
+        """The arena into the model. Raises LinkLost where work is to be carried over that is nowhere."""
+        encoder, codec = self._encoder, client.answer.encode
+        if carry:
+            if encoder is None or not encoder.holds_anchor:
+                raise LinkLost("it asks for work to be carried over that was handed to it whole")
+            return encoder.carry_over(client.flat)
+        if encoder is not None and codec is not None:
+            try:
+                encoder.check(codec)
+                return encoder.load(client.flat)
+            except (DeviceUnavailable, ValueError, RuntimeError) as error:
+                self._encode_no_more(error)
+        self._parameters.load(client.flat)
+
+    def _encode_no_more(self, error: Exception) -> None:
+        self._encoder = None
+        log.warning("deltas are encoded by the daemon from now on, the parameters cross whole: %s", error)
 
     def _await_order(self) -> Assignment | Finish:
         """No bound: peers may be away for days, and a daemon that dies is noticed at once."""
@@ -225,7 +264,7 @@ class Session:
     def _adopt(self, given: Assignment | Finish) -> Assignment | Finish:
         assert self._client is not None, "an order came from nowhere"
         if given.state_round is not None:
-            self._parameters.load(self._client.flat)
+            self._load(self._client, isinstance(given, Assignment) and given.carry)
         self._patience.progressed()
         self._finished = isinstance(given, Finish)
         self._done = None

@@ -7,6 +7,7 @@ It pulls its parameters towards a target of its own by a rule that needs no torc
 import contextlib
 import os
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import trio
 from intellectd.daemon.arena import arena_tensor, map_arena
 from intellectd.daemon.control import recv_frame, send_frame
 from intellectd.daemon.frames import LENGTH_BYTES, FrameClosed, FrameError, decode_body, decode_length
+from intellectd.kernels import ops
+from intellectd.kernels.codec import codec_by_name
 from intellectd.kernels.layout import Layout, TensorSpec
 
 TENSORS = (TensorSpec("embed", (300, 200)), TensorSpec("bias", (40,)))  # five groups: slices for five members
@@ -32,8 +35,10 @@ class FakeTrainer:
         self.slow_rounds: dict[int, float] = {}  # seconds that these rounds take
         self.nan_rounds: list[int] = []
         self.dies_in: list[int] = []  # detaches in the middle of these rounds, once each, and comes back
+        self.encodes = False  # it hands over encoded deltas, as an SDK whose model is on a GPU does
         self.frames: list[dict[str, Any]] = []  # heard
         self.delivered: list[int] = []
+        self.encoded: list[int | None] = []  # of those, whose delta was encoded here
         self.refused: list[dict[str, Any]] = []
         self.finished = trio.Event()
         self.attached = 0
@@ -74,6 +79,7 @@ class FakeTrainer:
                     "tensors": [[t.name, list(t.shape), t.dtype] for t in self.tensors],
                     "training_round": self._round,
                     "pid": 1,
+                    "encodes": self.encodes,
                 },
             )
             answer, flat = await _welcome(sock)
@@ -82,6 +88,7 @@ class FakeTrainer:
                 return
             assert flat is not None
             self.attached += 1
+            self._codec = answer.get("encode")
             if answer["want"] == "initial":
                 flat[: 300 * 200] = torch.linspace(-0.5, 0.5, 300 * 200)
                 await send_frame(sock, {"op": "initial"})
@@ -99,7 +106,12 @@ class FakeTrainer:
             self.finished.set()
         if frame["op"] != "round":
             return False
-        self._start = flat.clone()
+        if frame["carry"]:
+            assert self.encodes, "it handed its parameters over"
+            self._start = flat - (self._anchor - self._local)
+        else:
+            self._start = flat.clone()
+        self._anchor = flat.clone()
         self._round = frame["round"]
         if frame["state_round"] is not None:
             # A made-up held-out loss: the distance to the target that all trainers share a part of.
@@ -115,9 +127,9 @@ class FakeTrainer:
             return False
         await send_frame(sock, {"op": "log", "round": round_, "step": 1, "loss": 1.0, "tokens": 250, **LOGGED})
         await trio.sleep(seconds)
-        flat.copy_(trained(start, self.name, round_))
+        self._local = trained(start, self.name, round_)
         if round_ in self.nan_rounds:
-            flat[LAYOUT.slots[1].offset] = float("nan")
+            self._local[LAYOUT.slots[1].offset] = float("nan")
         self.delivered.append(round_)
         await send_frame(
             sock,
@@ -128,9 +140,25 @@ class FakeTrainer:
                 "steps": 4,
                 "loss": 1.0 / round_,
                 "seconds": seconds,
+                "encoded": self._handed_over(flat),
             },
         )
         return True
+
+    def _handed_over(self, flat: torch.Tensor) -> dict[str, object] | None:
+        """The parameters into the arena, or the delta's bytes and what is said of them."""
+        if self._codec is None:
+            flat.copy_(self._local)
+            return None
+        codec = codec_by_name(self._codec)
+        out = flat.view(torch.uint8)[: codec.encoded_bytes(flat.numel())]
+        stats = ops.encode_delta(codec, self._anchor, self._local, out)
+        self.encoded.append(self._round)
+        return {
+            "codec": codec.name,
+            "norm": struct.pack(">f", stats.norm).hex(),
+            "refused": stats.first_nonfinite,
+        }
 
 
 def trained(start: torch.Tensor, name: str, round_: int) -> torch.Tensor:

@@ -34,6 +34,7 @@ FRAME = {
     "pid": 7,
 }
 READY = {"op": "round_ready", "round": 1, "tokens": 10, "steps": 2, "loss": 1.5, "seconds": 0.1}
+ENCODED = {"codec": "int8", "norm": "3f800000", "refused": None}
 LOG = {"op": "log", "round": 1, "step": 1, "loss": None, "tokens": 5, "tokens_per_s": 2.5, "mfu": 0.5}
 
 
@@ -122,6 +123,7 @@ async def test_a_round_goes_back_and_forth() -> None:
             "tokens_total": 0,
             "state_round": 0,
             "carried_over": False,
+            "carry": False,
         }
         await a.say(LOG)
         assert await a.until(TrainerLog) == TrainerLog(1, 1, None, 5, 2.5, None, 0.5)
@@ -161,6 +163,13 @@ async def test_a_resumed_round_is_delivered_without_being_given_again() -> None:
         {**READY, "loss": float("inf")},
         {**READY, "seconds": None},
         {**READY, "seconds": -0.5},
+        {**READY, "encoded": "int8"},
+        {**READY, "encoded": {**ENCODED, "codec": "mp3"}},
+        {**READY, "encoded": {**ENCODED, "norm": 1.0}},
+        {**READY, "encoded": {**ENCODED, "norm": "7fc00000"}},
+        {**READY, "encoded": {**ENCODED, "norm": "bf800000"}},
+        {**READY, "encoded": {**ENCODED, "refused": -1}},
+        {**READY, "encoded": ENCODED},  # sound, but this trainer was not asked for it
         {**READY, "seconds": 1e300},
         {**LOG, "tokens_per_s": -1.0},
         {**LOG, "step": 1.5},

@@ -1,10 +1,12 @@
 """The outer state's arithmetic against a dumb reference: one line of torch for each word, bit for bit."""
 
 import random
+import struct
 
 import pytest
 import torch
 
+from intellectd.daemon.attach_events import EncodedDelta
 from intellectd.daemon.runs.outer_state import Local, NotUsable, OuterState
 from intellectd.kernels import ops
 from intellectd.kernels.codec import codec_by_name
@@ -58,22 +60,46 @@ def state_with_trainer(theta: torch.Tensor) -> tuple[OuterState, torch.Tensor]:
     return state, arena
 
 
+class Encoding:
+    """A trainer that encodes: it keeps its anchor and its parameters, the arena has the delta's bytes."""
+
+    def __init__(self, arena: torch.Tensor) -> None:
+        self.arena, self.anchor, self.local = arena, arena.clone(), arena.clone()
+
+    def hand_over(self, state: OuterState) -> None:
+        codec = codec_by_name("fp32")
+        out = self.arena.view(torch.uint8)[: codec.encoded_bytes(N)]
+        norm = ops.encode_delta(codec, self.anchor, self.local, out).norm
+        state.handed_over(EncodedDelta("fp32", struct.pack(">f", norm).hex(), None))
+
+    def take(self, carry: bool) -> None:
+        """The next round: the arena has the anchor."""
+        self.local = self.arena - (self.anchor - self.local) if carry else self.arena.clone()
+        self.anchor = self.arena.clone()
+
+
+@pytest.mark.parametrize("encodes", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_any_sequence_of_rounds_has_the_bits_of_the_reference(seed: int) -> None:
+def test_any_sequence_of_rounds_has_the_bits_of_the_reference(seed: int, encodes: bool) -> None:
     """adopt, train, freeze, and then whatever becomes of it: committed, left out and carried over, or overtaken."""
     chance, theta = random.Random(seed), noise(seed)
     state, arena = state_with_trainer(theta)
     state.adopt()
     reference = Reference(theta, arena)
     reference.adopt()
+    trainer = Encoding(arena)
     for step in range(30):
         work = noise(1000 * seed + step)
         for overtaken in range(chance.choice((0, 0, 0, 1, 2))):  # rounds that pass while the trainer works
             update = noise(77 * step + overtaken) if chance.random() < 0.9 else None
             state.apply("fp32", None if update is None else encoded(update), NesterovStep(LR, MU), "keep")
             reference.apply(update, "keep")
-        arena -= work
         reference.arena = reference.arena - work
+        if encodes:
+            trainer.local -= work
+            trainer.hand_over(state)
+        else:
+            arena -= work
         frozen = state.freeze("fp32")
         decoded = torch.empty(N)
         ops.decode(codec_by_name("fp32"), frozen.encoded, decoded)
@@ -82,13 +108,15 @@ def test_any_sequence_of_rounds_has_the_bits_of_the_reference(seed: int) -> None
         update = noise(5000 + step)
         digest = state.apply("fp32", encoded(update), NesterovStep(LR, MU), fate)
         reference.apply(update, fate)
-        if fate == "adopt":  # its delta is in the record: the next order begins from the anchor
-            state.adopt()
+        carry = state.hand_out(fresh=fate == "adopt")  # else its delta is in the record: it begins from the anchor
+        if fate == "adopt":
             reference.adopt()
+        assert carry == (encodes and fate == "carry")
+        trainer.take(carry)
         assert state.theta is not None and state.momentum is not None
         assert torch.equal(state.theta, reference.theta)
         assert torch.equal(state.momentum, reference.momentum)
-        assert torch.equal(arena, reference.arena)
+        assert torch.equal(trainer.local, reference.arena)
         assert digest == state.digest()
 
 
@@ -153,3 +181,29 @@ def test_a_number_that_is_none_names_its_tensor(bad: float) -> None:
     arena[LAYOUT.slots[1].offset + 2] = bad
     with pytest.raises(NotUsable, match="tensor 'b' holds a NaN"):
         state.freeze("int8")
+
+
+def test_an_encoded_delta_is_looked_at_before_it_is_used() -> None:
+    state, arena = state_with_trainer(noise(1))
+    state.adopt()
+    state.handed_over(EncodedDelta("int8", "3f800000", None))
+    with pytest.raises(NotUsable, match="encoded it in int8, the round is in fp32"):
+        state.freeze("fp32")
+    state.handed_over(EncodedDelta("fp32", "7fc00000", LAYOUT.slots[1].offset + 2))
+    with pytest.raises(NotUsable, match="tensor 'b' holds a NaN"):
+        state.freeze("fp32")
+    state.handed_over(EncodedDelta("fp32", "3f800000", None))
+    assert state.freeze("fp32").norm == "3f800000"
+    arena[5] = float("inf")
+    with pytest.raises(NotUsable, match="does not decode to numbers"):
+        state.freeze("fp32")
+
+
+def test_work_of_a_replaced_state_is_not_carried_by_its_trainer_either() -> None:
+    state, arena = state_with_trainer(noise(1))
+    state.adopt()
+    Encoding(arena).hand_over(state)
+    state.install(noise(2), torch.zeros(N))
+    state.apply("fp32", encoded(noise(3)), NesterovStep(LR, MU), "carry")
+    assert not state.hand_out(fresh=False)
+    assert state.theta is not None and torch.equal(arena, state.theta)
