@@ -88,7 +88,7 @@ def topk_select(
     chunk = tl.program_id(0).to(tl.int64)
     local = tl.arange(0, topk.CHUNK)
     at = chunk * topk.CHUNK + local
-    w, delta = wanted(at, at < blocks * BLOCK, x, y, error, float_of(number), SOURCE)
+    w, delta = wanted(at, at < blocks.to(tl.int64) * BLOCK, x, y, error, float_of(number), SOURCE)
     bad = tl.max(magnitudes(w), axis=0) >= REFUSED
     tl.store(refused_chunks + chunk, bad.to(tl.int32))
     if bad:
@@ -179,7 +179,7 @@ def finite(enc, first, blocks, CODEC: tl.constexpr):
 @triton.jit(do_not_specialize=["blocks"])
 def subtract_into(anchor, x, blocks):
     at = tl.program_id(0).to(tl.int64) * (TILE * BLOCK) + tl.arange(0, TILE * BLOCK)
-    inside = at < blocks * BLOCK
+    inside = at < blocks.to(tl.int64) * BLOCK
     tl.store(
         x + at, tl.load(anchor + at, mask=inside, other=0.0) - tl.load(x + at, mask=inside, other=0.0), mask=inside
     )

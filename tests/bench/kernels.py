@@ -30,7 +30,7 @@ from intellectd.kernels.codec import CODECS, FP32, INT8, Codec
 from intellectd.kernels.digest import state_leaves
 from intellectd.kernels.interface import Feedback
 from intellectd.kernels.outer import NesterovStep, OuterVectors
-from tests.bench import rivals
+from tests.bench import kernels_gpu, rivals
 from tests.bench.codec_quality import EXPECTED, errors
 
 ELEMENTS = 2**26  # 256 MiB of fp32: no cache of a core's own holds it
@@ -42,7 +42,6 @@ GOALS = {
     "decode_add_int8": "10.7 GB/s where memcpy moved 7.2: 1.49",
     "ring_hop_int8": "8 GB/s: 1.11 where memcpy moved 7.2",
 }
-NO_GPU_FIGURES = "no GPU figure exists yet: there is no CUDA device here"
 
 
 @dataclass(frozen=True)
@@ -233,8 +232,8 @@ def run(rounds: int) -> tuple[list[dict[str, Any]], list[str]]:
         rows = rows_of(cases, measure(cases, rounds))
     cases = slow_cases(Vectors(SLOW_ELEMENTS), notes)
     rows += rows_of(cases, measure(cases, max(3, rounds // 3)))
-    notes.append(NO_GPU_FIGURES if not torch.cuda.is_available() else "a CUDA device is here, its bench is not")
-    return rows + quality_rows(), notes
+    gpu_rows, gpu_notes = kernels_gpu.run(rounds)
+    return rows + gpu_rows + quality_rows(), notes + gpu_notes
 
 
 def show(rows: list[dict[str, Any]], notes: list[str]) -> None:

@@ -18,6 +18,7 @@ import trio
 from intellectd.daemon.arena import arena_tensor, create_arena, map_arena
 from intellectd.daemon.attach import TrainerLink
 from intellectd.daemon.attach_events import (
+    EncodedDelta,
     TrainerAttached,
     TrainerDetached,
     TrainerEvent,
@@ -26,6 +27,8 @@ from intellectd.daemon.attach_events import (
 )
 from intellectd.daemon.attach_request import check_tensors, read_request
 from intellectd.daemon.control import ControlError, ControlServer
+from intellectd.kernels import ops
+from intellectd.kernels.codec import codec_by_name
 from intellectd.kernels.layout import Layout
 
 RUN_ID = "run-1"
@@ -48,6 +51,7 @@ class Run:
     knows_by_name_only: bool = False  # it is one of several, so that "" names none
     events: list[TrainerEvent] = field(default_factory=list)
     heard_one: threading.Condition = field(default_factory=threading.Condition)
+    codec: str = "int8"  # in which a trainer that can is asked for its deltas
     manifest: dict[str, Any] = field(default_factory=lambda: {"name": "toy", "seed": 7})
 
     def heard(self, kind: type) -> list[Any]:
@@ -91,6 +95,7 @@ class _Life:
             "manifest": run.manifest,
             "evaluate": True,
             "resume": self.resumed,
+            "encode": run.codec if request.encodes else None,
         }
         descriptor = create_arena(elements)
         if not self.link.attached:
@@ -123,10 +128,21 @@ class _Life:
                 run.die_on_ready = None
                 self.scope.cancel()
             case TrainerReady():
-                run.anchor = self.arena + 1
+                run.anchor = self.delivered(event.encoded) + 1
                 run.tokens_total += event.tokens
                 run.round += 1
                 self.give()
+
+    def delivered(self, encoded: EncodedDelta | None) -> torch.Tensor:
+        """The parameters, as well as the codec tells them."""
+        run = self.run
+        if encoded is None:
+            return self.arena
+        assert run.anchor is not None
+        codec = codec_by_name(encoded.codec)
+        delta = torch.empty_like(run.anchor)
+        ops.decode(codec, self.arena.view(torch.uint8)[: codec.encoded_bytes(delta.numel())], delta)
+        return run.anchor - delta
 
     def give(self) -> None:
         run = self.run
