@@ -111,14 +111,14 @@ class Wan:
         setting(self._places[name], key, value)
 
     def one_congestion_control(self, name: str, algorithm: str) -> None:
-        """What every later connection of the host uses, whatever its program asks for.
+        """What every later connection of the host uses; a program that asks for another is refused it.
 
         By its route: as a default of the namespace the kernel takes only what the machine's own allows to everybody,
         and that is not ours to change.
         """
         behind = self._hosts[name].nat != "none"
         route = f"default via {nat.GATEWAY} dev {nat.INSIDE}" if behind else "198.18.0.0/24 dev wan0"
-        settle(self._places[name], ("ip", "-batch", "-"), f"route change {route} congctl {algorithm}\n")
+        settle(self._places[name], ("ip", "-batch", "-"), f"route change {route} congctl lock {algorithm}\n")
 
     def route(self, start: str, end: str) -> Route:
         """As it is now."""
