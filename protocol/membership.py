@@ -44,8 +44,8 @@ class Membership:
         self._next_beacon_at = now
         self._exchange_s = limits.PEER_EXCHANGE_MIN_S
         self._next_exchange_at = now + self._exchange_s
-        self._trusted: tuple[tuple[str, str, bytes], ...] = ()
-        self._moved = False  # somebody's bulk address or certificate
+        self._trusted: dict[str, tuple[str, str, bytes]] = {}  # (peer, bulk address, certificate)
+        self._moved = False  # has that changed since the bulk plane was told?
         self.own_envelope = b""  # of this host's newest beacon
         self.news = True  # has anybody said anything new, or come to life? The node sets it back
 
@@ -161,8 +161,10 @@ class Membership:
         elif not introduced:
             self._alive[peer], self.news = beacon, True
             self.alive_until = min(self.alive_until, now + self._timers.suspect_s)
-        moved = old is None or (old.bulk, old.certificate) != (beacon.bulk, beacon.certificate)
-        self._moved = self._moved or moved
+        if beacon.certificate and (old is None or (old.bulk, old.certificate) != (beacon.bulk, beacon.certificate)):
+            self._trusted[peer], self._moved = (peer, beacon.bulk, beacon.certificate), True
+        elif not beacon.certificate:
+            self._distrust(peer)
         return out
 
     def envelopes(self) -> list[bytes]:
@@ -212,7 +214,7 @@ class Membership:
                 del self.peers[peer]
                 self._names = []
                 self._alive.pop(peer, None)
-                self._moved = True
+                self._distrust(peer)
                 out.append(Note("peer_forgotten", f"{peer} silent for {silent_s:.0f} s, forgotten"))
         return out
 
@@ -248,8 +250,10 @@ class Membership:
         if not spare:
             return False
         # Those that only somebody else spoke of go first: names are cheap to invent.
-        del self.peers[min(spare, key=lambda p: (self.peers[p].heard_at is not None, self._last(self.peers[p]), p))]
-        self._moved, self._names = True, []
+        last = min(spare, key=lambda p: (self.peers[p].heard_at is not None, self._last(self.peers[p]), p))
+        del self.peers[last]
+        self._names = []
+        self._distrust(last)
         return True
 
     def retrust(self) -> list[Effect]:
@@ -257,15 +261,10 @@ class Membership:
         if not self._moved:
             return []
         self._moved = False
-        trusted = tuple(
-            (peer, view.beacon.bulk, view.beacon.certificate)
-            for peer, view in sorted(self.peers.items())
-            if view.beacon is not None and view.beacon.certificate
-        )
-        if trusted == self._trusted:
-            return []
-        self._trusted = trusted
-        return [Trust(trusted)]
+        return [Trust(tuple(self._trusted.values()))]
+
+    def _distrust(self, peer: str) -> None:
+        self._moved = self._trusted.pop(peer, None) is not None or self._moved
 
 
 def _rounds(head_round: int) -> str:
