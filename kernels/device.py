@@ -5,6 +5,7 @@ takes its time. Refuses to fall back by itself: who asks copies to the host and 
 """
 
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -21,6 +22,8 @@ from intellectd.kernels.outer import OuterStep, OuterVectors
 if TYPE_CHECKING:
     from intellectd.kernels.cuda.launch import Triton
 
+INTERPRET = "TRITON_INTERPRET"  # "1": triton runs kernels in its interpreter; read when it is first imported
+
 
 class DeviceUnavailable(RuntimeError):
     """The Triton kernels cannot be used there; `str()` says why and what would help."""
@@ -28,15 +31,13 @@ class DeviceUnavailable(RuntimeError):
 
 def load(device: torch.device) -> "Triton":
     """The kernels for vectors on that device, unchecked. Raises DeviceUnavailable."""
+    # Under the interpreter a vector may lie on the CPU: for tests, it is slow.
+    if device.type != "cuda" and not (device.type == "cpu" and os.environ.get(INTERPRET) == "1"):
+        raise DeviceUnavailable(f"the Triton kernels are for CUDA, not for a device of kind {device.type!r}")
     try:
-        import triton
+        from intellectd.kernels.cuda.launch import Triton
     except ImportError as why:
         raise DeviceUnavailable(f"triton does not import ({why}); pip install 'intellectd[cuda]'") from why
-    # Under the interpreter (TRITON_INTERPRET=1) a vector may lie on the CPU: for tests, it is slow.
-    if device.type != "cuda" and not (device.type == "cpu" and triton.knobs.runtime.interpret):
-        raise DeviceUnavailable(f"the Triton kernels are for CUDA, not for a device of kind {device.type!r}")
-    from intellectd.kernels.cuda.launch import Triton
-
     return Triton()
 
 

@@ -16,9 +16,8 @@ from intellectd.kernels import device as gpu
 from intellectd.kernels.interface import Kernels
 
 NOT_INSTALLED = "triton is not installed (pip install -e '.[cuda]')"
-TOO_LATE = "triton was imported before its interpreter could be chosen: TRITON_INTERPRET=1 pytest tests/kernels"
+TOO_LATE = "triton was imported before its interpreter could be chosen: TRITONgpu.INTERPRET=1 pytest tests/kernels"
 DEVICE = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-_INTERPRET = "TRITON_INTERPRET"
 
 
 def _loaded() -> Kernels:
@@ -28,16 +27,16 @@ def _loaded() -> Kernels:
 
 
 def _interpreted() -> Kernels:
-    before = os.environ.get(_INTERPRET)
+    before = os.environ.get(gpu.INTERPRET)
     if before != "1" and "triton" in sys.modules:
         pytest.skip(TOO_LATE, allow_module_level=True)
-    os.environ[_INTERPRET] = "1"
+    os.environ[gpu.INTERPRET] = "1"
     try:
         return _loaded()
     finally:
-        os.environ.pop(_INTERPRET)
+        os.environ.pop(gpu.INTERPRET)
         if before is not None:
-            os.environ[_INTERPRET] = before
+            os.environ[gpu.INTERPRET] = before
 
 
 if find_spec("triton") is None:
