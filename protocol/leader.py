@@ -34,7 +34,8 @@ class Leader:
         self.proposal: Proposal | None = None
         self._votes: dict[str, Vote] = {}
         self.state_digest = NO_HASH
-        self.said_at = now
+        self._said_at = now
+        self.planned_at = now  # when the members were first told
 
     # ---- phase 1
 
@@ -104,7 +105,8 @@ class Leader:
 
     def plan(self, members: list[Member], ready: dict[str, Ready], now: float) -> Plan:
         """What to tell the members."""
-        self.phase, self.members, self._ready, self.said_at = REDUCE, members, dict(ready), now
+        self.phase, self.members, self._ready = REDUCE, members, dict(ready)
+        self.planned_at = self._said_at = now
         self.transfer = transfer_id(self._head.at, members, "ring", self._head.codec)
         return self._plan()
 
@@ -176,7 +178,7 @@ class Leader:
 
     def repeat(self, following: Collection[str], now: float) -> list[Out]:
         """Say the phase's message again to those who have not answered; `following` have the plan."""
-        self.said_at = now
+        self._said_at = now
         me = self._context.peer
         if self.phase == PREPARE:
             left = [v for v in self._head.voters if v not in self.promises and v not in self.refused and v != me]
@@ -193,7 +195,7 @@ class Leader:
 
     @property
     def repeats_at(self) -> float:
-        return self.said_at + self._context.config.timers.attempt_s * limits.REPEAT_FRACTION
+        return self._said_at + self._context.config.timers.attempt_s * limits.REPEAT_FRACTION
 
     def _plan(self) -> Plan:
         return Plan(self._head.at, self.ballot, self.members, "ring", self._head.codec)

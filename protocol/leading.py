@@ -39,13 +39,13 @@ class Leading:
         return leader.repeat(self._following(leader), now) if now >= leader.repeats_at else []
 
     def _following(self, leader: Leader) -> list[str]:
-        """Members whose beacon has shown the transfer since the plan was said last."""
+        """Members whose beacon has shown the transfer since it was planned."""
         views = self._decision.members.peers
         return [
             m.peer
             for m in leader.members
             if (view := views.get(m.peer)) and view.beacon and view.beacon.transfer
-            if view.beacon.transfer.transfer == leader.transfer and (view.heard_at or 0.0) > leader.said_at
+            if view.beacon.transfer.transfer == leader.transfer and (view.heard_at or 0.0) > leader.planned_at
         ]
 
     def _promised(self, leader: Leader, now: float) -> list[Out]:

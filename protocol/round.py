@@ -264,16 +264,17 @@ class Round:
 
     def _aborted(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
         parts, ballot = self.parts, message.ballot
+        # Each member tells of the same ring: it failed once, and who says so after others is not what failures share.
+        again = ballot == self._broken
         if suspect != self.context.peer:
             stale = suspect is not None and parts.members.heard_s(suspect, now) > 2 * parts.timers.beacon_s
-            parts.suspicion.accuse(accuser, suspect, message.silent, stale, now)
+            parts.suspicion.accuse(None if again else accuser, suspect, message.silent, stale, now)
         plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"
         text = f"the ring of attempt {ballot.attempt} in round {self.head.round + 1} broke {where}: {message.reason}"
         if ballot < self._newest():  # word of an attempt that a later one has ended already
             stopped = parts.exchange.stop() if plan is not None and plan.ballot == ballot else []
             return [Note("transfer_aborted", text, "debug"), *stopped]
-        # Each member tells of the same ring: it failed once.
-        again, self._broken = ballot == self._broken, ballot
+        self._broken = ballot
         self.leading.aborted(ballot)
         parts.attempts.failed(ballot.attempt, now, again)
         return [Note("transfer_aborted", text, "debug" if again else "warning"), *parts.exchange.stop()]

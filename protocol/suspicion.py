@@ -16,12 +16,14 @@ class Suspicion:
         self._times: dict[str, int] = {}
         self._until: dict[str, float] = {}
 
-    def accuse(self, accuser: str, suspect: str | None, silent: bool, stale: bool, now: float) -> None:
+    def accuse(self, accuser: str | None, suspect: str | None, silent: bool, stale: bool, now: float) -> None:
         """`silent`: no progress in time, which needs a second witness, because a stall upstream looks like a silent
-        neighbour: a `stale` beacon or a second accusation. Otherwise the connection itself named the peer."""
-        self._accusing[accuser] = self._accusing.get(accuser, 0) + 1
-        if self._accusing[accuser] > limits.ACCUSATIONS_MAX:
-            self._exclude(accuser, now)  # whoever sees every transfer fail is what they have in common
+        neighbour: a `stale` beacon or a second accusation. Otherwise the connection itself named the peer. `accuser`
+        is None when others have told of that ring before."""
+        if accuser is not None:
+            self._accusing[accuser] = self._accusing.get(accuser, 0) + 1
+            if self._accusing[accuser] > limits.ACCUSATIONS_MAX:
+                self._exclude(accuser, now)  # whoever sees every transfer fail is what they have in common
         if suspect is None:
             return
         self._accused[suspect] = self._accused.get(suspect, 0) + 1

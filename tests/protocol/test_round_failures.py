@@ -2,6 +2,7 @@
 
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
+from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.ids import Ballot, hash_of
 from tests.protocol import puppets as say
@@ -185,6 +186,18 @@ def test_an_accuser_of_everybody_is_left_out_itself() -> None:
     pa.skip()
     pa.told(pa.says("PB", say.abort(run, MINE, "PZ"))).skip()
     assert not suspicion.excluded("PZ", pa.now)
+
+
+def test_who_tells_of_a_broken_ring_after_others_is_no_accuser() -> None:
+    """SPEC A10: in a large ring everybody tells of each failure, and is not left out for it."""
+    run, pa = leader("PA", "PB", "PC", "PD")
+    for peer in ("PB", "PC", "PD"):
+        pa.told(pa.says(peer, say.promise(run, MINE)))
+    pa.told(pa.says("PB", say.abort(run, MINE, None))).skip()
+    for _ in range(limits.ACCUSATIONS_MAX + 2):
+        pa.told(pa.says("PC", say.abort(run, MINE, None))).skip()
+    suspicion = pa.node.round.parts.suspicion
+    assert not suspicion.excluded("PC", pa.now) and not suspicion.excluded("PB", pa.now)
 
 
 def test_who_was_left_out_comes_back() -> None:

@@ -91,6 +91,9 @@ def test_who_shows_the_transfer_is_not_told_the_plan_again(run: History) -> None
     pa.told(ev.Tick())
     again = of_kind(pa.skip(), m.Plan)
     assert list(again) == [mute] and again[mute] == plan
+    pa.now += 3.0  # before the next beacons come: what they have shown is not forgotten
+    pa.told(ev.Tick())
+    assert list(of_kind(pa.skip(), m.Plan)) == [mute]
 
 
 def test_an_introduced_neighbour_is_trusted_and_proves_no_life(run: History) -> None:
