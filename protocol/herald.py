@@ -31,10 +31,13 @@ class Herald:
         self._transfer = Transfer(transfer, 0, 0)
 
     def on_moved(self, event: TransferMoved) -> None:
-        self._transfer = Transfer(event.transfer, event.done_bytes, event.total_bytes)
+        if self._transfer is None or self._transfer.transfer == event.transfer:
+            self._transfer = Transfer(event.transfer, event.done_bytes, event.total_bytes)
 
-    def on_transfer_over(self) -> None:
-        self._transfer = None
+    def on_transfer_over(self, transfer: bytes | None = None) -> None:
+        """This one, or whichever it is. Word of one that was given up comes when the next is under way."""
+        if transfer is None or (self._transfer is not None and self._transfer.transfer == transfer):
+            self._transfer = None
 
     def is_news(
         self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool, standing: Quorum

@@ -36,6 +36,7 @@ class Leader:
         self.state_digest = NO_HASH
         self._said_at = now
         self.planned_at = now  # when the members were first told
+        self._repeated = 0  # plans said again
 
     # ---- phase 1
 
@@ -185,9 +186,11 @@ class Leader:
             return [To(voter, Prepare(self._head.at, self.ballot)) for voter in left]
         if self.phase == REDUCE:
             done = dict.fromkeys([*self._results, *following, me])
-            left = [m.peer for m in self.members if m.peer not in done][: limits.SPREAD_MAX]
+            left = [m.peer for m in self.members if m.peer not in done]
+            first = self._repeated % max(1, len(left))  # so that of very many each has its turn
+            self._repeated += limits.SPREAD_MAX
             message = self._plan()
-            return [To(peer, message) for peer in left]
+            return [To(peer, message) for peer in (left[first:] + left[:first])[: limits.SPREAD_MAX]]
         if self.phase == ACCEPT and self.proposal is not None:
             left = [v for v in self._head.voters if v not in self._votes and v != me]
             return [To(voter, Accept(self._head.at, self.ballot, self.proposal)) for voter in left]
@@ -196,6 +199,12 @@ class Leader:
     @property
     def repeats_at(self) -> float:
         return self._said_at + self._context.config.timers.attempt_s * limits.REPEAT_FRACTION
+
+    def deadline(self, now: float) -> float:
+        """When something is due here without an answer: a repetition, or the end of the wait for late promises."""
+        waits = self.phase == PREPARE and self.quorum_at is not None
+        ends = [self.repeats_at, *([(self.quorum_at or now) + limits.PROMISE_GRACE_S] if waits else [])]
+        return min((at for at in ends if at > now), default=float("inf"))
 
     def _plan(self) -> Plan:
         return Plan(self._head.at, self.ballot, self.members, "ring", self._head.codec)

@@ -64,9 +64,7 @@ class Leading:
         return self._reduce(leader, now)
 
     def deadline(self, now: float) -> float:
-        if self.attempt is None:
-            return float("inf")
-        return min(self.attempt.repeats_at, (self.attempt.quorum_at or now) + limits.PROMISE_GRACE_S)
+        return float("inf") if self.attempt is None else self.attempt.deadline(now)
 
     # ---- answers
 

@@ -76,6 +76,11 @@ class Membership:
 
     # ---- judgements
 
+    def overdue(self, peer: str, now: float) -> bool:
+        """Have two beacons not come, of a peer that tells this host how far it is? (A10)"""
+        tells = self.expects(peer) or self._context.peer in self.audience.first()
+        return tells and self.heard_s(peer, now) > 2 * self._timers.beacon_s
+
     def heard_s(self, peer: str, now: float) -> float:
         """Seconds since the peer was last heard, or since we began to listen."""
         if peer == self._context.peer:

@@ -144,10 +144,10 @@ class Node(Keeper):
                 if not self.membership.sparse:  # of a few hosts each counts, of many somebody's is always on its way
                     self.membership.soon(now + PROGRESS_FRACTION * self.context.config.timers.attempt_s)
             case ev.TransferEnded():
-                self._transfer_over(event.root)
+                self._transfer_over(event.transfer, event.root)
                 return self.round.on_transfer_ended(event.transfer, event.root, event.update_bytes, now)
             case ev.TransferBroke():
-                self._transfer_over(None)
+                self._transfer_over(event.transfer, None)
                 return self.round.on_transfer_broke(event.transfer, event.suspect, event.silent, event.reason, now)
             case ev.UpdateHeld():
                 self.catchup.on_update_held(event.root)
@@ -188,9 +188,10 @@ class Node(Keeper):
             return [PeerFault(event.peer, "bytes", f"{event.call}: {event.reason}")]
         return [Note("call_failed", f"{event.call} from {event.peer}: {event.reason}", "debug")]
 
-    def _transfer_over(self, root: bytes | None) -> None:
-        self.herald.on_transfer_over()
-        self.catchup.awaited_transfer = NO_HASH
+    def _transfer_over(self, transfer: bytes, root: bytes | None) -> None:
+        self.herald.on_transfer_over(transfer)
+        if transfer == self.catchup.awaited_transfer:
+            self.catchup.awaited_transfer = NO_HASH
         if root is not None:
             self.catchup.on_update_held(root)
 

@@ -267,7 +267,7 @@ class Round:
         # Each member tells of the same ring: it failed once, and who says so after others is not what failures share.
         again = ballot == self._broken
         if suspect != self.context.peer:
-            stale = suspect is not None and parts.members.heard_s(suspect, now) > 2 * parts.timers.beacon_s
+            stale = suspect is not None and parts.members.overdue(suspect, now)
             parts.suspicion.accuse(None if again else accuser, suspect, message.silent, stale, now)
         plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"
         text = f"the ring of attempt {ballot.attempt} in round {self.head.round + 1} broke {where}: {message.reason}"

@@ -96,6 +96,63 @@ def test_who_shows_the_transfer_is_not_told_the_plan_again(run: History) -> None
     assert list(of_kind(pa.skip(), m.Plan)) == [mute]
 
 
+def test_of_very_many_without_a_plan_each_has_its_turn(large: History) -> None:
+    """SPEC A12: 64 with each repetition, and not the same ones."""
+    first = leader_order(large.head.voters, large.head.hash)[0]
+    pa = host(large, first).work()
+    pa.told(*(pa.ready(p) for p in MANY if p != first), pa.after(limits.LOOK_S + 0.01))
+    said = m.Promise(large.head.at, Ballot(0, first), large.state, None, None, [], [])
+    pa.told(*(pa.says(v, said) for v in large.head.voters if v != first)).skip()
+    told: list[str] = []
+    for _ in range(2):
+        pa.told(pa.after(3.0))
+        again = list(of_kind(pa.skip(), m.Plan))
+        assert len(again) == limits.SPREAD_MAX
+        told += again
+    assert sorted(dict.fromkeys(told)) == sorted(p for p in MANY if p != first)
+
+
+def test_a_plan_is_said_again_though_nobody_says_anything(run: History) -> None:
+    """SPEC A12: the wait for late promises is long over then, and is no reason to sleep."""
+    pa, _ = leading(run)
+    repeats_at = pa.node.round.leading.attempt.repeats_at if pa.node.round.leading.attempt else 0.0
+    pa.told(pa.after(limits.PROMISE_GRACE_S + 0.1)).skip()
+    assert pa.now < repeats_at and pa.node.round.deadline(pa.now) <= repeats_at
+
+
+def test_word_of_a_transfer_that_was_given_up_does_not_hide_the_next(run: History) -> None:
+    """SPEC A12: the bulk plane tells of the old one when the new one is under way, which is what beacons show."""
+    first, second = order(run)[:2]
+    pz = host(run, FIFTY[40]).work()
+    pz.told(*(pz.beacon(p) for p in run.head.voters)).skip()
+    members = [m.Member(p, 100, ready_of(run.head, p, run.state).delta_root) for p in FIFTY]
+    pz.told(pz.says(first, m.Plan(run.head.at, Ballot(0, first), members, "ring", "int8")))
+    old = pz.one(ef.StartTransfer).transfer
+    pz.told(pz.says(second, m.Plan(run.head.at, Ballot(1, second), members[1:], "ring", "int8")))
+    new = pz.one(ef.StartTransfer).transfer
+    pz.beacons.clear()
+    pz.told(ev.TransferMoved(old, 3, 4), ev.TransferBroke(old, None, False, "aborted here"))
+    pz.told(pz.after(7.0)).skip()
+    said = opened(pz.beacons[-1])
+    assert isinstance(said, m.Beacon) and said.transfer == m.Transfer(new, 0, 0)
+    pz.told(ev.TransferBroke(new, None, False, "reset"))
+    pz.told(pz.after(7.0)).skip()
+    said = opened(pz.beacons[-1])
+    assert isinstance(said, m.Beacon) and said.transfer is None
+
+
+def test_who_tells_others_is_not_blamed_for_its_silence_here(run: History) -> None:
+    """SPEC A10: a voter that is told seldom has no second witness in that; to a first leader two beacons are due."""
+    for place, witness in ((limits.LEADERS_TOLD + 2, False), (1, True)):
+        voter = order(run)[place]
+        pa = host(run, voter).work()
+        member = next(p for p in FIFTY if p not in run.head.voters)
+        pa.told(pa.beacon(member))
+        pa.now += 2 * pa.node.context.config.timers.beacon_s + 1.0
+        pa.told(ev.Tick())
+        assert pa.node.membership.overdue(member, pa.now) is witness
+
+
 def test_an_introduced_neighbour_is_trusted_and_proves_no_life(run: History) -> None:
     pz = host(run, FIFTY[40])
     before = len(pz.node.membership.peers)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 STEP_S = 0.5
 STEPS = 40  # of a long transfer: its steps are longer
 LOOK_S, LARGE = 1.0, 32  # of large rings it is looked so often whether they are whole
+STARVED_STALLS = 3  # as long as the bulk engine bears neighbours that live and pass nothing on
+Verdict = tuple[str | None, bool]  # the suspect, and whether it only fell silent
 UPDATE_BYTES = 260  # one block of int8
 TOTAL_BYTES = 1000
 
@@ -23,6 +25,7 @@ class Ring:
     members: tuple[str, ...]
     joined: dict[str, int] = field(default_factory=dict)  # in which life
     finished: dict[str, int] = field(default_factory=dict)
+    words: dict[str, Verdict] = field(default_factory=dict)  # of those that gave up: whom they blame
     places: dict[str, int] = field(default_factory=dict)
     looked_at: float = -1.0  # whether it is whole is the same for all who look within a step
     whole: bool = False
@@ -39,6 +42,7 @@ class Rings:
         ring = self._rings.setdefault(effect.transfer, Ring(effect.members, places=places))
         ring.joined[host.name] = host.life
         ring.finished.pop(host.name, None)
+        ring.words.pop(host.name, None)
         step_s = max(STEP_S, self._world.weather.ring_s / STEPS)
         self._world.at(step_s, self._step, host, effect, host.life, 0.0, 0.0, step_s)
 
@@ -46,6 +50,7 @@ class Rings:
         """The engine says of an aborted transfer, too, that it broke."""
         ring = self._rings.get(transfer)
         if ring and ring.joined.pop(host.name, None) == host.life:
+            ring.words[host.name] = None, False
             self._world.tell(host, ev.TransferBroke(transfer, None, False, "aborted here"), 0.1)
 
     def _step(
@@ -61,11 +66,13 @@ class Rings:
             world.tell(host, ev.TransferMoved(effect.transfer, done, TOTAL_BYTES))
         else:
             stalled += step_s
-        culprit, silent = (None, True) if whole else self._culprit(ring, host)
         if moved >= ring.needs_s:
             self._end(host, ring, effect.transfer)
-        elif stalled > (effect.stall_s if silent else 0.0):
+            return
+        (culprit, silent), patience_s = self._judged(ring, host, effect.stall_s)
+        if stalled > patience_s:
             ring.joined.pop(host.name, None)
+            ring.words[host.name] = culprit, silent
             world.tell(host, ev.TransferBroke(effect.transfer, culprit, silent, "stalled" if silent else "reset"))
         else:
             world.at(step_s, self._step, host, effect, life, moved, stalled, step_s)
@@ -89,18 +96,21 @@ class Rings:
         world = self._world
         return world.weather.ring_s * world.net.narrowness(world.hosts[member] for member in ring.members)
 
-    def _culprit(self, ring: Ring, host: Host) -> tuple[str | None, bool]:
-        """Who is named, and did it only fall silent? A member blames the neighbour that it misses; of what is further
-        upstream its neighbours tell it, so that nobody blames the messenger."""
-        members, here = list(ring.members), ring.places[host.name]
-        after = members[(here + 1) % len(members)]
-        if not self._linked(ring, host.name):
-            return after, self._process(after)
-        for back in range(1, len(members)):
-            peer = members[(here - back) % len(members)]
-            if not self._there(ring, peer) or not self._linked(ring, peer):
-                return peer, self._process(peer)
-        return None, True
+    def _judged(self, ring: Ring, host: Host, stall_s: float) -> tuple[Verdict, float]:
+        """Who is named if no chunk comes for how long. A member judges its two neighbours alone; of what is further
+        off they tell it when they leave, so that nobody blames the messenger."""
+        here = ring.places[host.name]
+        before, after = ring.members[here - 1], ring.members[(here + 1) % len(ring.members)]
+        sides = ((before, self._linked(ring, before)), (after, self._linked(ring, host.name)))
+        for peer, linked in sides:
+            if linked and peer in ring.words and peer not in ring.joined and self._process(peer):
+                suspect, silent = ring.words[peer]
+                return (None if suspect == host.name else suspect, silent), 0.0
+        for peer, linked in sides:
+            if not linked or not self._there(ring, peer):
+                silent = self._process(peer)
+                return (peer, silent), stall_s if silent else 0.0
+        return (None, True), stall_s * STARVED_STALLS  # they are there, and say that they wait, too
 
     def _process(self, name: str) -> bool:
         """Is there one that could still hold a connection? A dead one's are reset."""
