@@ -60,6 +60,14 @@ class Catchup:
         """A record was appended to the log."""
         self.window.add(entry)
 
+    @property
+    def reach(self) -> int:
+        """The newest round whose state this host can make by itself, of what lies on its disk."""
+        at = self.applied
+        while self.has_state and (decided := self.window.get(at + 1)) and self.window.holds(decided.record):
+            at += 1
+        return at
+
     def on_applied(self, round_: int) -> bool:
         """False when that was not what we waited for: the state has been replaced meanwhile."""
         if round_ != self.applying:

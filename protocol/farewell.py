@@ -27,9 +27,10 @@ class Farewell:
 
 
 def farewell(
-    me: str, head: Head, applied: int, alive: Mapping[str, Beacon], *, over: bool = False, abstains: bool = False
+    me: str, head: Head, reach: int, alive: Mapping[str, Beacon], *, over: bool = False, abstains: bool = False
 ) -> Farewell:
-    """`alive` are the others' beacons; who leaves too is waited for by nobody, and waits for nobody."""
+    """`reach`: the newest round whose state this host can make of what it has (Catchup.reach). `alive` are the others'
+    beacons; who leaves too is waited for by nobody, and waits for nobody."""
     staying = {peer: beacon for peer, beacon in alive.items() if not beacon.leaving}
     votes = me in head.voters and not over
     others = dict.fromkeys(peer for peer in [*head.voters, *staying] if peer != me)
@@ -37,7 +38,7 @@ def farewell(
     return Farewell(
         seat_is_needed=votes and bool(staying),
         log_is_needed=not over and any(staying[v].head_round < head.round for v in head.voters if v in staying),
-        update_is_needed=not over and bool(staying) and not any(b.applied >= applied for b in staying.values()),
+        update_is_needed=not over and bool(staying) and not any(b.applied >= reach for b in staying.values()),
         strands=() if go_on else tuple(others),
-        takes_last_state=applied >= -1 and not any(b.applied >= max(-1, applied - 1) for b in staying.values()),
+        takes_last_state=reach >= -1 and not any(b.applied >= max(-1, reach - 1) for b in staying.values()),
     )

@@ -68,7 +68,7 @@ def _stand(service: RunService) -> Farewell:
     over = node.halted is not None or (until is not None and node.head.round >= until)
     alive = node.membership.alive_beacons(trio.current_time())
     me = service.host.identity.peer_id
-    return farewell(me, node.head, node.catchup.applied, alive, over=over, abstains=node.seat.lost)
+    return farewell(me, node.head, node.catchup.reach, alive, over=over, abstains=node.seat.lost)
 
 
 def _parting_words(service: RunService) -> list[str]:

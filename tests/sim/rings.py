@@ -25,7 +25,8 @@ class Ring:
     members: tuple[str, ...]
     joined: dict[str, int] = field(default_factory=dict)  # in which life
     finished: dict[str, int] = field(default_factory=dict)
-    words: dict[str, Verdict] = field(default_factory=dict)  # of those that gave up: whom they blame
+    since: dict[str, float] = field(default_factory=dict)  # when each joined last
+    words: dict[str, tuple[float, Verdict]] = field(default_factory=dict)  # who gave up: when, blaming whom
     places: dict[str, int] = field(default_factory=dict)
     looked_at: float = -1.0  # whether it is whole is the same for all who look within a step
     whole: bool = False
@@ -42,7 +43,7 @@ class Rings:
         ring = self._rings.setdefault(effect.transfer, Ring(effect.members, places=places))
         ring.joined[host.name] = host.life
         ring.finished.pop(host.name, None)
-        ring.words.pop(host.name, None)
+        ring.since[host.name] = self._world.now
         step_s = max(STEP_S, self._world.weather.ring_s / STEPS)
         self._world.at(step_s, self._step, host, effect, host.life, 0.0, 0.0, step_s)
 
@@ -50,7 +51,7 @@ class Rings:
         """The engine says of an aborted transfer, too, that it broke."""
         ring = self._rings.get(transfer)
         if ring and ring.joined.pop(host.name, None) == host.life:
-            ring.words[host.name] = None, False
+            ring.words[host.name] = self._world.now, (None, False)
             self._world.tell(host, ev.TransferBroke(transfer, None, False, "aborted here"), 0.1)
 
     def _step(
@@ -72,7 +73,7 @@ class Rings:
         (culprit, silent), patience_s = self._judged(ring, host, effect.stall_s)
         if stalled > patience_s:
             ring.joined.pop(host.name, None)
-            ring.words[host.name] = culprit, silent
+            ring.words[host.name] = world.now, (culprit, silent)
             world.tell(host, ev.TransferBroke(effect.transfer, culprit, silent, "stalled" if silent else "reset"))
         else:
             world.at(step_s, self._step, host, effect, life, moved, stalled, step_s)
@@ -103,8 +104,9 @@ class Rings:
         before, after = ring.members[here - 1], ring.members[(here + 1) % len(ring.members)]
         sides = ((before, self._linked(ring, before)), (after, self._linked(ring, host.name)))
         for peer, linked in sides:
-            if linked and peer in ring.words and peer not in ring.joined and self._process(peer):
-                suspect, silent = ring.words[peer]
+            said_at, (suspect, silent) = ring.words.get(peer, (-1.0, (None, False)))
+            # What was said of an earlier try of the same transfer was said on connections that are gone.
+            if linked and said_at >= ring.since[host.name] and peer not in ring.joined and self._process(peer):
                 return (None if suspect == host.name else suspect, silent), 0.0
         for peer, linked in sides:
             if not linked or not self._there(ring, peer):

@@ -163,7 +163,7 @@ class World:
 
     def _is_missed(self, host: Host, node: Node) -> bool:
         now = host.clock(self.now)
-        stand = farewell(host.name, node.head, node.catchup.applied, node.membership.alive_beacons(now))
+        stand = farewell(host.name, node.head, node.catchup.reach, node.membership.alive_beacons(now))
         return stand.must_stay or stand.takes_last_state
 
     def newest_voters(self) -> list[str]:
