@@ -48,6 +48,10 @@ UNSENT_BYTES_MAX = 1024 * 1024  # what waits behind the congestion window: keeps
 HEARTBEATS_PER_STALL = 4
 STARVED_STALLS = 3
 
+# Channels: wires that stand between two hosts from round to round.
+FRAME_BYTES_MAX = 1024 * 1024 + 64 * 1024  # a chunk of 1 MiB of fp32 and whatever a codec or a schedule puts beside it
+CONTROL_BYTES_MAX = 1024  # of a control frame: a peer id, some numbers; a request has as much
+
 PROGRESS_EVERY_S = 0.5  # a beacon carries it every 5 s; the status command redraws at 1 s
 PROGRESS_EACH_CHUNKS_MAX = 16  # transfers with so few chunks report each
 
