@@ -9,8 +9,8 @@ from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Accept, Accepted, Prepare, Promise, Refuse
 from intellectd.protocol.records import (
     BadRecord,
+    Collective,
     Head,
-    Member,
     Proposal,
     accepted_bytes,
     check_proposal,
@@ -37,7 +37,7 @@ class Acceptor:
         return self._context.peer in self._head.voters and not self.abstains and not self.behind
 
     def promise(
-        self, prepare: Prepare, state_digest: bytes, completed: list[Member], silent: list[str], busy: str | None
+        self, prepare: Prepare, state_digest: bytes, completed: Collective | None, silent: list[str], busy: str | None
     ) -> list[Out]:
         """Answer a Prepare from the rightful leader of its ballot."""
         ballot = prepare.ballot
@@ -50,7 +50,7 @@ class Acceptor:
             self.promised = ballot
             out.append(self._persist())
         # A value that was accepted goes before every result: both lists together could be too long for a message.
-        done = completed if self.accepted is None else []
+        done = completed if self.accepted is None else None
         answer = Promise(self._head.at, ballot, state_digest, self.accepted_ballot, self.accepted, done, silent)
         return [*out, To(ballot.leader, answer)]
 

@@ -104,6 +104,8 @@ class StartTransfer:
     codec: str
     stall_s: float
     deadline_s: float
+    schedule: str = "ring"
+    shape: tuple[int, ...] = ()  # of a torus its rows, of a direct exchange each member's share of the vector
 
 
 @dataclass(frozen=True)

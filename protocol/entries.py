@@ -32,6 +32,8 @@ from intellectd.protocol.manifest import Manifest, RunConfig, config_of, element
 
 VERSION = 1
 Streams = Annotated[list[Stream], Meta(max_length=limits.STREAMS_MAX)]
+Share = Annotated[int, Meta(ge=0, le=limits.SHARE_MAX)]
+Shape = Annotated[list[Share], Meta(max_length=limits.DIRECT_MEMBERS_MAX)]
 
 
 class BadRecord(ValueError):
@@ -86,6 +88,7 @@ class Record(Wire, frozen=True, array_like=True):
     parent: Hash  # hash of the record before; of round 0: the manifest's hash
     fragment: Count
     schedule: Name
+    shape: Shape
     codec: Name
     transfer: Hash  # id of the transfer that computed the update; zero when there is none
     update_root: Hash  # R; zero when nothing was contributed
@@ -126,6 +129,15 @@ class Member(Wire, frozen=True, array_like=True):
     delta_root: Hash
 
 
+class Collective(Wire, frozen=True, array_like=True):
+    """Who computes the update together, and how its bytes go. With the decision and the codec it names the transfer,
+    so whoever follows a plan does the same as all the others (C1, C7)."""
+
+    members: Annotated[list[Member], Meta(min_length=1, max_length=limits.ASSIGNMENTS_MAX)]  # in the schedule's order
+    schedule: Name
+    shape: Shape  # of a ring nothing, of a torus its rows, of a direct exchange each member's share of the vector
+
+
 class Proposal(Wire, frozen=True, array_like=True):
     """A record before its certificate: with the signatures of the members that computed R."""
 
@@ -142,9 +154,9 @@ def blob_hash(blob: Blob) -> bytes:
     return hash_of("blob", encode(blob))
 
 
-def transfer_id(at: At, members: list[Member], schedule: str, codec: str) -> bytes:
-    """Names a transfer by what it computes, not by the ballot: an equal one is the same one (SPEC C2)."""
-    return hash_of("transfer", encode(at), encode(members), schedule.encode(), codec.encode())
+def transfer_id(at: At, collective: Collective, codec: str) -> bytes:
+    """Names a transfer by what it computes, not by the ballot: an equal one is the same one (SPEC C1)."""
+    return hash_of("transfer", encode(at), encode(collective), codec.encode())
 
 
 class Head:

@@ -5,9 +5,10 @@ computes, so an equal one under a later ballot is the same one. Refuses to know 
 """
 
 from intellectd.protocol import limits
+from intellectd.protocol.collectives import misfit
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import AbortTransfer, Out, StartTransfer, To
-from intellectd.protocol.entries import BadRecord, Head, Member, transfer_id
+from intellectd.protocol.entries import BadRecord, Collective, Head, Member, transfer_id
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Abort, Plan, Ready, Result
 from intellectd.protocol.records import result_bytes
@@ -19,8 +20,8 @@ class Exchange:
         self._timers = context.config.timers
         self.plan: Plan | None = None
         self.newest: Ballot | None = None  # of the plans seen: a late one from an old leader starts nothing
-        self._named: list[tuple[list[Member], bytes]] = []  # the members last named, and their transfers
-        self._started: dict[bytes, list[Member]] = {}  # the newest TRANSFERS_KEPT
+        self._named: list[tuple[Collective, bytes]] = []  # what was named last, and as what
+        self._started: dict[bytes, Collective] = {}  # the newest TRANSFERS_KEPT
         self._results: dict[bytes, Result] = {}  # on disk here, by transfer
         self._moved: dict[str, tuple[bytes, int]] = {}
 
@@ -29,21 +30,21 @@ class Exchange:
         """The transfer under way here."""
         if self.plan is None:
             return None
-        transfer = self.name(self.plan.members)
+        transfer = self.name(self.plan.collective)
         return None if transfer in self._results else transfer
 
-    def name(self, members: list[Member]) -> bytes:
+    def name(self, collective: Collective) -> bytes:
         for known, transfer in self._named:  # asked with every event, of up to 1,024 members
-            if known is members:
+            if known is collective:
                 return transfer
-        transfer = transfer_id(self._head.at, members, "ring", self._head.codec)
-        self._named = [(members, transfer), *self._named[:1]]
+        transfer = transfer_id(self._head.at, collective, self._head.codec)
+        self._named = [(collective, transfer), *self._named[:1]]
         return transfer
 
-    def completed(self) -> list[Member]:
-        """The members of the newest transfer whose result is on disk here."""
+    def completed(self) -> Collective | None:
+        """Of the newest transfer whose result is on disk here."""
         done = [self._started[t] for t in self._results if t in self._started]
-        return done[-1] if done else []
+        return done[-1] if done else None
 
     # ---- plans
 
@@ -54,14 +55,17 @@ class Exchange:
             raise BadRecord("a member is planned twice")
         if any(self._head.assignment(m.peer) is None or m.tokens <= 0 for m in plan.members):
             raise BadRecord("a member that is not eligible, or without tokens, is planned")
-        if plan.codec != self._head.codec or plan.schedule != "ring":
-            raise BadRecord(f"the plan's codec {plan.codec} or schedule {plan.schedule} is not this round's")
+        if plan.codec != self._head.codec:
+            raise BadRecord(f"the plan's codec {plan.codec} is not this round's")
+        wrong = misfit(plan.collective, self._head.config.outer.schedule)
+        if wrong:
+            raise BadRecord(wrong)
 
     def follow(self, plan: Plan, own_ready: Ready | None) -> list[Out]:
         """Take part as planned. An equal transfer is not begun again; what was finished is said again."""
         if self.newest is not None and plan.ballot < self.newest:
             return []
-        transfer, running = self.name(plan.members), self.running
+        transfer, running = self.name(plan.collective), self.running
         mine = next(m for m in plan.members if m.peer == self._context.peer)
         known = transfer in self._results or running == transfer
         if not known and (own_ready is None or mine != Member(mine.peer, own_ready.tokens, own_ready.delta_root)):
@@ -91,15 +95,15 @@ class Exchange:
             return []
         signature = self._context.crypto.sign(result_bytes(self._head.run, self._head.at, transfer, root))
         result = self._results[transfer] = Result(self._head.at, transfer, root, update_bytes, signature)
-        planned = self.plan is not None and self.name(self.plan.members) == transfer
+        planned = self.plan is not None and self.name(self.plan.collective) == transfer
         return [To(self.plan.ballot.leader, result)] if self.plan and planned else []
 
     def is_running(self, transfer: bytes) -> bool:
         return transfer == self.running
 
-    def peer_moved(self, peer: str, transfer: bytes, done_bytes: int, led: list[Member]) -> bool:
+    def peer_moved(self, peer: str, transfer: bytes, done_bytes: int, led: Collective | None) -> bool:
         """A beacon says how far a peer's part is: is that progress of the transfer we know, or could be part of?"""
-        known = [self.name(m) for m in (self.plan.members if self.plan else [], led) if m]
+        known = [self.name(c) for c in (self.plan.collective if self.plan else None, led) if c]
         ours = transfer in known if known else self._head.assignment(peer) is not None
         before, done = self._moved.get(peer, (b"", -1))
         if not ours or (before == transfer and done_bytes <= done):
@@ -112,13 +116,14 @@ class Exchange:
 
     def _start(self, transfer: bytes, plan: Plan) -> StartTransfer:
         self._started.pop(transfer, None)
-        self._started[transfer] = list(plan.members)
+        self._started[transfer] = plan.collective
         while len(self._started) > limits.TRANSFERS_KEPT:
             oldest = next(iter(self._started))
             del self._started[oldest]
             self._results.pop(oldest, None)
         peers, weights = tuple(m.peer for m in plan.members), tuple(m.tokens for m in plan.members)
-        return StartTransfer(transfer, peers, weights, plan.codec, self._timers.stall_s, self._timers.transfer_s)
+        timers, schedule, shape = self._timers, plan.collective.schedule, tuple(plan.collective.shape)
+        return StartTransfer(transfer, peers, weights, plan.codec, timers.stall_s, timers.transfer_s, schedule, shape)
 
     def _stop(self, running: bytes | None) -> list[Out]:
         return [AbortTransfer(running)] if running is not None else []

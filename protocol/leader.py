@@ -8,9 +8,20 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from intellectd.protocol import limits
+from intellectd.protocol.collectives import misfit
 from intellectd.protocol.context import Context, WrongSender
 from intellectd.protocol.effects import Out, To
-from intellectd.protocol.entries import BadRecord, Certificate, Entry, Head, Member, Proposal, Vote, record_hash
+from intellectd.protocol.entries import (
+    BadRecord,
+    Certificate,
+    Collective,
+    Entry,
+    Head,
+    Member,
+    Proposal,
+    Vote,
+    record_hash,
+)
 from intellectd.protocol.ids import NO_HASH, Ballot
 from intellectd.protocol.messages import Accept, Accepted, Plan, Prepare, Promise, Ready, Refuse, Result
 from intellectd.protocol.proposal import NOTHING, Outcome, build_record, contributions, next_blob, next_voters
@@ -27,7 +38,7 @@ class Leader:
         self.promises: dict[str, Promise] = {}
         self.refused: dict[str, Ballot] = {}
         self.quorum_at: float | None = None
-        self.members: list[Member] = []
+        self.collective: Collective | None = None
         self.transfer = NO_HASH
         self._ready: dict[str, Ready] = {}
         self._results: dict[str, Result] = {}
@@ -87,29 +98,35 @@ class Leader:
             return None
         return max(found, key=lambda p: p.accepted_ballot or self.ballot).accepted
 
-    def completed(self, known: dict[str, Ready], here: Sequence[str]) -> list[Member]:
+    def completed(self, known: dict[str, Ready], here: Sequence[str]) -> Collective | None:
         """The largest transfer whose result already lies on disks, if naming its members again can work: they are
         `known` to stand as they did then, and either all are `here` or a majority of them holds the result."""
-        best: list[Member] = []
+        best: Collective | None = None
         for promise in self.promises.values():
-            members = promise.completed
-            peers = [m.peer for m in members]
-            same = members == [Member(p, known[p].tokens, known[p].delta_root) for p in peers if p in known]
-            holders = [v for v, p in self.promises.items() if p.completed == members]
+            done = promise.completed
+            if done is None or misfit(done, self._head.config.outer.schedule):
+                continue
+            peers = [m.peer for m in done.members]
+            same = done.members == [Member(p, known[p].tokens, known[p].delta_root) for p in peers if p in known]
+            holders = [v for v, p in self.promises.items() if p.completed == done]
             reached = all(peer in here for peer in peers) or is_majority(peers, holders)
             unique = len(dict.fromkeys(peers)) == len(peers)
-            if same and reached and unique and len(members) > len(best):
-                best = members
+            if same and reached and unique and (best is None or len(done.members) > len(best.members)):
+                best = done
         return best
 
     # ---- the transfer
 
-    def plan(self, members: list[Member], ready: dict[str, Ready], now: float) -> Plan:
+    @property
+    def members(self) -> list[Member]:
+        return self.collective.members if self.collective else []
+
+    def plan(self, collective: Collective, ready: dict[str, Ready], now: float) -> Plan:
         """What to tell the members."""
-        self.phase, self.members, self._ready = REDUCE, members, dict(ready)
+        self.phase, self.collective, self._ready = REDUCE, collective, dict(ready)
         self.planned_at = self._said_at = now
-        self.transfer = transfer_id(self._head.at, members, "ring", self._head.codec)
-        return self._plan()
+        self.transfer = transfer_id(self._head.at, collective, self._head.codec)
+        return self._plan(collective)
 
     def on_result(self, sender: str, result: Result) -> tuple[bool, Outcome | None]:
         """Count a member's result: (is it news, the outcome when a majority holds the same bytes)."""
@@ -127,7 +144,7 @@ class Leader:
         same = [peer for peer, r in self._results.items() if r.root == result.root]
         if not is_majority([m.peer for m in self.members], same):
             return news, None
-        return news, Outcome(tuple(self.members), result.root, result.update_bytes)
+        return news, Outcome(self.collective, result.root, result.update_bytes)
 
     # ---- phase 2
 
@@ -184,12 +201,12 @@ class Leader:
         if self.phase == PREPARE:
             left = [v for v in self._head.voters if v not in self.promises and v not in self.refused and v != me]
             return [To(voter, Prepare(self._head.at, self.ballot)) for voter in left]
-        if self.phase == REDUCE:
+        if self.phase == REDUCE and self.collective:
             done = dict.fromkeys([*self._results, *following, me])
             left = [m.peer for m in self.members if m.peer not in done]
             first = self._repeated % max(1, len(left))  # so that of very many each has its turn
             self._repeated += limits.SPREAD_MAX
-            message = self._plan()
+            message = self._plan(self.collective)
             return [To(peer, message) for peer in (left[first:] + left[:first])[: limits.SPREAD_MAX]]
         if self.phase == ACCEPT and self.proposal is not None:
             left = [v for v in self._head.voters if v not in self._votes and v != me]
@@ -206,5 +223,5 @@ class Leader:
         ends = [self.repeats_at, *([(self.quorum_at or now) + limits.PROMISE_GRACE_S] if waits else [])]
         return min((at for at in ends if at > now), default=float("inf"))
 
-    def _plan(self) -> Plan:
-        return Plan(self._head.at, self.ballot, self.members, "ring", self._head.codec)
+    def _plan(self, collective: Collective) -> Plan:
+        return Plan(self._head.at, self.ballot, collective, self._head.codec)

@@ -4,13 +4,14 @@ Owns the attempt that is led here, if any. Refuses to count answers, which is le
 """
 
 from intellectd.protocol import limits
+from intellectd.protocol.collectives import RING
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Halt, Note, Out, Through, To
 from intellectd.protocol.ids import Ballot, hash_of, state_name
 from intellectd.protocol.leader import ACCEPT, DONE, Leader
 from intellectd.protocol.messages import Accepted, Introduce, Promise, Ready, Refuse, Result
 from intellectd.protocol.readiness import enough, names_roster
-from intellectd.protocol.records import Entry, Member
+from intellectd.protocol.records import Collective, Entry, Member
 
 
 class Leading:
@@ -125,6 +126,11 @@ class Leading:
         leader = self.attempt
         return leader.members if leader is not None and ballot in (None, leader.ballot) else []
 
+    @property
+    def collective(self) -> Collective | None:
+        """That is computed under the attempt led here."""
+        return None if self.attempt is None else self.attempt.collective
+
     # ---- inside
 
     def _no_digest(self, leader: Leader) -> list[Out]:
@@ -142,20 +148,20 @@ class Leading:
             decision.muster.all_ready(),
         )
         done = leader.completed(known, standing.ready)
-        if done and len(done) >= swarm.min_peers:
-            return self._plan(leader, done, {m.peer: known[m.peer] for m in done}, now)
+        if done and len(done.members) >= swarm.min_peers:
+            return self._plan(leader, done, {m.peer: known[m.peer] for m in done.members}, now)
         if not enough(standing, swarm.start_peers, swarm.min_peers):
             return self._give_up(f"attempt {leader.ballot.attempt} came to nothing: {decision.may_start(now)[1]}", now)
         if names_roster(standing):
             return leader.propose_roster(standing.able, self._gone(leader, now))
         ring = sorted(standing.ready, key=lambda peer: hash_of("ring", decision.head.hash, peer.encode()))
         members = [Member(p, known[p].tokens, known[p].delta_root) for p in ring]
-        return self._plan(leader, members, {peer: known[peer] for peer in ring}, now)
+        return self._plan(leader, Collective(members, RING, []), {peer: known[peer] for peer in ring}, now)
 
-    def _plan(self, leader: Leader, members: list[Member], ready: dict[str, Ready], now: float) -> list[Out]:
+    def _plan(self, leader: Leader, collective: Collective, ready: dict[str, Ready], now: float) -> list[Out]:
         """Tell everybody in the ring: one by one, or where they are many by way of the voters (W11), each with its
         neighbours' beacons, whom it may never have met."""
-        plan, peers = leader.plan(members, ready, now), [m.peer for m in members]
+        plan, peers = leader.plan(collective, ready, now), [m.peer for m in collective.members]
         if len(peers) <= limits.ROSTER_DENSE_MAX:
             return [To(peer, plan) for peer in peers]
         me, known = self._decision.context.peer, self._decision.members

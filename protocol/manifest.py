@@ -84,6 +84,7 @@ class Outer(Section, frozen=True, forbid_unknown_fields=True):
         (8, 0.8),
     )
     codec: Literal["int8", "bf16", "fp32"] = "int8"  # those in which a ring's partial sums may travel
+    schedule: Literal["auto", "ring", "direct", "torus"] = "auto"  # "auto": what the links are measured to be best for
 
 
 class Swarm(Section, frozen=True, forbid_unknown_fields=True):

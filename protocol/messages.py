@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from intellectd.protocol import limits
-from intellectd.protocol.entries import Entry, Member, Proposal, Streams
+from intellectd.protocol.entries import Collective, Entry, Member, Proposal, Streams
 from intellectd.protocol.ids import (
     At,
     Ballot,
@@ -135,7 +135,7 @@ class Promise(Message, frozen=True, array_like=True):
     state_digest: Hash
     accepted_ballot: Ballot | None
     accepted: Proposal | None
-    completed: Annotated[list[Member], Meta(max_length=limits.ASSIGNMENTS_MAX)]  # a transfer whose result I hold
+    completed: Collective | None  # of a transfer whose result I hold
     silent: Annotated[list[PeerId], Meta(max_length=limits.VOTERS_MAX)]  # voters I have not heard for expel_s
 
 
@@ -149,13 +149,16 @@ class Refuse(Message, frozen=True, array_like=True):
 
 
 class Plan(Message, frozen=True, array_like=True):
-    """Start this transfer: the members in ring order."""
+    """Start this transfer."""
 
     at: At
     ballot: Ballot
-    members: Annotated[list[Member], Meta(min_length=1, max_length=limits.ASSIGNMENTS_MAX)]
-    schedule: Name
+    collective: Collective
     codec: Name
+
+    @property
+    def members(self) -> list[Member]:
+        return self.collective.members
 
 
 class Result(Message, frozen=True, array_like=True):

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from intellectd.protocol import limits
+from intellectd.protocol.collectives import RING
 from intellectd.protocol.entries import (
     VERSION,
     Assignment,
     Blob,
+    Collective,
     Contribution,
     Head,
     Member,
@@ -29,12 +31,16 @@ from intellectd.protocol.messages import Ready
 class Outcome:
     """What the transfer of a round came to; empty for a record that only names a roster."""
 
-    members: tuple[Member, ...]
+    collective: Collective | None
     root: bytes
     update_bytes: int
 
+    @property
+    def members(self) -> list[Member]:
+        return self.collective.members if self.collective else []
 
-NOTHING = Outcome((), NO_HASH, 0)
+
+NOTHING = Outcome(None, NO_HASH, 0)
 
 
 def contributions(outcome: Outcome, ready: dict[str, Ready]) -> list[Contribution]:
@@ -108,7 +114,7 @@ def tokens_after(head: Head, contributed: list[Contribution]) -> int:
 
 
 def build_record(head: Head, outcome: Outcome, blob: Blob, voters: list[str], state_digest: bytes) -> Record:
-    config = head.config
+    config, done = head.config, outcome.collective
     return Record(
         version=VERSION,
         run=head.run,
@@ -116,9 +122,10 @@ def build_record(head: Head, outcome: Outcome, blob: Blob, voters: list[str], st
         round=head.round + 1,
         parent=head.hash,
         fragment=0,
-        schedule="ring",
+        schedule=done.schedule if done else RING,
+        shape=done.shape if done else [],
         codec=head.codec,
-        transfer=transfer_id(head.at, list(outcome.members), "ring", head.codec) if outcome.members else NO_HASH,
+        transfer=transfer_id(head.at, done, head.codec) if done else NO_HASH,
         update_root=outcome.root,
         update_bytes=outcome.update_bytes,
         optimizer=config.outer.optimizer,

@@ -5,12 +5,14 @@ on from here. Refuses to know how a record came about and what the update's byte
 """
 
 from intellectd.protocol.branch import check_branch
+from intellectd.protocol.collectives import RING, misfit
 from intellectd.protocol.entries import (
     VERSION,
     Assignment,
     BadRecord,
     Blob,
     Certificate,
+    Collective,
     Contribution,
     Entry,
     Head,
@@ -41,7 +43,7 @@ def check_proposal(head: Head, record: Record, blob: Blob) -> None:
     _require(record.blob == blob_hash(blob), "blob hash")
     _require(head.round >= 0 or record.state_digest == head.manifest.state_digest, "not the manifest's first state")
     _require(record.codec == head.codec and record.next_codec == config.outer.codec, "codec")
-    _require(record.fragment == 0 and record.schedule == "ring", "schedule or fragment")
+    _require(record.fragment == 0, "fragment")
     _require(record.optimizer == config.outer.optimizer, "outer optimizer")
     _require(record.momentum == float32_hex(config.outer.momentum), "outer momentum")
     _require(record.lr == float32_hex(outer_lr(config, max(1, len(blob.contributions)))), "outer learning rate")
@@ -68,12 +70,16 @@ def _check_contributions(head: Head, blob: Blob) -> None:
 def _check_update(head: Head, record: Record, blob: Blob) -> None:
     if blob.contributions:
         members = [Member(c.peer, c.tokens, c.delta_root) for c in blob.contributions]
-        expected = transfer_id(head.at, members, record.schedule, record.codec)
+        collective = Collective(members, record.schedule, record.shape)
+        wrong = misfit(collective, head.config.outer.schedule)
+        _require(not wrong, wrong)
+        expected = transfer_id(head.at, collective, record.codec)
         _require(record.transfer == expected and record.update_root != NO_HASH, "transfer id")
         _require(record.update_bytes == head.update_bytes, "size of the update")
         _require(len(members) >= head.config.swarm.min_peers, "fewer members than min_peers")
     else:
         _require(record.transfer == NO_HASH and record.update_root == NO_HASH, "an update without contributions")
+        _require(record.schedule == RING and not record.shape, "a schedule without contributions")
         _require(record.update_bytes == 0 and len(blob.assignments) > 0, "an empty record that changes nothing")
 
 
@@ -139,6 +145,7 @@ __all__ = [
     "BadRecord",
     "Blob",
     "Certificate",
+    "Collective",
     "Contribution",
     "Entry",
     "Head",

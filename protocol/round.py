@@ -228,7 +228,7 @@ class Round:
             self._moved(now)
 
     def on_peer_moved(self, peer: str, transfer: bytes, done_bytes: int, now: float) -> None:
-        if self.parts.exchange.peer_moved(peer, transfer, done_bytes, self.leading.members()):
+        if self.parts.exchange.peer_moved(peer, transfer, done_bytes, self.leading.collective):
             self._moved(now)
 
     def on_transfer_ended(self, transfer: bytes, root: bytes, update_bytes: int, now: float) -> list[Out]:

@@ -82,6 +82,9 @@ class Transfers:
         if frozen is None:
             self._post(ev.TransferBroke(name, None, False, "this host has no delta to contribute"))
             return
+        if effect.schedule != "ring":
+            self._failed_here(name, ev.TransferBroke(name, None, False, f"no {effect.schedule} is built here yet"))
+            return
         memory = await self._runner(lambda: self._store.updates.new(name, frozen.encoded.numel()))
         self._incoming[name] = _Incoming(memory)
         job = RingJob(

@@ -141,7 +141,7 @@ def offences(liar: RunService, victim: RunService) -> dict[str, tuple[bytes, str
     body = b"not a message"
     signature = crypto.sign(m.signed_bytes(run, body))
     not_its_turn = m.Prepare(head.at, Ballot(turn + 1, me))
-    plan = m.Plan(head.at, Ballot(turn, me), twice, "ring", head.codec)
+    plan = m.Plan(head.at, Ballot(turn, me), m.Collective(twice, "ring", []), head.codec)
     forged = m.Commit(msgspec.structs.replace(head.entry, record=record))
     return {
         "bytes": (encode(m.Envelope(run, me, body, signature)), "not a valid "),

@@ -11,6 +11,7 @@ from intellectd.protocol.messages import Ready
 from intellectd.protocol.proposal import NOTHING, Outcome, build_record, contributions, next_blob, next_voters
 from intellectd.protocol.records import (
     Certificate,
+    Collective,
     Entry,
     Head,
     Member,
@@ -69,9 +70,12 @@ class History:
         return self.decide(self.proposal(self.outcome(ready), ready, members if able is None else able, gone))
 
     def outcome(self, ready: dict[str, Ready]) -> Outcome:
-        members = tuple(Member(peer, r.tokens, r.delta_root) for peer, r in ready.items())
-        transfer = transfer_id(self.head.at, list(members), "ring", self.head.codec)
-        return Outcome(members, hash_of("update", transfer), UPDATE_BYTES) if members else NOTHING
+        members = [Member(peer, r.tokens, r.delta_root) for peer, r in ready.items()]
+        if not members:
+            return NOTHING
+        collective = Collective(members, "ring", [])
+        transfer = transfer_id(self.head.at, collective, self.head.codec)
+        return Outcome(collective, hash_of("update", transfer), UPDATE_BYTES)
 
     def proposal(
         self,

@@ -6,7 +6,7 @@ from intellectd.protocol import events as ev
 from intellectd.protocol import messages as m
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.proposal import Outcome
-from intellectd.protocol.records import Member, Proposal, accepted_bytes, record_hash, result_bytes, transfer_id
+from intellectd.protocol.records import Collective, Proposal, accepted_bytes, record_hash, result_bytes, transfer_id
 from tests.protocol.history import RUN, UPDATE_BYTES, History, ready_of
 from tests.sim.tags import TagCrypto
 
@@ -35,21 +35,31 @@ def promise(
     history: History,
     ballot: Ballot,
     accepted: tuple[Ballot, Proposal] | None = None,
-    completed: Sequence[Member] = (),
+    completed: Collective | None = None,
     silent: Sequence[str] = (),
     state: bytes | None = None,
 ) -> m.Promise:
     before, value = accepted or (None, None)
     digest = history.state if state is None else state
-    return m.Promise(history.head.at, ballot, digest, before, value, list(completed), list(silent))
+    return m.Promise(history.head.at, ballot, digest, before, value, completed, list(silent))
 
 
-def plan(history: History, ballot: Ballot, *members: str) -> m.Plan:
-    return m.Plan(history.head.at, ballot, list(outcome(history, *members).members), "ring", history.head.codec)
+def plan(history: History, ballot: Ballot, *members: str, shares: Sequence[int] = ()) -> m.Plan:
+    """A ring; with `shares` a direct exchange."""
+    found = collective(history, *members)
+    if shares:
+        found = Collective(found.members, "direct", list(shares))
+    return m.Plan(history.head.at, ballot, found, history.head.codec)
+
+
+def collective(history: History, *members: str) -> Collective:
+    done = outcome(history, *members).collective
+    assert done is not None
+    return done
 
 
 def transfer(history: History, *members: str) -> bytes:
-    return transfer_id(history.head.at, list(outcome(history, *members).members), "ring", history.head.codec)
+    return transfer_id(history.head.at, collective(history, *members), history.head.codec)
 
 
 def result(history: History, by: str, *members: str) -> m.Result:

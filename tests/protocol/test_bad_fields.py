@@ -90,7 +90,7 @@ def bad(spot: Spot, good: Any) -> Iterator[Any]:
         if kind.min_length:
             yield bytes(kind.min_length - 1)
     elif isinstance(kind, inspect.ListType):
-        yield [good[0]] * (longest(spot) + 1)
+        yield [good[0] if good else 0] * (longest(spot) + 1)
         if kind.min_length:
             yield good[: kind.min_length - 1]
     elif isinstance(kind, inspect.StructType):
@@ -128,13 +128,13 @@ def full() -> list[m.AnyMessage]:
     ready = ready_of(run.head, "PB", run.state)
     transfer = m.Transfer(hash_of("transfer"), 1, 2)
     beacon = pa.beacon("PB", ready=ready, transfer=transfer, addresses=["/ip4/1.2.3.4/tcp/1"], snapshots=[0]).data
-    members = say.outcome(run, "PB", "PA", "PC").members
+    done = say.collective(run, "PB", "PA", "PC")
     return [
         m.open_message(m.open_envelope(beacon), TagCrypto("PB")),
         say.prepare(run, ballot),
-        say.promise(run, ballot, accepted=(ballot, value), completed=members, silent=["PC"]),
+        say.promise(run, ballot, accepted=(ballot, value), completed=done, silent=["PC"]),
         m.Refuse(run.head.at, ballot, ballot, "no"),
-        say.plan(run, ballot, "PB", "PA", "PC"),
+        say.plan(run, ballot, "PB", "PA", "PC", shares=(3, 2, 1)),
         say.result(run, "PB", "PB", "PA", "PC"),
         say.abort(run, ballot, "PC"),
         say.accept(run, ballot, value),

@@ -81,7 +81,7 @@ def everything(run: History, pa: Host) -> list[m.AnyMessage]:
         beacon,
         say.prepare(run, THEIRS),
         say.promise(run, mine),
-        say.promise(run, mine, accepted=(THEIRS, value), completed=say.outcome(run, *members).members, silent=["PC"]),
+        say.promise(run, mine, accepted=(THEIRS, value), completed=say.collective(run, *members), silent=["PC"]),
         m.Refuse(run.head.at, mine, Ballot(3, "PC"), "no"),
         say.plan(run, THEIRS, "PB", "PA", "PC"),
         say.result(run, "PB", *members),
@@ -97,7 +97,7 @@ def everything(run: History, pa: Host) -> list[m.AnyMessage]:
 
 
 STRANGE: list[Any] = [
-    0, 1, -1, 2**40, 2**53, 2**63, -(2**63), None, True, "", "PA", "PZ", "ring", "é", b"",
+    0, 1, -1, 2**40, 2**53, 2**63, -(2**63), None, True, "", "PA", "PZ", "ring", "direct", "torus", [1, 1, 1], "é", b"",
     bytes(32), hash_of("strange"), bytes(64), [], [[]], {}, 1.5, float("nan"), "ffffffff", "7fc00000",
 ]  # fmt: skip
 
@@ -180,7 +180,7 @@ def answer(run: History, pa: Host, message: m.AnyMessage) -> None:
     if isinstance(message, m.Prepare):
         pa.told(pa.says("PC", say.promise(run, message.ballot)))
     elif isinstance(message, m.Plan):
-        name = pa.node.round.parts.exchange.name(message.members)
+        name = pa.node.round.parts.exchange.name(message.collective)
         pa.told(pa.says("PC", say.signed_result(run, "PC", name, hash_of("sum", name))))
     elif isinstance(message, m.Accept):
         pa.told(pa.says("PC", say.accepted(run, "PC", message.ballot, message.proposal)))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.ids import At, Ballot, Stream, encode, hash_of
-from intellectd.protocol.records import Contribution, Entry, Member, Pending, Vote, decode_entry
+from intellectd.protocol.records import Collective, Contribution, Entry, Member, Pending, Vote, decode_entry
 from tests.protocol import puppets as say
 from tests.protocol.history import RUN, History, run_config
 from tests.protocol.test_hostile import everything, following
@@ -28,6 +28,8 @@ ballots = st.builds(Ballot, counts, peers)
 streams = st.builds(Stream, round_numbers, st.integers(0, limits.PEERS_MAX * 4))
 readies = st.builds(m.Ready, ats, hashes, counts, counts, floats, hashes, st.lists(streams, max_size=8))
 members = st.builds(Member, peers, counts, hashes)
+shapes = st.lists(st.integers(0, limits.SHARE_MAX), max_size=limits.DIRECT_MEMBERS_MAX)
+collectives = st.builds(Collective, st.lists(members, min_size=1, max_size=3), names, shapes)
 texts = st.text(max_size=80)
 beacons = st.builds(
     m.Beacon,
@@ -51,9 +53,9 @@ beacons = st.builds(
 anything = st.one_of(
     beacons,
     st.builds(m.Prepare, ats, ballots),
-    st.builds(m.Promise, ats, ballots, hashes, st.none(), st.none(), st.lists(members, max_size=3), st.lists(peers)),
+    st.builds(m.Promise, ats, ballots, hashes, st.none(), st.none(), st.none() | collectives, st.lists(peers)),
     st.builds(m.Refuse, ats, ballots, ballots, texts),
-    st.builds(m.Plan, ats, ballots, st.lists(members, min_size=1, max_size=3), names, names),
+    st.builds(m.Plan, ats, ballots, collectives, names),
     st.builds(m.Result, ats, hashes, hashes, counts, signatures),
     st.builds(m.Abort, ats, ballots, st.none() | peers, st.booleans(), texts),
     st.builds(m.Accepted, ats, ballots, hashes, signatures),
@@ -121,6 +123,7 @@ def test_bombs_are_small_changes() -> None:
         m.decode(encode(many), m.EntriesAnswer)
 
 
+PLACE = m.Member("PA", 1, RUN)
 OVER: list[tuple[str, Any]] = [
     ("attempt", m.Prepare(At(RUN, 1, RUN), Ballot(limits.TOKENS_MAX + 1, "PA"))),
     ("round", m.Prepare(At(RUN, limits.ROUND_MAX + 1, RUN), Ballot(0, "PA"))),
@@ -130,8 +133,10 @@ OVER: list[tuple[str, Any]] = [
     ("hash", m.Prepare(At(RUN[:31], 1, RUN), Ballot(0, "PA"))),
     ("signature", m.Result(At(RUN, 1, RUN), RUN, RUN, 1, bytes(63))),
     ("reason", m.Refuse(At(RUN, 1, RUN), Ballot(0, "PA"), Ballot(0, "PA"), "x" * 401)),
-    ("silent", m.Promise(At(RUN, 1, RUN), Ballot(0, "PA"), RUN, None, None, [], ["PA"] * 32)),
-    ("members", m.Plan(At(RUN, 1, RUN), Ballot(0, "PA"), [], "ring", "int8")),
+    ("silent", m.Promise(At(RUN, 1, RUN), Ballot(0, "PA"), RUN, None, None, None, ["PA"] * 32)),
+    ("members", m.Plan(At(RUN, 1, RUN), Ballot(0, "PA"), m.Collective([], "ring", []), "int8")),
+    ("shape", m.Plan(At(RUN, 1, RUN), Ballot(0, "PA"), m.Collective([PLACE], "direct", [1] * 65), "int8")),
+    ("share", m.Plan(At(RUN, 1, RUN), Ballot(0, "PA"), m.Collective([PLACE], "direct", [65_536]), "int8")),
     ("streams", m.Ready(At(RUN, 1, RUN), RUN, 1, 1, "3f800000", RUN, [Stream(1, 1)] * 9)),
     ("norm", m.Ready(At(RUN, 1, RUN), RUN, 1, 1, "3F80000G", RUN, [])),
 ]

@@ -11,6 +11,7 @@ from intellectd.protocol.records import (
     Assignment,
     BadRecord,
     Blob,
+    Collective,
     Entry,
     Pending,
     Proposal,
@@ -80,8 +81,12 @@ BAD: list[tuple[str, Change]] = [
     ("blob hash", record(blob=hash_of("other"))),
     ("codec", record(codec="fp32")),
     ("codec", record(next_codec="fp32")),
-    ("schedule or fragment", record(fragment=1)),
-    ("schedule or fragment", record(schedule="direct")),
+    ("fragment", record(fragment=1)),
+    ("schedule tree is not this run's", record(schedule="tree")),
+    ("a ring has no shape", record(shape=[2])),
+    ("no torus of 2 members has this shape", record(schedule="torus", shape=[2])),
+    ("no direct exchange of 2 members has this shape", record(schedule="direct", shape=[1, 1, 1])),
+    ("transfer id", record(schedule="direct", shape=[1, 1])),
     ("outer optimizer", record(optimizer="sgd")),
     ("outer momentum", record(momentum="3f800000")),
     ("outer learning rate", record(lr="3f800000")),
@@ -126,6 +131,8 @@ def test_one_thing_wrong(says: str, change: Change) -> None:
     [
         ("an update without contributions", record(update_root=hash_of("x"))),
         ("an update without contributions", record(transfer=hash_of("x"))),
+        ("a schedule without contributions", record(schedule="direct")),
+        ("a schedule without contributions", record(shape=[1])),
         ("an empty record that changes nothing", record(update_bytes=260)),
         ("an empty record that changes nothing", blob(assignments=lambda items: [])),
     ],
@@ -192,8 +199,14 @@ def test_hashes_cover_every_field() -> None:
     """SPEC R2, C1: the order of members is part of what is computed; the ballot is not."""
     run = run_of_three()
     value = say.proposal(run, "PA", "PB")
-    members = list(say.outcome(run, "PA", "PB").members)
-    assert transfer_id(run.head.at, members, "ring", "int8") != transfer_id(run.head.at, members[::-1], "ring", "int8")
+    done = say.collective(run, "PA", "PB")
+    others = (
+        Collective(done.members[::-1], "ring", []),
+        Collective(done.members, "direct", [1, 1]),
+        Collective(done.members, "direct", [1, 2]),
+    )
+    names = [transfer_id(run.head.at, collective, "int8") for collective in (done, *others)]
+    assert len(dict.fromkeys([*names, transfer_id(run.head.at, done, "bf16")])) == 5
     assert record_hash(value.record) != record_hash(replace(value.record, fragment=1))
     assert blob_hash(value.blob) != blob_hash(Blob([], [], [], [], []))
 

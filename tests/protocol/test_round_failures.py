@@ -68,8 +68,8 @@ def test_it_dies_after_the_plan() -> None:
     pa >> say.ended(run, "PC", "PA")
     pa << "to PB: result"
     assert until(pa, "to PC: prepare 1.PA", "PC") <= 11
-    members = say.outcome(run, "PC", "PA").members
-    pa >> pa.says("PC", say.promise(run, NEXT, completed=members))
+    done = say.collective(run, "PC", "PA")
+    pa >> pa.says("PC", say.promise(run, NEXT, completed=done))
     pa >> pa.after(1.1)  # PB may still answer: it was heard ten seconds ago
     pa << "to PC: plan 1.PA PC+PA"  # its own result is known already, no transfer begins
     pa >> pa.says("PC", say.result(run, "PC", "PC", "PA"))
@@ -325,7 +325,7 @@ def test_a_result_is_kept_although_its_plan_was_given_up() -> None:
     pa.told(pa.says("PC", say.abort(run, THEIRS, None))).skip()
     pa >> say.ended(run, "PB", "PC", "PA")
     pa.silent()
-    assert [x.peer for x in pa.node.round.parts.exchange.completed()] == ["PB", "PC", "PA"]
+    assert pa.node.round.parts.exchange.completed() == say.collective(run, "PB", "PC", "PA")
 
 
 def test_a_ready_peer_on_another_state_is_not_ready() -> None:

@@ -3,7 +3,7 @@
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol.ids import Ballot, hash_of
-from intellectd.protocol.records import Head
+from intellectd.protocol.records import Collective, Head
 from tests.protocol import puppets as say
 from tests.protocol.playbook import History, Host, opened, run_config, swarm
 
@@ -196,7 +196,7 @@ def test_a_plan_for_another_delta_is_refused() -> None:
     run, pa = follower()
     plan = say.plan(run, FIRST, "PB", "PA")
     other = type(plan.members[1])("PA", 100, hash_of("another"))
-    pa >> pa.says("PB", type(plan)(plan.at, FIRST, [plan.members[0], other], "ring", "int8"))
+    pa >> pa.says("PB", type(plan)(plan.at, FIRST, Collective([plan.members[0], other], "ring", []), "int8"))
     pa << "to PB: abort 0.PB, suspect PA"
     pa >> pa.says("PB", plan)
     pa << "transfer PB+PA"
@@ -213,14 +213,21 @@ def test_plans_that_no_honest_leader_sends() -> None:
     run, pa = follower()
     plan = say.plan(run, FIRST, "PB", "PA")
     pb, me = plan.members
-    for members, schedule, why in (
-        ([pb, me, pb], "ring", "a member is planned twice"),
-        ([pb, me, type(me)("PZ", 1, me.delta_root)], "ring", "a member that is not eligible, or without tokens, is"),
-        ([type(me)("PB", 0, me.delta_root), me], "ring", "a member that is not eligible, or without tokens, is"),
-        ([pb, me], "torus", "the plan's codec int8 or schedule torus is not this round's"),
+    for members, schedule, shape, why in (
+        ([pb, me, pb], "ring", [], "a member is planned twice"),
+        ([pb, me, type(me)("PZ", 1, me.delta_root)], "ring", [], "a member that is not eligible, or without"),
+        ([type(me)("PB", 0, me.delta_root), me], "ring", [], "a member that is not eligible, or without"),
+        ([pb, me], "tree", [], "schedule tree is not this run's"),
+        ([pb, me], "ring", [1], "a ring has no shape"),
+        ([pb, me], "torus", [1], "no torus of 2 members has this shape"),
+        ([pb, me], "torus", [], "no torus of 2 members has this shape"),
+        ([pb, me], "direct", [1], "no direct exchange of 2 members has this shape"),
+        ([pb, me], "direct", [0, 0], "no direct exchange of 2 members has this shape"),
     ):
-        pa.told(pa.says("PB", type(plan)(plan.at, FIRST, members, schedule, "int8")))
+        pa.told(pa.says("PB", type(plan)(plan.at, FIRST, Collective(members, schedule, shape), "int8")))
         assert pa.one(ef.PeerFault).reason.startswith(f"Plan: {why}")
+    pa.told(pa.says("PB", type(plan)(plan.at, FIRST, plan.collective, "bf16")))
+    assert pa.one(ef.PeerFault).reason == "Plan: the plan's codec bf16 is not this round's"
 
 
 def test_a_late_plan_of_an_old_leader_starts_nothing() -> None:

@@ -4,7 +4,7 @@ from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import messages as m
 from intellectd.protocol.ids import Ballot, hash_of
-from intellectd.protocol.records import Member
+from intellectd.protocol.records import Collective, Member
 from tests.protocol import puppets as say
 from tests.protocol.history import ready_of
 from tests.protocol.playbook import History, Host, opened, run_config, swarm
@@ -109,7 +109,10 @@ def test_a_result_that_lies_on_disks_is_not_computed_again() -> None:
     run, pa = leader()
     order = ["PC", "PB", "PA"]
     done = [Member(p, 100, ready_of(run.head, p, run.state).delta_root) for p in order]
-    pa.told(pa.says("PB", say.promise(run, MINE, completed=done)), pa.says("PC", say.promise(run, MINE)))
+    pa.told(
+        pa.says("PB", say.promise(run, MINE, completed=Collective(done, "ring", []))),
+        pa.says("PC", say.promise(run, MINE)),
+    )
     assert ring(pa) == ("PC", "PB", "PA")
 
 
@@ -119,8 +122,8 @@ def test_a_completed_transfer_is_no_reason_when_it_cannot_be_said_again() -> Non
     roots = {p: ready_of(run.head, p, run.state).delta_root for p in ("PA", "PB", "PC")}
     boast = [Member("PC", 999, roots["PC"]), Member("PB", 100, roots["PB"]), Member("PA", 100, roots["PA"])]
     twice = [Member("PB", 100, roots["PB"])] * 5
-    pa.told(pa.says("PB", say.promise(run, MINE, completed=boast)))
-    pa.told(pa.says("PC", say.promise(run, MINE, completed=twice)))
+    pa.told(pa.says("PB", say.promise(run, MINE, completed=Collective(boast, "ring", []))))
+    pa.told(pa.says("PC", say.promise(run, MINE, completed=Collective(twice, "ring", []))))
     start = pa.one(ef.StartTransfer)
     assert sorted(start.members) == ["PA", "PB", "PC"] and start.weights == (100, 100, 100)
 
@@ -238,7 +241,7 @@ def test_what_a_promise_reports_must_have_been_acceptable() -> None:
     forged = type(value)(value.record, value.blob, [])
     pa >> pa.says("PB", say.promise(run, MINE, accepted=(MINE, forged)))
     pa << "fault PB: Promise: the result is not signed by a majority of its members"
-    half = m.Promise(run.head.at, MINE, run.state, None, value, [], [])
+    half = m.Promise(run.head.at, MINE, run.state, None, value, None, [])
     pa >> pa.says("PC", half)
     pa << "fault PC: Promise: a promise with half of an accepted value"
     pa.silent()

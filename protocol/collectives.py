@@ -1,0 +1,35 @@
+"""Which collectives a run's members may compute together: rings, direct exchanges, and tori of rings. SPEC C7.
+
+Owns the judgement of a schedule and its shape, and the torus's possible shapes. Refuses to choose among them, which is
+planner.py's, and to know how bytes move.
+"""
+
+from intellectd.protocol import limits
+from intellectd.protocol.entries import Collective
+
+RING, DIRECT, TORUS = "ring", "direct", "torus"
+AUTO = "auto"  # of the manifest: whichever is predicted to take the least time
+
+
+def misfit(collective: Collective, manifest: str) -> str:
+    """Why no leader that keeps the rules plans this in a run of which the manifest says `outer.schedule = manifest`;
+    "" when one may. A ring is always allowed: there are rosters that make nothing else."""
+    members, schedule, shape = len(collective.members), collective.schedule, collective.shape
+    if schedule == RING:
+        return "a ring has no shape" if shape else ""
+    if schedule not in (DIRECT, TORUS) or manifest not in (AUTO, schedule):
+        return f"schedule {schedule} is not this run's"
+    if schedule == TORUS:
+        rows = shape[0] if len(shape) == 1 else 0
+        return "" if rows in torus_rows(members) else f"no torus of {members} members has this shape"
+    whole = len(shape) == members and members > 1 and any(shape)
+    return "" if whole else f"no direct exchange of {members} members has this shape"
+
+
+def torus_rows(members: int) -> list[int]:
+    """The numbers of rows, fewest first, that make whole rows and whole columns of two members or more."""
+    return [rows for rows in range(2, members // 2 + 1) if members % rows == 0]
+
+
+def may_be_direct(members: int) -> bool:
+    return 1 < members <= limits.DIRECT_MEMBERS_MAX
