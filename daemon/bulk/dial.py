@@ -8,6 +8,7 @@ import errno
 import os
 import select
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,8 @@ from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import (
     HEADER_BYTES,
-    GetRequest,
     Header,
-    RingRequest,
+    Request,
     decode_header,
     encode_request,
 )
@@ -39,7 +39,7 @@ from intellectd.daemon.bulk.wire import (
 class Dialler:
     trust: TrustTable
 
-    def dial(self, peer: str, request: RingRequest | GetRequest, transfer: Transfer) -> tuple[Link, Header]:
+    def dial(self, peer: str, request: Request, transfer: Transfer) -> tuple[Link, Header]:
         """An authenticated link on which the peer has answered, and its answer.
 
         A peer that does not trust this host yet, or closes before it answers, is tried again until stall_s: the
@@ -53,7 +53,7 @@ class Dialler:
             while True:
                 began = now_s()
                 try:
-                    return self._attempt(peer, encode_request(request), transfer.stop, until)
+                    return self._attempt(peer, request, transfer.stop, until)
                 except PeerRefused:
                     raise
                 except LinkLost as error:
@@ -68,20 +68,29 @@ class Dialler:
         finally:
             said = None  # its traceback refers to this frame: a circle that would outlive the transfer
 
-    def _attempt(self, peer: str, request: bytes, stop: Stop, until: float) -> tuple[Link, Header]:
+    def _attempt(self, peer: str, request: Request, stop: Stop, until: float) -> tuple[Link, Header]:
+        link = self.reach(peer, lambda: encode_request(request), stop, min(until, now_s() + DIAL_ATTEMPT_S))
+        try:
+            # In TLS 1.3 the dialler learns that it is not trusted only here, when it first reads.
+            return link, decode_header(link.read_bytes(HEADER_BYTES, max(0.0, until - now_s())))
+        except BaseException:
+            link.close()
+            raise
+
+    def reach(self, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
+        """One attempt, with what `first` says once the handshake is done. Raises LinkLost, LinkSilent, Stopped, and
+        PeerRefused when nobody listens there."""
         endpoint = self.trust.endpoint(peer)
         if endpoint is None:
             raise LinkLost(self.trust.why_not(peer))
-        ready_by = min(until, now_s() + DIAL_ATTEMPT_S)
-        link = self._connected(endpoint, stop, ready_by)
+        link = self._connected(endpoint, stop, until)
         link.peer = peer
         try:
-            link.handshake(ready_by)
+            link.handshake(until)
             if link.certificate() != endpoint.certificate:
                 raise LinkLost(f"the certificate at {endpoint.address} is not the one it announced")
-            link.write_all(memoryview(request), max(0.0, ready_by - now_s()))
-            # In TLS 1.3 the dialler learns that it is not trusted only here, when it first reads.
-            return link, decode_header(link.read_bytes(HEADER_BYTES, max(0.0, until - now_s())))
+            link.write_all(memoryview(first()), max(0.0, until - now_s()))
+            return link
         except BaseException:
             link.close()
             raise

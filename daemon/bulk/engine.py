@@ -24,7 +24,7 @@ from intellectd.daemon.bulk.sockets import listen as listen_on
 from intellectd.daemon.bulk.sockets import public_address, split_address
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.trust import TrustTable
-from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES, GetRequest, RingRequest
+from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES, ChannelRequest, GetRequest, Request, RingRequest
 
 
 class Engine:
@@ -113,12 +113,14 @@ class Engine:
         self._crew.join(CLOSE_S)
         self._identity.close()
 
-    def _dispatch(self, link: Link, request: RingRequest | GetRequest) -> None:
+    def _dispatch(self, link: Link, request: Request) -> None:
         match request:
             case RingRequest(transfer_id):
                 self._rendezvous.offer(transfer_id, link)
             case GetRequest():
                 self._server.answer(link, request)
+            case ChannelRequest():
+                link.close()
 
     def _begin(self, transfer: Transfer, name: str, work: Callable[[], None], forget: Callable[[], None]) -> None:
         """Enter the transfer and start the thread that reports its end; or raise, and nothing has begun."""

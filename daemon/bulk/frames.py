@@ -28,6 +28,7 @@ class Kind(enum.IntEnum):
     GONE = 5
     PING = 6  # of the wire itself: no handler sees it; `transfer` comes back in the PONG
     PONG = 7
+    BYE = 8  # of the wire itself: the last frame of a direction, the authenticated end; without it, the wire broke
 
 
 _KINDS = {int(kind): kind for kind in Kind}
@@ -39,6 +40,7 @@ _LENGTH_MAX = {
     Kind.GONE: CONTROL_BYTES_MAX,
     Kind.PING: 0,
     Kind.PONG: 0,
+    Kind.BYE: 0,
 }
 
 

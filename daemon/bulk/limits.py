@@ -51,6 +51,33 @@ STARVED_STALLS = 3
 # Channels: wires that stand between two hosts from round to round.
 FRAME_BYTES_MAX = 1024 * 1024 + 64 * 1024  # a chunk of 1 MiB of fp32 and whatever a codec or a schedule puts beside it
 CONTROL_BYTES_MAX = 1024  # of a control frame: a peer id, some numbers; a request has as much
+STREAMS_MAX = 8  # wires of one channel; measured at 500 Mbit/s, 100 ms, cubic: 4 as good as 8, 8 as 16
+WIRES_LISTED_MAX = 2 * STREAMS_MAX  # in a request: those that stand, and those about to
+# Of all channels. Two buffers of a frame each: 96 wires use 209 MiB of the 256 MiB that an engine may, if all have
+# carried a chunk of full size; pages never written are never backed by memory.
+WIRES_MAX = 96
+CONTROLS_QUEUED_MAX = 1024  # of a channel: some for each of TRANSFERS_MAX transfers; repeated ones are kept once
+CHUNKS_QUEUED_MAX = 65536  # of a channel: references only; 64 GiB in chunks of 1 MiB
+DIAL_PATIENCE_S = 1.0  # the peer with the lower id dials at once; a few round trips of a slow link later, we do
+CHANNEL_STALL_S = 30.0  # of a wire on which nobody here needs anything: the peer's chunk stopped half-way
+KEEPALIVE_S = 15.0  # below the 30 s after which the worst home routers forget a connection (RFC 5382 asks for 2 h)
+SILENT_S = 3 * KEEPALIVE_S  # two pings may be lost
+IDLE_S = 3600.0  # that nobody needs a channel; between two rounds of a large model lies most of an hour
+DISOWNED_S = 1.0  # a wire this old which the peer does not list is dead there; younger ones may cross the list
+ON_BYTES_EVERY = 64 * 1024  # between two signs of progress within a chunk
+
+MEASURED_BYTES_MIN = 256 * 1024  # sent in one transfer; of less, the kernel tells slow start and not the path
+
+# How many wires: thresholds of a decision that measures its own effect, so they need not be exact.
+STREAM_JUDGED_BYTES = 8 * 1024 * 1024  # twice the kernel's usual largest buffer: less shows the buffer, not the path
+STREAM_JUDGED_S = 0.2  # a few round trips of a long path
+STREAM_LIMITED_SHARE = 0.2  # of the busy time
+STREAM_LOSS_SHARE = 1e-5  # of the bytes: cubic falls short of 500 Mbit/s at 100 ms from about there (RFC 9438, 5.1)
+STREAM_WORTH = 1.1  # twice the wires for less than a tenth more is noise
+STREAM_HOLD_MAX = 64  # transfers between two trials that fail
+
+PACE_BURST_S = 0.05  # of full rate at once: well under what a home router's queue holds
+PACE_PIECE_MIN = 1500  # an Ethernet frame
 
 PROGRESS_EVERY_S = 0.5  # a beacon carries it every 5 s; the status command redraws at 1 s
 PROGRESS_EACH_CHUNKS_MAX = 16  # transfers with so few chunks report each

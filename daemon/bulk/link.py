@@ -13,7 +13,7 @@ from typing import Protocol
 
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.certificate import ALPN
-from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent
+from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, WireError
 from intellectd.daemon.bulk.limits import PIECE_BYTES
 
 FOREVER_S = float("inf")
@@ -148,6 +148,15 @@ class Link:
                 if not self._socket.recv(_DRAIN_BYTES):
                     break
         self.close()
+
+    def detach(self) -> socket.socket:
+        """The connection without TLS from here on, non-blocking. What was read is all that the peer sent under TLS;
+        WireError if it sent more. The link is of no more use."""
+        if self._socket.pending():
+            raise WireError("it said more under TLS than it was asked")
+        connection = socket.socket(fileno=self._socket.detach())
+        connection.setblocking(False)
+        return connection
 
     def close(self) -> None:
         self._socket.close()

@@ -24,9 +24,9 @@ from intellectd.daemon.bulk.limits import (
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.sockets import tune
 from intellectd.daemon.bulk.trust import TrustTable
-from intellectd.daemon.bulk.wire import REQUEST_PREFIX, GetRequest, RingRequest, decode_request, request_length
+from intellectd.daemon.bulk.wire import REQUEST_PREFIX, Request, decode_request, request_length
 
-Dispatch = Callable[[Link, RingRequest | GetRequest], None]  # takes the link over, whatever happens
+Dispatch = Callable[[Link, Request], None]  # takes the link over, whatever happens
 
 
 class Listener:
@@ -139,7 +139,7 @@ class Listener:
             return None
         return Link(tls, stop)
 
-    def _introduced(self, link: Link) -> RingRequest | GetRequest:
+    def _introduced(self, link: Link) -> Request:
         """Who it is and what it wants, or an exception."""
         link.handshake(now_s() + HANDSHAKE_S)
         peer = self._trust.peer_of(link.certificate())

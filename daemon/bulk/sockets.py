@@ -71,6 +71,11 @@ def tune(connection: socket.socket) -> None:
     _enlarge(connection, socket.SO_RCVBUF, "rmem")
 
 
+def give_up_after(connection: socket.socket, stall_s: float) -> None:
+    """What was sent and is not acknowledged for so long breaks the connection."""
+    _try(connection, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(stall_s * 1000)))
+
+
 def _enlarge(connection: socket.socket, option: int, name: str) -> None:
     """Set a buffer only where that gives more than the kernel's own tuning reaches: setting it turns that off."""
     try:

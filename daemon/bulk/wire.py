@@ -3,10 +3,11 @@
 Owns the layout and the checks of it. Refuses to know sockets, and what a transfer expects: the caller compares a
 header with its plan before it reads a byte of payload. Decoding is total: any bytes give a value or WireError.
 
-  dialler:  request   u16 length, msgpack map {"v": 1, "op": "ring" | "get", ...}
+  dialler:  request   u16 length, msgpack map {"v": 1, "op": "ring" | "get" | "channel", ...}
   both:     frame     16-byte header: kind u8, flag u8, hop u16, index u32, length u64 (big-endian), payload
   ring:     <- GO, then -> CHUNK | WAITING ..., nothing after the last chunk; ABORT either way at any time
   get:      <- OBJECT(length), the bytes, END; or REFUSED(flag = why)
+  channel:  -> 32 secret bytes; <- GO, 32 secret bytes, or REFUSED; then TLS ends, and frames.py's frames follow
 
 A clean end is in the frames (counted chunks, END), never in TLS's close_notify: peers that are killed send none,
 and every byte before it is authenticated anyway.
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 import msgpack
 
 from intellectd.daemon.bulk.errors import WireError
-from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, PEER_ID_BYTES_MAX, REQUEST_BYTES_MAX
+from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, PEER_ID_BYTES_MAX, REQUEST_BYTES_MAX, WIRES_LISTED_MAX
+from intellectd.daemon.bulk.sealed import WIRE_ID_BYTES
 
 VERSION = 1
 TRANSFER_ID_BYTES = 32
@@ -44,6 +46,7 @@ class Refusal(enum.IntEnum):
     UNKNOWN_OBJECT = 1
     BAD_RANGE = 2
     BUSY = 3
+    OTHER_MODE = 4  # one side seals its frames and the other does not
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,17 @@ class GetRequest:
 
 
 @dataclass(frozen=True)
+class ChannelRequest:
+    """`wires`: the ids of those that stand between the two, as the dialler sees it. `sealed` is False in benchmarks."""
+
+    wires: tuple[bytes, ...] = ()
+    sealed: bool = True
+
+
+Request = RingRequest | GetRequest | ChannelRequest
+
+
+@dataclass(frozen=True)
 class Header:
     kind: Kind
     flag: int = 0
@@ -67,7 +81,7 @@ class Header:
     length: int = 0
 
 
-def encode_request(request: RingRequest | GetRequest) -> bytes:
+def encode_request(request: Request) -> bytes:
     match request:
         case RingRequest(transfer_id):
             body = {"v": VERSION, "op": "ring", "transfer": transfer_id}
@@ -75,6 +89,8 @@ def encode_request(request: RingRequest | GetRequest) -> bytes:
             if not 0 < len(object_name.encode()) <= OBJECT_NAME_BYTES_MAX:
                 raise ValueError(f"{object_name[:64]!r}: an object's name has 1 to {OBJECT_NAME_BYTES_MAX} bytes")
             body = {"v": VERSION, "op": "get", "object": object_name, "offset": offset, "length": length}
+        case ChannelRequest(wires, sealed):
+            body = {"v": VERSION, "op": "channel", "wires": list(wires[:WIRES_LISTED_MAX]), "sealed": sealed}
     raw: bytes = msgpack.packb(body)
     if len(raw) > REQUEST_BYTES_MAX:
         raise ValueError(f"a request of {len(raw)} bytes; at most {REQUEST_BYTES_MAX} are allowed")
@@ -88,7 +104,7 @@ def request_length(prefix: bytes) -> int:
     return int(length)
 
 
-def decode_request(raw: bytes) -> RingRequest | GetRequest:
+def decode_request(raw: bytes) -> Request:
     try:
         # strict_map_key and the length of `raw` bound what this can build.
         body = msgpack.unpackb(raw, raw=False, strict_map_key=True)
@@ -101,6 +117,8 @@ def decode_request(raw: bytes) -> RingRequest | GetRequest:
             return RingRequest(transfer_id)
         case {"v": int(), "op": "get", "object": str(name), "offset": int(offset), "length": int(length)}:
             return _checked_get(name, offset, length)
+        case {"v": int(), "op": "channel", "wires": list(wires), "sealed": bool(sealed)}:
+            return _checked_channel(wires, sealed)
     raise WireError("a request of no known form")
 
 
@@ -111,6 +129,13 @@ def _checked_get(name: str, offset: int, length: int) -> GetRequest:
     if not 0 < len(name.encode("utf-8", "surrogatepass")) <= OBJECT_NAME_BYTES_MAX:
         raise WireError(f"an object name of {len(name)} characters")
     return GetRequest(name, int(offset), int(length))
+
+
+def _checked_channel(wires: list[object], sealed: bool) -> ChannelRequest:
+    ids = tuple(wire for wire in wires if isinstance(wire, bytes) and len(wire) == WIRE_ID_BYTES)
+    if len(ids) != len(wires) or len(ids) > WIRES_LISTED_MAX:
+        raise WireError(f"a list of {len(wires)} wires, {len(ids)} of which have a wire's id")
+    return ChannelRequest(ids, sealed)
 
 
 def encode_header(header: Header) -> bytes:

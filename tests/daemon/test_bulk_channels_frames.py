@@ -10,7 +10,7 @@ from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind, decode_header, encode_header
 from intellectd.daemon.bulk.limits import CONTROL_BYTES_MAX, FRAME_BYTES_MAX
 
-LENGTH_MAX = {Kind.CHUNK: FRAME_BYTES_MAX, Kind.PING: 0, Kind.PONG: 0}
+LENGTH_MAX = {Kind.CHUNK: FRAME_BYTES_MAX, Kind.PING: 0, Kind.PONG: 0, Kind.BYE: 0}
 
 
 @st.composite
@@ -54,7 +54,7 @@ def test_a_length_is_bounded_by_its_kind(kind: Kind, length: int) -> None:
             encode_header(Header(kind, length=length))
 
 
-@pytest.mark.parametrize("number", [0, 8, 255])
+@pytest.mark.parametrize("number", [0, 9, 255])
 def test_an_unknown_kind_is_named(number: int) -> None:
     with pytest.raises(WireError, match=f"unknown kind {number}"):
         decode_header(bytes([number]) + bytes(HEADER_BYTES - 1))

@@ -1,0 +1,255 @@
+"""A channel: all wires between this host and one peer, and the wish for more or fewer.
+
+Owns the set of wires, who needs them, when the next may be dialled, and the news of losses and finds in their order.
+Refuses to know how a wire is dialled. Frames keep no order between wires. Its locks: `_news` around a change and the
+handler's word of it, so that words come in the order of the changes; `_changed` around the state, never held while
+the handler is called.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.channel_measure import Meter
+from intellectd.daemon.bulk.channel_wire import Wire, said_of
+from intellectd.daemon.bulk.errors import LinkLost, PeerRefused, WireError
+from intellectd.daemon.bulk.frames import Handler, Header, Kind, Outgoing, encode_header
+from intellectd.daemon.bulk.limits import (
+    CHANNEL_STALL_S,
+    DIAL_BACKOFF_FIRST_S,
+    DIAL_BACKOFF_MAX_S,
+    DIAL_PATIENCE_S,
+    DISOWNED_S,
+    FRAME_BYTES_MAX,
+    IDLE_S,
+    STREAMS_MAX,
+)
+from intellectd.daemon.bulk.outbox import Control, Outbox
+
+
+class Channel:
+    """What layers above use: `peer`, `tell`, `send`, `drop`. The rest is for the wires and for Channels."""
+
+    def __init__(self, me: str, peer: str, handler: Handler, on_ended: Callable[["Channel"], None]) -> None:
+        self.peer = peer
+        self.handler = handler
+        self.outbox = Outbox()
+        self.offences = 0  # times that the peer broke the protocol
+        self.meter = Meter()
+        self._dials_first = me < peer
+        self._on_ended = on_ended  # a wire has ended
+        self._news = threading.Lock()
+        self._changed = threading.Condition(threading.Lock())
+        self._wires: dict[bytes, Wire] = {}  # by id, oldest first
+        self._reserved: dict[bytes, None] = {}  # ids of wires about to stand
+        self._needs = 0
+        self._used_s = now_s()
+        self._stall_s = CHANNEL_STALL_S
+        self._found = False
+        self._closing = False
+        self._due_s = 0.0  # before which nothing is dialled
+        self._backoff_s = 0.0
+
+    def tell(self, header: Header, payload: bytes = b"") -> None:
+        """Queue a control frame, ahead of all chunks. ValueError: no peer would accept it. OverflowError: too many
+        wait. On a channel of several wires it may overtake others and be overtaken."""
+        header = header if header.length == len(payload) else replace(header, length=len(payload))
+        if header.kind not in (Kind.GO, Kind.WAITING, Kind.ABORT, Kind.GONE):
+            raise ValueError(f"{header.kind.name} is no control frame of a transfer")
+        encode_header(header)
+        self.outbox.tell(Control(header, payload))
+
+    def send(self, item: Outgoing) -> None:
+        """Queue a chunk. ValueError: it is none. OverflowError: too many wait."""
+        if item.header.kind is not Kind.CHUNK or item.header.length > FRAME_BYTES_MAX:
+            raise ValueError(f"{item.header} is no chunk of at most {FRAME_BYTES_MAX} bytes")
+        self.outbox.send(item)
+
+    def drop(self, transfer: int) -> None:
+        """Forget its queued chunks. One that a wire has taken is in the wire's own buffer, or asks `fill` yet."""
+        self.outbox.drop(transfer)
+
+    @property
+    def wires(self) -> list[Wire]:
+        with self._changed:
+            return list(self._wires.values())
+
+    @property
+    def is_needed(self) -> bool:
+        return self._needs > 0
+
+    @property
+    def used_s(self) -> float:
+        """When it was last needed, or got a wire."""
+        return self._used_s
+
+    def need(self, stall_s: float) -> None:
+        with self._changed:
+            self._needs += 1
+            self._used_s = now_s()
+            self._stall_s = stall_s
+            if not self._wires:
+                self._backoff_s = 0.0
+                self._due_s = now_s() + self._patience_s()
+            wires = list(self._wires.values())
+            self._changed.notify_all()
+        for wire in wires:
+            wire.stall_after(stall_s)
+
+    def release(self) -> None:
+        """ValueError: nobody needs it."""
+        with self._changed:
+            if not self._needs:
+                raise ValueError(f"the channel to {self.peer} was released more often than needed")
+            self._needs -= 1
+            self._used_s = now_s()
+            wires = list(self._wires.values())
+            self._changed.notify_all()
+        self.meter.transfer_ended(wires, self.outbox.busy_s())
+        self._retire_surplus()
+
+    def wire_ids(self) -> tuple[bytes, ...]:
+        """Of all wires that the peer should not take for dead."""
+        with self._changed:
+            return (*self._wires, *self._reserved)
+
+    def reserve(self, wire_id: bytes) -> None:
+        with self._changed:
+            self._reserved[wire_id] = None
+
+    def unreserve(self, wire_id: bytes) -> None:
+        with self._changed:
+            self._reserved.pop(wire_id, None)
+
+    def disown(self, listed: tuple[bytes, ...]) -> None:
+        """The peer does not have other wires than these, and those that stood up while it wrote the list."""
+        for wire in self.wires:
+            if wire.wire_id not in listed and now_s() - wire.stood_s > DISOWNED_S:
+                wire.end(LinkLost("it has lost this connection"))
+
+    def keep_only(self, certificate: bytes | None) -> None:
+        """Wires to another process of the peer's, or of a peer no longer trusted (None), are at their end."""
+        for wire in self.wires:
+            if wire.certificate != certificate:
+                wire.end(
+                    LinkLost("its certificate is another one now" if certificate else "it is not trusted any more")
+                )
+
+    def make_room(self) -> None:
+        """For one more wire: of too many, the one that was silent longest is the one whose end was not noticed."""
+        wires = self.wires
+        if len(wires) >= STREAMS_MAX:
+            min(wires, key=lambda wire: wire.heard_s).end(LinkLost(f"it has opened more than {STREAMS_MAX}"))
+
+    def stand(self, wire: Wire) -> bool:
+        """A wire joins, its threads not yet started. False: the channel is closing, and the wire its caller's."""
+        with self._news:
+            with self._changed:
+                self._reserved.pop(wire.wire_id, None)
+                if self._closing:
+                    return False
+                self._wires[wire.wire_id] = wire
+                self._used_s = now_s()
+                stall_s = self._stall_s if self._needs else max(self._stall_s, CHANNEL_STALL_S)
+                news, self._found = not self._found, True
+                self._changed.notify_all()
+            wire.stall_after(stall_s)
+            if news:
+                self.handler.on_found(self.peer)
+        return True
+
+    def wire_ended(self, wire: Wire, failure: Exception | None) -> None:
+        with self._news:
+            self.meter.wire_ended(wire)
+            with self._changed:
+                self._wires.pop(wire.wire_id, None)
+                self._plan_redial(wire)
+                left, closing = bool(self._wires), self._closing
+                self._found = left
+                self.offences += isinstance(failure, WireError)
+                self._changed.notify_all()
+            if failure is not None and not closing:
+                self.handler.on_lost(self.peer, said_of(failure), False)
+                if left:
+                    self.handler.on_found(self.peer)
+        self._on_ended(self)
+
+    def dial_failed(self, failure: Exception) -> None:
+        with self._news:
+            with self._changed:
+                self._back_off()
+                alone = not self._wires and not self._closing
+                self.offences += isinstance(failure, WireError)
+            if alone:
+                self.handler.on_lost(self.peer, said_of(failure), isinstance(failure, PeerRefused))
+
+    def lacks_wires(self) -> bool:
+        """Whether it should be dialled, now or soon. Call under no lock."""
+        with self._changed:
+            return self._lacks()
+
+    def await_dial(self) -> bool:
+        """Return when it is time to dial (True) or when nothing is lacking (False)."""
+        with self._changed:
+            while self._lacks():
+                wait_s = self._due_s - now_s()
+                if wait_s <= 0:
+                    return True
+                self._changed.wait(wait_s)
+            return False
+
+    def dial_anew(self) -> None:
+        """Something is known now that may make dialling succeed."""
+        with self._changed:
+            self._backoff_s = 0.0
+            self._due_s = min(self._due_s, now_s() + self._patience_s())
+            self._changed.notify_all()
+
+    def is_idle(self) -> bool:
+        return not self._needs and now_s() - self._used_s > IDLE_S
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        """Say what is queued but the chunks, then BYE; nothing is dialled any more."""
+        with self._changed:
+            self._closing = True
+            wires = list(self._wires.values())
+            self._changed.notify_all()
+        self.outbox.forget_chunks()
+        for wire in wires:
+            wire.retire()
+
+    def _lacks(self) -> bool:
+        standing = sum(not wire.is_retiring() for wire in self._wires.values()) + len(self._reserved)
+        return self._needs > 0 and not self._closing and standing < self.meter.wanted
+
+    def _patience_s(self) -> float:
+        return 0.0 if self._dials_first else DIAL_PATIENCE_S
+
+    def _plan_redial(self, wire: Wire) -> None:
+        """After a loss: at once, unless wires die as soon as they stand. Who reached the other last dials first."""
+        now = now_s()
+        if now - wire.stood_s < DIAL_BACKOFF_MAX_S:
+            self._back_off()
+        else:
+            self._backoff_s, self._due_s = 0.0, now
+        if not self._wires and not wire.dialled:
+            self._due_s = max(self._due_s, now + self._patience_s())
+
+    def _back_off(self) -> None:
+        self._backoff_s = min(max(2 * self._backoff_s, DIAL_BACKOFF_FIRST_S), DIAL_BACKOFF_MAX_S)
+        self._due_s = now_s() + self._backoff_s
+
+    def _retire_surplus(self) -> None:
+        """Of the wires dialled from here, those above the wish; where both dialled, the lower id takes its back."""
+        with self._changed:
+            standing = [wire for wire in self._wires.values() if not wire.is_retiring()]
+            own = [wire for wire in standing if wire.dialled]
+            surplus = len(own) - self.meter.wanted
+            if self._dials_first:
+                surplus = max(surplus, min(len(own), len(standing) - self.meter.wanted))
+        for wire in own[: max(0, surplus)]:
+            wire.retire()

@@ -1,0 +1,84 @@
+"""What a channel learns of its link from one transfer to the next: rate, distance, what limits it, how many wires.
+
+Owns the account of the wires' counters. The decision is `streams`; the numbers are the kernel's.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.limits import MEASURED_BYTES_MIN
+from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, decide, diagnosed
+from intellectd.daemon.bulk.tcp_info import TcpCounters
+
+
+class Counted(Protocol):
+    """A wire, as far as it is measured. `counted`: what the last account included."""
+
+    counted: TcpCounters
+    ping_rtt_s: float | None
+
+    def counters(self) -> TcpCounters | None: ...
+
+    def congestion(self) -> str: ...
+
+
+class Meter:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._streams = Streams()
+        self._ended = TcpCounters()  # of wires that ended since the last account
+        self._busy_s = 0.0  # at the last account
+        self._measure: LinkMeasure | None = None
+
+    @property
+    def wanted(self) -> int:
+        """Wires that this side wants to stand."""
+        return self._streams.wires
+
+    def wire_ended(self, wire: Counted) -> None:
+        with self._lock:
+            self._ended = self._ended.beside(_taken(wire))
+
+    def transfer_ended(self, wires: Iterable[Counted], busy_s: float) -> None:
+        """`busy_s`: the channel's total of seconds in which any wire had a chunk in hand."""
+        with self._lock:
+            counters, self._ended, streams, congestion = self._ended, TcpCounters(), 0, ""
+            rtts = []
+            for wire in wires:
+                counters = counters.beside(_taken(wire))
+                congestion = wire.congestion() or congestion
+                streams += 1
+                rtts += [wire.ping_rtt_s] if wire.ping_rtt_s is not None else []
+            sample = Sample(streams, counters, busy_s - self._busy_s, congestion)
+            self._busy_s = busy_s
+            self._streams = decide(self._streams, sample)
+            self._measure = self._measured(sample, min(rtts, default=None))
+
+    def last(self, wires: Iterable[Counted]) -> LinkMeasure | None:
+        """The last transfer's; before the first one, what the wires know without sending."""
+        with self._lock:
+            if self._measure is not None:
+                return self._measure
+            counters = [found for wire in wires if (found := wire.counters()) is not None]
+            rtts = [found.min_rtt_s for found in counters if found.min_rtt_s is not None]
+            return LinkMeasure(None, min(rtts), len(counters), "app", now_s()) if rtts else None
+
+    def _measured(self, sample: Sample, ping_rtt_s: float | None) -> LinkMeasure | None:
+        rtt_s = sample.counters.min_rtt_s if sample.counters.min_rtt_s is not None else ping_rtt_s
+        if sample.counters.acked_bytes >= MEASURED_BYTES_MIN and sample.seconds > 0:
+            return LinkMeasure(sample.bytes_per_s, rtt_s, sample.streams, diagnosed(sample), now_s())
+        if self._measure is not None:  # too little to change what is known of the rate
+            return replace(self._measure, rtt_s=rtt_s if rtt_s is not None else self._measure.rtt_s)
+        return LinkMeasure(None, rtt_s, sample.streams, "app", now_s()) if rtt_s is not None else None
+
+
+def _taken(wire: Counted) -> TcpCounters:
+    """What has been counted since the last account."""
+    now = wire.counters()
+    if now is None:
+        return TcpCounters()
+    before, wire.counted = wire.counted, now
+    return now.since(before)

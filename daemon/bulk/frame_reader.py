@@ -1,0 +1,121 @@
+"""Frames from a socket, one after the other: one per wire, in the hands of its reading thread.
+
+Owns the buffer a frame is received into; a payload is decrypted from there straight to its place. Refuses to know
+what frames are for. A length is checked before a byte of payload is read, and nothing is allocated by it.
+"""
+
+import select
+import socket
+from collections.abc import Callable
+
+from intellectd.daemon.bulk.bell import Stop, now_s
+from intellectd.daemon.bulk.errors import LinkLost, LinkSilent
+from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, decode_header
+from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX, ON_BYTES_EVERY, SILENT_S
+from intellectd.daemon.bulk.pace import SharedBucket
+from intellectd.daemon.bulk.sealed import TAG_BYTES, Cipher
+
+
+class FrameReader:
+    """`header`, then `payload`, then one of `open_into`, `opened` and `drop`; again and again."""
+
+    def __init__(self, connection: socket.socket, stop: Stop, cipher: Cipher, pace: SharedBucket | None) -> None:
+        self._socket = connection
+        self._stop = stop
+        self._cipher = cipher
+        self._pace = pace
+        # A frame, and room for the next one's header: it mostly comes with the end of this one, in one call.
+        self._buffer = memoryview(bytearray(HEADER_BYTES + FRAME_BYTES_MAX + TAG_BYTES + HEADER_BYTES))
+        self._have = 0
+        self._size = 0  # of the frame at the buffer's start, once its payload is there
+        self._length = 0
+        self.stall_s = 0.0
+        self.heard_s = now_s()
+        self.received_bytes = 0
+        self._poll = select.poll()
+        self._poll.register(connection.fileno(), select.POLLIN)
+        self._poll.register(stop.fileno(), select.POLLIN)
+
+    def header(self) -> Header:
+        """The next frame's, not authenticated yet. Raises WireError, LinkLost, LinkSilent, Stopped."""
+        if self._have < HEADER_BYTES:
+            if not self._have:
+                self._receive(0, HEADER_BYTES, SILENT_S)
+            self._fill(HEADER_BYTES, HEADER_BYTES, None)
+        header = decode_header(self._buffer[:HEADER_BYTES])
+        self._length = header.length
+        return header
+
+    def payload(self, on_bytes: Callable[[], None] | None = None) -> None:
+        """Read the rest of the frame whose header was returned last."""
+        size = HEADER_BYTES + self._length + self._cipher.tag_bytes
+        self._fill(size, size + HEADER_BYTES, on_bytes)
+        self._size = size
+
+    def open_into(self, place: memoryview) -> None:
+        """frames.Incoming: decrypt and authenticate. ValueError for a place of another size, or a second call."""
+        if not self._size:
+            raise ValueError("no frame is open: its time is over, or it was opened before")
+        if place.nbytes != self._length:
+            raise ValueError(f"a place of {place.nbytes} bytes for a payload of {self._length}")
+        size, buffer = self._size, self._buffer
+        self._size = 0
+        self._cipher.open(buffer[:HEADER_BYTES], buffer[HEADER_BYTES:size], place)
+        self._advance(size)
+
+    def opened(self) -> bytes:
+        """The payload of a control frame, authenticated."""
+        raw = bytearray(self._length)
+        self.open_into(memoryview(raw))
+        return bytes(raw)
+
+    def drop(self) -> None:
+        """Pass over the frame, unless it was opened."""
+        if self._size:
+            size, self._size = self._size, 0
+            self._cipher.skip()
+            self._advance(size)
+
+    def _advance(self, size: int) -> None:
+        left = self._have - size
+        if left:
+            self._buffer[:left] = self._buffer[size : self._have]
+        self._have = left
+
+    def _fill(self, size: int, most: int, on_bytes: Callable[[], None] | None) -> None:
+        have, told = self._have, self._have
+        while have < size:
+            self._receive(have, most, self.stall_s)
+            have = self._have
+            if on_bytes is not None and have - told >= ON_BYTES_EVERY:
+                told = have
+                on_bytes()
+
+    def _receive(self, have: int, most: int, patience_s: float) -> None:
+        """At least one byte into the buffer, which shall not hold more than `most`."""
+        if self._pace is not None:
+            most = min(most, have + self._pace.piece_bytes)
+        place = self._buffer[have:most]
+        while True:
+            self._stop.check()
+            try:
+                count = self._socket.recv_into(place)
+                break
+            except BlockingIOError:
+                self._wait(patience_s)
+            except OSError as error:
+                raise LinkLost(error.strerror or str(error)) from None
+        if not count:
+            raise LinkLost("it closed the connection")
+        self._have = have + count
+        self.received_bytes += count
+        self.heard_s = now_s()
+        if self._pace is not None and (pause_s := self._pace.take(count)):
+            self._stop.wait(pause_s)
+
+    def _wait(self, patience_s: float) -> None:
+        until = now_s() + patience_s
+        ready = self._poll.poll(patience_s * 1000.0)
+        self._stop.check()
+        if not ready and now_s() >= until:
+            raise LinkSilent(f"nothing came from it in {patience_s:g} s")

@@ -1,0 +1,97 @@
+"""Sealing frames and giving them to a socket: one per wire, in the hands of its writing thread.
+
+Owns the buffer that a frame is sealed into, so that nothing of a job's memory is in use while the socket makes it
+wait. Refuses to know queues and what is in a frame.
+"""
+
+import select
+import socket
+
+from intellectd.daemon.bulk.bell import Stop, now_s
+from intellectd.daemon.bulk.errors import LinkLost, LinkSilent
+from intellectd.daemon.bulk.frames import HEADER_BYTES, Outgoing, encode_header
+from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX
+from intellectd.daemon.bulk.outbox import Control
+from intellectd.daemon.bulk.pace import SharedBucket
+from intellectd.daemon.bulk.sealed import TAG_BYTES, Cipher
+
+
+class FrameWriter:
+    def __init__(self, connection: socket.socket, stop: Stop, cipher: Cipher, pace: SharedBucket | None) -> None:
+        self._socket = connection
+        self._stop = stop
+        self._cipher = cipher
+        self._pace = pace
+        self._buffer = memoryview(bytearray(HEADER_BYTES + FRAME_BYTES_MAX + TAG_BYTES))
+        self._size = 0  # of the frame in the buffer; 0: none
+        self._header = b""
+        self._length = 0
+        self.stall_s = 0.0
+        self.sent_bytes = 0
+        self._poll = select.poll()
+        self._poll.register(connection.fileno(), select.POLLOUT)
+        self._poll.register(stop.fileno(), select.POLLIN)
+
+    def write_chunk(self, item: Outgoing) -> bool:
+        """Whether it was sent: not when its transfer is over. Raises LinkLost, LinkSilent, Stopped."""
+        header = item.header
+        self._header, self._length, self._size = encode_header(header), header.length, 0
+        if not item.fill(self._seal):
+            if self._size:
+                raise RuntimeError("a chunk was sealed and then withdrawn")  # its number in the sequence is used up
+            return False
+        if not self._size:
+            raise RuntimeError("a chunk that was not sealed")
+        self._write(self._size, self._pace)
+        item.sent()
+        return True
+
+    def write_control(self, control: Control) -> None:
+        """Never held back by the pace, though it counts: it is little, and others wait for it."""
+        self._header, self._length, self._size = encode_header(control.header), len(control.payload), 0
+        if control.header.length != len(control.payload):
+            raise RuntimeError(f"{control.header} with {len(control.payload)} bytes")
+        self._seal(memoryview(control.payload))
+        self._write(self._size, None)
+        if self._pace is not None:
+            self._pace.take(self._size)
+
+    def end(self) -> None:
+        """Nothing follows: the peer reads the end of the stream behind the last frame."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise LinkLost(error.strerror or str(error)) from None
+
+    def _seal(self, payload: memoryview) -> None:
+        if self._size:
+            raise RuntimeError("a chunk was sealed twice")
+        if payload.nbytes != self._length:
+            raise RuntimeError(f"{payload.nbytes} bytes for a frame of {self._length}")
+        buffer, size = self._buffer, HEADER_BYTES + self._length + self._cipher.tag_bytes
+        buffer[:HEADER_BYTES] = self._header
+        self._cipher.seal(self._header, payload, buffer[HEADER_BYTES:size])
+        self._size = size
+
+    def _write(self, size: int, pace: SharedBucket | None) -> None:
+        done, send, left = 0, self._socket.send, self._buffer[:size]
+        most = size if pace is None else pace.piece_bytes
+        while done < size:
+            try:
+                count = send(left[done : done + most])
+            except BlockingIOError:
+                self._wait()
+                continue
+            except OSError as error:
+                raise LinkLost(error.strerror or str(error)) from None
+            done += count
+            if pace is not None and (pause_s := pace.take(count)):
+                self._stop.wait(pause_s)
+        self.sent_bytes += size
+
+    def _wait(self) -> None:
+        until = now_s() + self.stall_s
+        ready = self._poll.poll(self.stall_s * 1000.0)
+        self._stop.check()
+        if not ready and now_s() >= until:
+            raise LinkSilent(f"it took nothing for {self.stall_s:g} s")

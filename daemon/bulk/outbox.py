@@ -1,0 +1,131 @@
+"""What waits to be sent to one peer, and the writers of all its wires that wait for it.
+
+Owns the two queues (control frames go before all chunks) and the time in which any wire had a chunk in hand.
+Refuses to know sockets, and what is in a chunk.
+"""
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.frames import Header, Outgoing
+from intellectd.daemon.bulk.limits import CHUNKS_QUEUED_MAX, CONTROLS_QUEUED_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    header: Header
+    payload: bytes = b""
+
+
+class Taker(Protocol):
+    """A wire, as the queue sees it. Whoever changes what these say calls `Outbox.wake`."""
+
+    busy: bool  # the outbox's own mark: a chunk is in its hands
+
+    def own_control(self) -> Control | None:
+        """Something that only this wire may send, if there is anything. Raises Stopped when the wire is to end."""
+        ...
+
+    def is_retiring(self) -> bool:
+        """Whether it takes no more chunks; its last own control follows when all others are gone."""
+        ...
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._controls: deque[Control] = deque()
+        self._chunks: deque[Outgoing] = deque()
+        self._busy_wires = 0
+        self._busy_since = 0.0
+        self._busy_s = 0.0
+
+    def tell(self, control: Control) -> None:
+        """OverflowError: the peer has taken none of the last CONTROLS_QUEUED_MAX."""
+        with self._changed:
+            if control in self._controls:
+                return  # said again while nobody could hear it
+            if len(self._controls) >= CONTROLS_QUEUED_MAX:
+                raise OverflowError(f"{CONTROLS_QUEUED_MAX} control frames wait for one peer")
+            self._controls.append(control)
+            self._changed.notify()
+
+    def put_back(self, control: Control) -> None:
+        """A wire that broke may not have brought it over."""
+        with self._changed:
+            self._controls.appendleft(control)
+            self._changed.notify()
+
+    def send(self, item: Outgoing) -> None:
+        """OverflowError: CHUNKS_QUEUED_MAX wait already."""
+        with self._changed:
+            if len(self._chunks) >= CHUNKS_QUEUED_MAX:
+                raise OverflowError(f"{CHUNKS_QUEUED_MAX} chunks wait for one peer")
+            self._chunks.append(item)
+            self._changed.notify()
+
+    def drop(self, transfer: int | None) -> None:
+        """Forget the queued chunks of a transfer, or (None) everything."""
+        with self._changed:
+            if transfer is None:
+                self._controls.clear()
+                self._chunks.clear()
+            elif self._chunks:
+                self._chunks = deque(item for item in self._chunks if item.header.transfer != transfer)
+
+    def forget_chunks(self) -> None:
+        with self._changed:
+            self._chunks.clear()
+
+    def wake(self) -> None:
+        """Let every waiting wire look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def take(self, wire: Taker, timeout_s: float) -> Control | Outgoing | None:
+        """The next thing for this wire; None when there is nothing in time. Raises Stopped."""
+        until = 0.0
+        with self._changed:
+            while True:
+                own = wire.own_control()
+                if own is not None and not (wire.is_retiring() and self._controls):
+                    self._rests(wire)
+                    return own
+                if self._controls:
+                    return self._controls.popleft()
+                if self._chunks and not wire.is_retiring():
+                    self._works(wire)
+                    return self._chunks.popleft()
+                self._rests(wire)
+                until = until or now_s() + timeout_s
+                if not self._changed.wait(until - now_s()) and until <= now_s():
+                    return None
+
+    def leave(self, wire: Taker) -> None:
+        """The wire has ended."""
+        with self._changed:
+            self._rests(wire)
+            self._changed.notify()  # what it was woken for is another's to take
+
+    def busy_s(self) -> float:
+        """Seconds so far in which any wire had a chunk in hand."""
+        with self._changed:
+            running = now_s() - self._busy_since if self._busy_wires else 0.0
+            return self._busy_s + running
+
+    def _works(self, wire: Taker) -> None:
+        if not wire.busy:
+            wire.busy = True
+            if not self._busy_wires:
+                self._busy_since = now_s()
+            self._busy_wires += 1
+
+    def _rests(self, wire: Taker) -> None:
+        if wire.busy:
+            wire.busy = False
+            self._busy_wires -= 1
+            if not self._busy_wires:
+                self._busy_s += now_s() - self._busy_since

@@ -1,0 +1,110 @@
+"""How many wires a channel should have: a pure decision from the counters of its last transfer, with memory.
+
+Owns the diagnosis (what limited the sending) and the hill climbing. Refuses to know sockets and clocks. More wires
+help where one is held back by a window (a buffer smaller than bandwidth times delay) or by a loss-based congestion
+control, which takes every lost packet for a full queue. They do not help bbr on its own, nor a sender with nothing
+to send. Whether they helped is measured: if the rate did not rise, they go again, and longer each time.
+"""
+
+from dataclasses import dataclass, replace
+
+from intellectd.daemon.bulk.limits import (
+    STREAM_HOLD_MAX,
+    STREAM_JUDGED_BYTES,
+    STREAM_JUDGED_S,
+    STREAM_LIMITED_SHARE,
+    STREAM_LOSS_SHARE,
+    STREAM_WORTH,
+    STREAMS_MAX,
+)
+from intellectd.daemon.bulk.tcp_info import TcpCounters
+
+
+@dataclass(frozen=True)
+class LinkMeasure:
+    """Of one direction, from here to the peer. `limit`: what held it back, see `diagnosed`."""
+
+    bytes_per_s: float | None  # while busy sending; None: too little was sent to say
+    rtt_s: float | None  # the least lately seen
+    streams: int
+    limit: str
+    measured_s: float  # on the bulk plane's clock
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One transfer's sending. `busy_s` is the time in which any wire had a chunk in hand."""
+
+    streams: int
+    counters: TcpCounters
+    busy_s: float
+    congestion: str
+
+    @property
+    def seconds(self) -> float:
+        # The kernel's time counts what waits in buffers; the wires' own counts those that take turns.
+        return max(self.busy_s, self.counters.busy_s)
+
+    @property
+    def tells(self) -> bool:
+        """Whether it was enough to judge a rate by."""
+        return self.counters.acked_bytes >= STREAM_JUDGED_BYTES and self.seconds >= STREAM_JUDGED_S
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.counters.acked_bytes / self.seconds if self.seconds else 0.0
+
+
+def diagnosed(sample: Sample) -> str:
+    """ "rwnd", "sndbuf": a window was too small; "loss": a loss-based congestion control saw losses; "bbr": the path
+    itself, as bbr finds it; "app": none of these, the sender had no more to send."""
+    counters, seconds = sample.counters, sample.seconds
+    if seconds <= 0:
+        return "app"
+    if counters.rwnd_limited_s >= STREAM_LIMITED_SHARE * seconds:
+        return "rwnd"
+    if counters.sndbuf_limited_s >= STREAM_LIMITED_SHARE * seconds:
+        return "sndbuf"
+    lossy = counters.retransmitted_bytes >= STREAM_LOSS_SHARE * max(1, counters.sent_bytes)
+    if lossy and sample.congestion != "bbr":
+        return "loss"
+    # Busy to the kernel almost all the time that the wires were: the path was never left idle.
+    full = counters.busy_s >= (1 - STREAM_LIMITED_SHARE) * sample.busy_s
+    return "bbr" if full and sample.congestion == "bbr" else "app"
+
+
+@dataclass(frozen=True)
+class Streams:
+    """`wires` is the wish; `before` is (wires, bytes/s) from which it was changed for a trial, None when settled."""
+
+    wires: int = 1
+    before: tuple[int, float] | None = None
+    hold: int = 0  # transfers for which nothing is tried
+    next_hold: int = 1
+
+
+def decide(memory: Streams, sample: Sample) -> Streams:
+    """The wish for the next transfer."""
+    if not sample.tells or sample.streams != memory.wires:
+        return memory  # nothing can be learnt of a wish that was not what ran
+    if memory.before is not None:
+        return _judged(memory, memory.before, sample)
+    if memory.hold:
+        return replace(memory, hold=memory.hold - 1)
+    limited = diagnosed(sample) in ("rwnd", "sndbuf", "loss")
+    if limited and memory.wires < STREAMS_MAX:
+        return replace(memory, wires=min(2 * memory.wires, STREAMS_MAX), before=(memory.wires, sample.bytes_per_s))
+    if not limited and memory.wires > 1:
+        return replace(memory, wires=memory.wires // 2, before=(memory.wires, sample.bytes_per_s))
+    return memory
+
+
+def _judged(memory: Streams, before: tuple[int, float], sample: Sample) -> Streams:
+    """More wires have to earn their place; fewer only must not cost."""
+    wires, rate = before
+    more = memory.wires > wires
+    good = sample.bytes_per_s >= rate * (STREAM_WORTH if more else 1 / STREAM_WORTH)
+    if good:
+        return replace(memory, before=None, next_hold=1)
+    hold = memory.next_hold
+    return Streams(wires, None, hold, min(2 * hold, STREAM_HOLD_MAX))
