@@ -72,6 +72,7 @@ class Channels:
             channel = self._channel(link.peer)
             answer = self._greeter.hear(link, request)
             channel.disown(request.wires)
+            channel.make_room()
             self._make_room(channel)
             # Before the answer: once the dialler has that, a request from here must list the wire.
             channel.reserve(answer.keys.wire_id)
@@ -204,8 +205,7 @@ class Channels:
             self._changed.notify_all()
 
     def _make_room(self, channel: Channel) -> None:
-        """For one more wire of this channel, at the cost of one that nobody needs. Raises LinkLost."""
-        channel.make_room()
+        """For one more wire of this channel, at the cost of some that nobody needs. Raises LinkLost."""
         with self._changed:
             channels = list(self._channels.values())
         if sum(len(other.wires) for other in channels) < WIRES_MAX:

@@ -5,7 +5,7 @@ Refuses to know sockets, and what is in a chunk.
 """
 
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,7 +37,7 @@ class Taker(Protocol):
 class Outbox:
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._controls: deque[Control] = deque()
+        self._controls: OrderedDict[Control, None] = OrderedDict()
         self._chunks: deque[Outgoing] = deque()
         self._busy_wires = 0
         self._busy_since = 0.0
@@ -50,13 +50,14 @@ class Outbox:
                 return  # said again while nobody could hear it
             if len(self._controls) >= CONTROLS_QUEUED_MAX:
                 raise OverflowError(f"{CONTROLS_QUEUED_MAX} control frames wait for one peer")
-            self._controls.append(control)
+            self._controls[control] = None
             self._changed.notify()
 
     def put_back(self, control: Control) -> None:
         """A wire that broke may not have brought it over."""
         with self._changed:
-            self._controls.appendleft(control)
+            self._controls[control] = None
+            self._controls.move_to_end(control, last=False)
             self._changed.notify()
 
     def send(self, item: Outgoing) -> None:
@@ -95,7 +96,7 @@ class Outbox:
                     self._rests(wire)
                     return own
                 if self._controls:
-                    return self._controls.popleft()
+                    return self._controls.popitem(last=False)[0]
                 if self._chunks and not wire.is_retiring():
                     self._works(wire)
                     return self._chunks.popleft()
