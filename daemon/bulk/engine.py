@@ -15,6 +15,7 @@ from intellectd.daemon.bulk.interface import Endpoint, FetchJob, ObjectProvider,
 from intellectd.daemon.bulk.limits import CLOSE_S, SERVE_STALL_S, TRANSFERS_MAX
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.listener import Listener
+from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.rendezvous import Rendezvous
 from intellectd.daemon.bulk.ring_receive import RingReceive
 from intellectd.daemon.bulk.ring_send import RingSend
@@ -30,7 +31,14 @@ from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES, ChannelRequest, GetRe
 class Engine:
     """Listens from construction to `close`. Raises BulkAddressInUse when another process holds the address."""
 
-    def __init__(self, peer_id: str, listen: str, announce: str = "", serve_stall_s: float = SERVE_STALL_S) -> None:
+    def __init__(
+        self,
+        peer_id: str,
+        listen: str,
+        announce: str = "",
+        serve_stall_s: float = SERVE_STALL_S,
+        pace: Pace = UNLIMITED,
+    ) -> None:
         if announce:
             split_address(announce)
         self._peer_id = peer_id
@@ -46,11 +54,11 @@ class Engine:
         self._transfers: dict[TransferId, Transfer] = {}
         self._closed = False
         self._crew = Crew()
-        self._dialler = Dialler(self._trust)
+        self._dialler = Dialler(self._trust, pace)
         self._rendezvous = Rendezvous()
         self._rings = RingWatch()
         self._server = Server(self._rings, serve_stall_s)
-        self._listener = Listener(listening, self._trust, self._crew, self._dispatch, self._rendezvous.sweep)
+        self._listener = Listener(listening, self._trust, self._crew, self._dispatch, self._rendezvous.sweep, pace)
         self._crew.start("bulk-listen", self._listener.run)
 
     @property

@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 
 from intellectd.daemon.bulk import wire
 from intellectd.daemon.bulk.errors import WireError
-from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, REQUEST_BYTES_MAX
-from intellectd.daemon.bulk.wire import GetRequest, Header, Kind, RingRequest
+from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, REQUEST_BYTES_MAX, WIRES_LISTED_MAX
+from intellectd.daemon.bulk.wire import ChannelRequest, GetRequest, Header, Kind, Request, RingRequest
 
 RANGES = st.integers(0, wire.LENGTH_MAX)
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=100)
+WIRES = st.lists(st.binary(min_size=8, max_size=8), max_size=WIRES_LISTED_MAX).map(tuple)
 VALID = st.one_of(
-    st.builds(RingRequest, st.binary(min_size=32, max_size=32)), st.builds(GetRequest, NAMES, RANGES, RANGES)
+    st.builds(RingRequest, st.binary(min_size=32, max_size=32)),
+    st.builds(GetRequest, NAMES, RANGES, RANGES),
+    st.builds(ChannelRequest, WIRES, st.booleans()),
 )
 
 
@@ -25,7 +28,7 @@ def framed(body: object) -> bytes:
 
 
 @given(VALID)
-def test_requests_come_back(request: RingRequest | GetRequest) -> None:
+def test_requests_come_back(request: Request) -> None:
     raw = wire.encode_request(request)
     prefix, body = raw[: wire.REQUEST_PREFIX.size], raw[wire.REQUEST_PREFIX.size :]
     assert wire.request_length(prefix) == len(body)
@@ -67,6 +70,12 @@ def test_any_map_is_a_request_or_a_wire_error(body: dict[str, object]) -> None:
         {"v": 1, "op": "get", "object": "", "offset": 0, "length": 1},
         {"v": 1, "op": "get", "object": "x" * (OBJECT_NAME_BYTES_MAX + 1), "offset": 0, "length": 1},
         {"op": "ring", "transfer": b"t" * 32},
+        {"v": 1, "op": "channel", "wires": []},
+        {"v": 1, "op": "channel", "wires": [], "sealed": 1},
+        {"v": 1, "op": "channel", "wires": {}, "sealed": True},
+        {"v": 1, "op": "channel", "wires": [b"seven b"], "sealed": True},
+        {"v": 1, "op": "channel", "wires": ["eight by"], "sealed": True},
+        {"v": 1, "op": "channel", "wires": [b"w" * 8] * (WIRES_LISTED_MAX + 1), "sealed": True},
         [1, 2, 3],
     ],
 )
