@@ -31,10 +31,11 @@ def parts(quick: bool, rivals: bool) -> dict[str, Callable[[], Made]]:
         "loopback_2": lambda: loopback.rows(2, rounds, theirs),
         "loopback_4": lambda: loopback.rows(4, rounds, () if quick else theirs),
         "scaling": lambda: wan_scaling.rows(quick),
-        "three_continents": lambda: wan_order.rows(quick),
+        "three_continents": lambda: wan_order.rows("three-continents", quick),
         "faults": lambda: wan_faults.rows(quick),
     }
     if not quick:
+        found["intellect1"] = lambda: wan_order.rows("intellect1", quick)
         found["large"] = lambda: loopback.large("int8", 4 * loopback.ELEMENTS)
     return found
 

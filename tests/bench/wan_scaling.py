@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from intellectd.kernels.codec import GROUP, codec_by_name
+from intellectd.protocol.collectives import torus_rows
 from tests.bench import collective_peer
 from tests.bench.members import PORT, Answer, Shape, Swarm, agreed, slowest
 from tests.wan.calibrate import large_buffers
@@ -57,10 +58,15 @@ def groups_of(names: Sequence[str], number: int) -> list[tuple[str, ...]]:
     return [tuple(names[start * size : (start + 1) * size]) for start in range(count)]
 
 
+def shape_of(schedule: str, peers: int) -> list[int]:
+    """Of a torus its rows, as near to a square as can be."""
+    return [max(rows for rows in torus_rows(peers) if rows * rows <= peers)] if schedule == "torus" else []
+
+
 def one_round(swarm: Swarm, schedule: str, number: int) -> dict[str, Answer]:
     names = tuple(swarm.members)
     if schedule != "gossip":
-        return swarm.run(f"{schedule} {number}", names, schedule)
+        return swarm.run(f"{schedule} {number}", names, schedule, shape=shape_of(schedule, len(names)))
     groups = groups_of(names, number)
     for index, group in enumerate(groups):
         swarm.begin(f"gossip {number} {index}", group)
@@ -80,6 +86,8 @@ def measure(peers: int, seconds: float, rounds: int) -> tuple[list[Row], list[st
     notes: list[str] = []
     with swarm_on(topology, Shape((CODEC,), elements)) as (wan, swarm):
         for schedule in SCHEDULES:
+            if schedule == "torus" and not torus_rows(peers):
+                continue
             if schedule != "gossip" and schedule not in collective_peer.SCHEDULES:
                 notes.append(f"scale_{schedule}_{peers}: no figure, this engine has no such schedule")
                 continue

@@ -2,6 +2,7 @@
 
 import pytest
 
+from intellectd.protocol.collectives import RING
 from tests.bench import loopback, wan_faults, wan_order, wan_scaling
 from tests.wan.network import why_not
 from tests.wan.topology import Route, load, uniform
@@ -27,6 +28,8 @@ def test_of_three_continents_the_best_ring_has_tokyo_beside_both_americans() -> 
     assert {best[at - 1], best[(at + 1) % len(best)]} == {"dallas", "washington"}
     assert [round(1 / wan_order.cost(topology, order)[0]) for order in (best, worst)] == [250, 125]
     assert len(found) == 24
+    plan, _course = wan_order.planned(topology, 2**20, RING)
+    assert wan_order.cost(topology, plan) == wan_order.cost(topology, best)
 
 
 def test_bytes_follow_the_rate_and_the_formulas_time_stays() -> None:
