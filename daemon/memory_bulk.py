@@ -1,31 +1,33 @@
 """The bulk plane in memory: the interface of `daemon.bulk` on trio's clock, with hosts that can be stalled and killed.
 
-Owns a hub in place of the wire. Plans, buffers and kernels are the real engine's, hop by hop, so results have the
-same bits. Refuses to know threads and TLS; pinned certificates it has, in name: a host that started anew is not
+Owns a hub in place of the wire. Plans, programs, buffers and kernels are the real engine's, so results have the same
+bits. Refuses to know threads and TLS; pinned certificates it has, in name: a host that started anew is not
 trusted until its beacon says so.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import trio
 
+from intellectd.daemon.bulk.collective_buffers import Buffers
+from intellectd.daemon.bulk.collective_plan import CollectivePlan, plan_of
 from intellectd.daemon.bulk.errors import BulkBusy, BulkClosed, DeadlinePassed, WireError
 from intellectd.daemon.bulk.interface import (
+    CollectiveJob,
     Endpoint,
     FetchJob,
     ObjectProvider,
     OnBulkEvent,
-    RingJob,
     TransferDone,
     TransferFailed,
     TransferId,
     TransferProgress,
 )
 from intellectd.daemon.bulk.limits import TRANSFERS_MAX
-from intellectd.daemon.bulk.ring import starter
-from intellectd.daemon.bulk.ring_state import RingBuffers, RingPlan, plan_of
+from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Content, Send
 
 RING_S = 0.2  # what a ring takes once all its members are there; halfway each reports progress
 FETCH_S = 0.1
@@ -67,8 +69,8 @@ class MemoryBulkHub:
 
 @dataclass
 class _Running:
-    plan: RingPlan | None = None
-    buffers: RingBuffers | None = None
+    plan: CollectivePlan | None = None
+    buffers: Buffers | None = None
     failure: TransferFailed | None = None
     done: bool = False
     news: trio.Event = field(default_factory=trio.Event)
@@ -102,10 +104,10 @@ class MemoryBulk:
     def serve(self, provider: ObjectProvider) -> None:
         self._provider = provider
 
-    def start_ring(self, job: RingJob, on_event: OnBulkEvent) -> None:
+    def start_collective(self, job: CollectiveJob, on_event: OnBulkEvent) -> None:
         plan = plan_of(job, self._peer_id)
         running = self._register(job.transfer_id)
-        running.plan, running.buffers = plan, RingBuffers(plan, job.own, job.out)
+        running.plan, running.buffers = plan, Buffers(plan, job.own, job.out)
         self._hub.spawn(self._ring, job, running, on_event)
 
     def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None:
@@ -146,7 +148,7 @@ class MemoryBulk:
 
     # -- rings
 
-    async def _ring(self, job: RingJob, running: _Running, on_event: OnBulkEvent) -> None:
+    async def _ring(self, job: CollectiveJob, running: _Running, on_event: OnBulkEvent) -> None:
         began, plan = trio.current_time(), running.plan
         assert plan is not None
         with trio.move_on_after(job.deadline_s) as deadline:
@@ -162,7 +164,7 @@ class MemoryBulk:
         half = plan.payload_bytes // 2
         self._end(job.transfer_id, running, on_event, TransferDone(job.transfer_id, half, half, _since(began)))
 
-    async def _together(self, job: RingJob, running: _Running) -> None:
+    async def _together(self, job: CollectiveJob, running: _Running) -> None:
         """Until every member is in the ring. Whoever is not in time is suspected by its neighbours, and by all."""
         until = trio.current_time() + job.stall_s
         while running.failure is None and not running.done:
@@ -182,7 +184,7 @@ class MemoryBulk:
         engine = self if member == self._peer_id else self._reaches(member)
         return engine is not None and transfer in engine._running
 
-    async def _turn(self, job: RingJob, running: _Running) -> None:
+    async def _turn(self, job: CollectiveJob, running: _Running) -> None:
         """The first member does it for all, when the time has come."""
         await self._wait(running, RING_S)
         while running.failure is None and not running.done:
@@ -198,10 +200,10 @@ class MemoryBulk:
             else:
                 await self._wait(running, POLL_S)
 
-    def _reduce(self, job: RingJob) -> None:
+    def _reduce(self, job: CollectiveJob) -> None:
         rings = [self._hub.engines[member]._running[job.transfer_id] for member in job.members]
         try:
-            reduce_all([ring.buffers for ring in rings if ring.buffers is not None], rings[0].plan)
+            reduce_all([(ring.plan, ring.buffers) for ring in rings if ring.plan and ring.buffers])
         except BadHop as error:
             self._accuse(job, job.members[error.member], str(error.__cause__), silent=False)
             return
@@ -210,7 +212,7 @@ class MemoryBulk:
             ring.done = True
             ring.news.set()
 
-    def _accuse(self, job: RingJob, suspect: str, words: str, silent: bool) -> None:
+    def _accuse(self, job: CollectiveJob, suspect: str, words: str, silent: bool) -> None:
         """Everybody in the ring hears whom its neighbour suspects; that one hears nothing of the kind."""
         for member in job.members:
             engine = self._hub.engines.get(member)
@@ -274,24 +276,62 @@ class BadHop(Exception):
         self.member = member
 
 
-def reduce_all(buffers: list[RingBuffers], plan: RingPlan | None) -> None:
-    """The real engine's hops in the real engine's kernels, chunk after chunk, without its threads."""
-    assert plan is not None
-    count = len(buffers)
-    for chunk in plan.chunks:
-        at = starter(chunk.owner, count)
-        buffers[at].start(chunk)
-        while at != chunk.owner % count:
-            after = (at + 1) % count
-            buffers[after].place(chunk)[:] = buffers[at].place(chunk)
-            try:
-                buffers[after].add(chunk, final=after == chunk.owner)
-            except WireError as error:
-                raise BadHop(at) from error
-            at = after
-        for number in range(count):
-            if number != chunk.owner:
-                buffers[number].place(chunk)[:] = buffers[chunk.owner].place(chunk)
+def reduce_all(members: list[tuple[CollectivePlan, Buffers]]) -> None:
+    """The real engine's programs in the real engine's kernels, without its threads and wires."""
+    frames: deque[tuple[int, Send, bytes]] = deque()
+    rows: dict[tuple[int, int], bool] = {}  # (member, chunk): `out` holds the row's sum
+    gathered: dict[int, dict[int, bytes]] = {}
+
+    def post(me: int, send: Send) -> None:
+        plan, buffers = members[me]
+        chunk = plan.chunks[send.chunk]
+        if send.content is Content.START:
+            buffers.start(chunk)
+        frames.append((me, send, bytes(buffers.own(chunk) if send.content is Content.OWN else buffers.place(chunk))))
+
+    def take(sender: int, send: Send, data: bytes) -> bool:
+        me, (plan, buffers) = send.to, members[send.to]
+        chunk, arrival = plan.chunks[send.chunk], plan.program.arrival(send.chunk, send.step)
+        assert arrival is not None
+        then = arrival.then
+        if arrival.action in ROW_ENDS:
+            if (me, send.chunk) not in rows:
+                return False
+            buffers.merge(chunk, memoryview(data), final=arrival.action is Action.MERGE_FINISH)
+        elif arrival.action is Action.GATHER:
+            parts = gathered.setdefault(send.chunk, {})
+            parts[sender] = data
+            if len(parts) == len(members) - 1:
+                total = buffers.new_sum(chunk)
+                for member in range(len(members)):
+                    buffers.gather(chunk, total, member, memoryview(parts[member]) if member != me else None)
+                buffers.finish(chunk, total)
+                then = plan.program.gathered(send.chunk)
+        else:
+            buffers.place(chunk)[:] = data
+            if arrival.action is Action.STORE:
+                buffers.check(chunk)
+            else:
+                buffers.add(chunk, final=arrival.action is Action.FINISH)
+        if arrival.ends_row:
+            rows[me, send.chunk] = True
+        for further in then:
+            post(me, further)
+        return True
+
+    for me, (plan, buffers) in enumerate(members):
+        for chunk in plan.chunks if plan.alone else ():
+            buffers.start(chunk)
+        for send in plan.program.begin():
+            post(me, send)
+    while frames:
+        sender, send, data = frames.popleft()
+        try:
+            taken = take(sender, send, data)
+        except WireError as error:
+            raise BadHop(sender) from error
+        if not taken:
+            frames.append((sender, send, data))  # its row's sum is on its way
 
 
 def _since(began: float) -> float:

@@ -211,11 +211,8 @@ class Round:
 
     def on_accepted(self, sender: str, message: Accepted, now: float) -> list[Out]:
         self.parts.answered(sender, message.ballot)
-        entry = self.leading.on_accepted(sender, message, now)
-        if entry is None or self.decided is not None:
-            return []
-        self.decided = entry
-        return self.leading.took()
+        self.decided = self.decided or self.leading.on_accepted(sender, message, now)
+        return []
 
     # ---- news from this host
 

@@ -67,7 +67,7 @@ class Channel:
         self.outbox.send(item)
 
     def drop(self, transfer: int) -> None:
-        """Forget its queued chunks. One that a wire has taken is in the wire's own buffer, or asks `fill` yet."""
+        """Forget what is queued of it. One that a wire has taken is in the wire's own buffer, or asks `fill` yet."""
         self.outbox.drop(transfer)
 
     @property

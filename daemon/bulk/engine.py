@@ -7,25 +7,27 @@ import threading
 from collections.abc import Callable
 
 from intellectd.daemon.bulk.certificate import Identity
+from intellectd.daemon.bulk.channels import Channels
+from intellectd.daemon.bulk.collective import Collective
+from intellectd.daemon.bulk.collective_buffers import Buffers
+from intellectd.daemon.bulk.collective_plan import plan_of
+from intellectd.daemon.bulk.collectives import Collectives
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.dial import Dialler
 from intellectd.daemon.bulk.errors import BulkBusy, BulkClosed, BulkError, Failure
 from intellectd.daemon.bulk.fetch import Fetch
-from intellectd.daemon.bulk.interface import Endpoint, FetchJob, ObjectProvider, OnBulkEvent, RingJob, TransferId
-from intellectd.daemon.bulk.limits import CLOSE_S, SERVE_STALL_S, TRANSFERS_MAX
+from intellectd.daemon.bulk.frames import Header
+from intellectd.daemon.bulk.interface import CollectiveJob, Endpoint, FetchJob, ObjectProvider, OnBulkEvent, TransferId
+from intellectd.daemon.bulk.limits import CLOSE_S, GOODBYE_S, SERVE_STALL_S, TRANSFERS_MAX
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.listener import Listener
-from intellectd.daemon.bulk.pace import UNLIMITED, Pace
-from intellectd.daemon.bulk.rendezvous import Rendezvous
-from intellectd.daemon.bulk.ring_receive import RingReceive
-from intellectd.daemon.bulk.ring_send import RingSend
-from intellectd.daemon.bulk.ring_state import RingBuffers, RingState, plan_of
-from intellectd.daemon.bulk.serve import RingWatch, Server
+from intellectd.daemon.bulk.pace import Pace
+from intellectd.daemon.bulk.serve import CollectiveWatch, Server
 from intellectd.daemon.bulk.sockets import listen as listen_on
 from intellectd.daemon.bulk.sockets import public_address, split_address
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.trust import TrustTable
-from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES, ChannelRequest, GetRequest, Request, RingRequest
+from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES, ChannelRequest, GetRequest, Request
 
 
 class Engine:
@@ -36,9 +38,12 @@ class Engine:
         peer_id: str,
         listen: str,
         announce: str = "",
+        *,
         serve_stall_s: float = SERVE_STALL_S,
-        pace: Pace = UNLIMITED,
+        pace: Pace | None = None,
+        sealed: bool = True,
     ) -> None:
+        """`sealed=False`: collectives go unencrypted, which is for benchmarks alone; both ends must ask for it."""
         if announce:
             split_address(announce)
         self._peer_id = peer_id
@@ -51,14 +56,17 @@ class Engine:
             raise
         self._endpoint = Endpoint(announce or public_address(listening), self._identity.certificate)
         self._lock = threading.Lock()
-        self._transfers: dict[TransferId, Transfer] = {}
+        self._ended = threading.Condition(self._lock)
+        self._transfers: dict[TransferId, tuple[Transfer, Callable[[Failure], None]]] = {}
         self._closed = False
         self._crew = Crew()
-        self._dialler = Dialler(self._trust, pace)
-        self._rendezvous = Rendezvous()
-        self._rings = RingWatch()
-        self._server = Server(self._rings, serve_stall_s)
-        self._listener = Listener(listening, self._trust, self._crew, self._dispatch, self._rendezvous.sweep, pace)
+        self._dialler = Dialler(self._trust)
+        self._collectives = Collectives()
+        self._channels = Channels(peer_id, self._trust, self._crew, self._collectives, sealed=sealed, pace=pace)
+        self._collectives.channels = self._channels
+        self._watch = CollectiveWatch()
+        self._server = Server(self._watch, serve_stall_s)
+        self._listener = Listener(listening, self._trust, self._crew, self._dispatch)
         self._crew.start("bulk-listen", self._listener.run)
 
     @property
@@ -68,44 +76,51 @@ class Engine:
     def trust(self, peers: dict[str, Endpoint]) -> None:
         """Replace the table. A peer with an unusable certificate is left out, and said so when it is dialled."""
         self._trust.replace(peers)
+        self._channels.recheck()
 
     def serve(self, provider: ObjectProvider) -> None:
         self._server.provide(provider)
 
-    def start_ring(self, job: RingJob, on_event: OnBulkEvent) -> None:
+    def start_collective(self, job: CollectiveJob, on_event: OnBulkEvent) -> None:
         plan = plan_of(job, self._peer_id)
-        alone = len(plan.members) == 1
-        transfer = Transfer(job.transfer_id, job.stall_s, job.deadline_s, on_event, threads=1 if alone else 2)
-        state = RingState(plan, RingBuffers(plan, job.own, job.out), transfer)
+        transfer = Transfer(job.transfer_id, job.stall_s, job.deadline_s, on_event)
+        buffers, epoch = Buffers(plan, job.own, job.out), self._collectives.new_epoch()
+        collective = Collective(plan, buffers, transfer, self._channels, self, epoch)
+        self._register(transfer, collective.fail)
+        try:
+            self._collectives.enter(collective)
+            self._watch.began()
+            self._crew.start(f"bulk-{plan.schedule}-{transfer.transfer_id.hex()[:8]}", collective.run)
+        except BaseException:
+            self.leave(collective)
+            raise
 
-        def forget() -> None:
-            self._rings.ended()
-            self._forget(transfer)
+    def parked(self, collective: Collective) -> list[tuple[str, Header]]:
+        return self._collectives.parked(collective)
 
-        send = RingSend(state, self._dialler)
-        receive = RingReceive(state, send, self._rendezvous, forget)
-        name = transfer.transfer_id.hex()[:8]
-        self._rings.began()
-        self._begin(transfer, f"bulk-ring-{name}-receive", receive.run, forget)
-        if not alone:
-            try:
-                self._crew.start(f"bulk-ring-{name}-send", send.run)
-            except (BulkError, RuntimeError) as error:  # the receiver reports it
-                transfer.fail(Failure(None, f"this host failed: {error}", mine=True))
+    def leave(self, collective: Collective) -> None:
+        if self._collectives.leave(collective):
+            self._watch.ended()
+        self._forget(collective.transfer)
 
     def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None:
         def forget() -> None:
             self._forget(fetch.transfer)
 
         fetch = Fetch(job, self._dialler, on_event, forget)
-        self._begin(fetch.transfer, f"bulk-fetch-{job.fetch_id.hex()[:8]}", fetch.run, forget)
+        self._register(fetch.transfer, fetch.transfer.fail)
+        try:
+            self._crew.start(f"bulk-fetch-{job.fetch_id.hex()[:8]}", fetch.run)
+        except BaseException:
+            forget()
+            raise
 
     def abort(self, transfer_id: TransferId) -> None:
         """Does nothing for a transfer that has ended or never was."""
         with self._lock:
-            transfer = self._transfers.get(transfer_id)
-        if transfer is not None:
-            transfer.fail(Failure(None, "it was aborted here"))
+            _transfer, fail = self._transfers.get(transfer_id, (None, None))
+        if fail is not None:
+            fail(Failure(None, "it was aborted here"))
 
     def close(self) -> None:
         """End everything, tell the neighbours that it is this host that leaves, and wait for every thread."""
@@ -113,33 +128,28 @@ class Engine:
             if self._closed:
                 return
             self._closed = True
-            transfers = list(self._transfers.values())
+            running = list(self._transfers.values())
         self._listener.close()
-        for transfer in transfers:
-            transfer.fail(Failure(None, "the bulk engine was closed", mine=True))
-        self._rendezvous.close()
+        for _transfer, fail in running:
+            fail(Failure(None, "the bulk engine was closed", mine=True))
+        self._await_transfers()
+        self._channels.close()
         self._crew.join(CLOSE_S)
         self._identity.close()
 
+    def _await_transfers(self) -> None:
+        """They tell their neighbours why they end, for which the channels have to stand."""
+        with self._ended:
+            self._ended.wait_for(lambda: not self._transfers, GOODBYE_S)
+
     def _dispatch(self, link: Link, request: Request) -> None:
         match request:
-            case RingRequest(transfer_id):
-                self._rendezvous.offer(transfer_id, link)
             case GetRequest():
                 self._server.answer(link, request)
             case ChannelRequest():
-                link.close()
+                self._channels.accept(link, request)
 
-    def _begin(self, transfer: Transfer, name: str, work: Callable[[], None], forget: Callable[[], None]) -> None:
-        """Enter the transfer and start the thread that reports its end; or raise, and nothing has begun."""
-        try:
-            self._register(transfer)
-            self._crew.start(name, work)
-        except BaseException:
-            forget()
-            raise
-
-    def _register(self, transfer: Transfer) -> None:
+    def _register(self, transfer: Transfer, fail: Callable[[Failure], None]) -> None:
         if len(transfer.transfer_id) != TRANSFER_ID_BYTES:
             raise ValueError(f"a transfer id has {TRANSFER_ID_BYTES} bytes, not {len(transfer.transfer_id)}")
         with self._lock:
@@ -149,9 +159,10 @@ class Engine:
                 raise ValueError(f"transfer {transfer.transfer_id.hex()} is already running; abort it first")
             if len(self._transfers) >= TRANSFERS_MAX:
                 raise BulkBusy(TRANSFERS_MAX)
-            self._transfers[transfer.transfer_id] = transfer
+            self._transfers[transfer.transfer_id] = transfer, fail
 
     def _forget(self, transfer: Transfer) -> None:
-        with self._lock:
-            if self._transfers.get(transfer.transfer_id) is transfer:
+        with self._ended:
+            if self._transfers.get(transfer.transfer_id, (None, None))[0] is transfer:
                 del self._transfers[transfer.transfer_id]
+                self._ended.notify_all()

@@ -1,4 +1,4 @@
-"""The bulk plane as the rest of the daemon sees it: rings and fetches, with progress, failure and abort.
+"""The bulk plane as the rest of the daemon sees it: collectives and fetches, with progress, failure and abort.
 
 Owns the vocabulary between the app and the engine. Refuses to know rounds, records and votes: a transfer is
 named by the hash of what it computes. Callbacks come from worker threads; the app marshals them.
@@ -20,11 +20,11 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class RingJob:
-    """One ring all-reduce: `members` in ring order, this host included.
+class CollectiveJob:
+    """One all-reduce: `members` in the schedule's order, this host included.
 
-    `own` is this host's encoded delta (uint8, codec layout of `elements`), read-only; `out` receives the
-    encoded mean of the members, the same bytes on every one. Slices are cut at multiples of kernels GROUP.
+    `own` is this host's encoded delta (uint8, codec layout of `elements`), read-only; `out` receives the encoded
+    mean of the members, the same bytes on every one. Slices are cut at multiples of kernels GROUP.
     """
 
     transfer_id: TransferId
@@ -34,8 +34,10 @@ class RingJob:
     elements: int
     own: memoryview
     out: memoryview
-    stall_s: float  # no chunk progress for this long: the transfer fails
+    stall_s: float  # nothing of a neighbour for this long: the transfer fails
     deadline_s: float  # the whole transfer
+    schedule: str = "ring"  # "ring", "direct" or "torus"
+    shape: tuple[int, ...] = ()  # of a torus its rows; of a direct exchange each member's share, or equal ones
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class BulkEngine(Protocol):
         """Replace the table of peers that may connect and be dialled (at most 1,024)."""
         ...
 
-    def start_ring(self, job: RingJob, on_event: OnBulkEvent) -> None: ...
+    def start_collective(self, job: CollectiveJob, on_event: OnBulkEvent) -> None: ...
 
     def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None: ...
 

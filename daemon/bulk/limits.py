@@ -48,6 +48,10 @@ UNSENT_BYTES_MAX = 1024 * 1024  # what waits behind the congestion window: keeps
 HEARTBEATS_PER_STALL = 4
 STARVED_STALLS = 3
 
+WATCH_S = 0.25  # between two looks at whether a collective's neighbours live: far below any stall_s that makes sense
+GATHERED_MAX = 32  # chunks of a direct exchange that are being summed, 1 MiB of fp32 each
+ENDED_MAX = 64  # transfers whose end is remembered, so that who asks for more of one hears it: as many as run at once
+
 # Channels: wires that stand between two hosts from round to round.
 FRAME_BYTES_MAX = 1024 * 1024 + 64 * 1024  # a chunk of 1 MiB of fp32 and whatever a codec or a schedule puts beside it
 CONTROL_BYTES_MAX = 1024  # of a control frame: a peer id, some numbers; a request has as much
@@ -87,7 +91,6 @@ GOODBYE_S = 0.5
 CLOSE_S = 5.0  # all threads together; they leave within GOODBYE_S unless one is inside a provider or DNS
 ACCEPT_PAUSE_S = 0.2  # when accept() fails (out of file descriptors): do not spin
 LISTEN_BACKLOG = 128
-PARKED_SWEEP_S = 1.0
 
 assert PARKED_S < HANDSHAKE_S
 assert SERVES_PER_PEER_MAX < SERVES_MAX

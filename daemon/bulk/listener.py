@@ -18,11 +18,9 @@ from intellectd.daemon.bulk.limits import (
     CONNECTIONS_MAX,
     HANDSHAKE_S,
     HANDSHAKES_MAX,
-    PARKED_SWEEP_S,
     REQUEST_S,
 )
 from intellectd.daemon.bulk.link import Link
-from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.sockets import tune
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import REQUEST_PREFIX, Request, decode_request, request_length
@@ -31,21 +29,11 @@ Dispatch = Callable[[Link, Request], None]  # takes the link over, whatever happ
 
 
 class Listener:
-    def __init__(
-        self,
-        listening: socket.socket,
-        trust: TrustTable,
-        crew: Crew,
-        dispatch: Dispatch,
-        sweep: Callable[[], bool],
-        pace: Pace = UNLIMITED,
-    ) -> None:
-        self._pace = pace
+    def __init__(self, listening: socket.socket, trust: TrustTable, crew: Crew, dispatch: Dispatch) -> None:
         self._listening = listening
         self._trust = trust
         self._crew = crew
         self._dispatch = dispatch
-        self._sweep = sweep  # called now and then; says whether it wants to be called again soon
         self._stop = Stop()
         self._lock = threading.Lock()
         self._connections: dict[Stop, None] = {}  # all that have a thread, oldest first
@@ -73,13 +61,8 @@ class Listener:
         poll = select.poll()
         poll.register(self._listening, select.POLLIN)
         poll.register(self._stop.fileno(), select.POLLIN)
-        while True:
-            # A connection that comes to be parked meanwhile waits for the next sweep, at most that much longer.
-            self._sweep()
-            ready = poll.poll(PARKED_SWEEP_S * 1000.0)
-            self._stop.check()
-            if ready:
-                return
+        poll.poll()
+        self._stop.check()
 
     def _accept(self) -> None:
         try:
@@ -145,7 +128,7 @@ class Listener:
         except (OSError, ssl.SSLError):
             connection.close()
             return None
-        return Link(tls, stop, self._pace)
+        return Link(tls, stop)
 
     def _introduced(self, link: Link) -> Request:
         """Who it is and what it wants, or an exception."""

@@ -69,12 +69,15 @@ class Outbox:
             self._changed.notify()
 
     def drop(self, transfer: int | None) -> None:
-        """Forget the queued chunks of a transfer, or (None) everything."""
+        """Forget all that is queued of a transfer, or (None) everything."""
         with self._changed:
             if transfer is None:
                 self._controls.clear()
                 self._chunks.clear()
-            elif self._chunks:
+                return
+            for control in [control for control in self._controls if control.header.transfer == transfer]:
+                del self._controls[control]
+            if self._chunks:
                 self._chunks = deque(item for item in self._chunks if item.header.transfer != transfer)
 
     def forget_chunks(self) -> None:

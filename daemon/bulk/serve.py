@@ -17,34 +17,34 @@ from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.wire import GetRequest, Header, Kind, Refusal, encode_header
 
 
-class RingWatch:
-    """Whether rings run on this host, for those that should keep out of their way."""
+class CollectiveWatch:
+    """Whether collectives run on this host, for those that should keep out of their way."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rings = 0
+        self._running = 0
         self._idle = threading.Event()
         self._idle.set()
 
     def began(self) -> None:
         with self._lock:
-            self._rings += 1
+            self._running += 1
             self._idle.clear()
 
     def ended(self) -> None:
         with self._lock:
-            self._rings -= 1
-            if not self._rings:
+            self._running -= 1
+            if not self._running:
                 self._idle.set()
 
     def give_way(self) -> None:
-        """Return at once when no ring runs, else after a pause."""
+        """Return at once when none runs, else after a pause."""
         self._idle.wait(SERVE_YIELD_S)
 
 
 class Server:
-    def __init__(self, rings: RingWatch, stall_s: float) -> None:
-        self._rings = rings
+    def __init__(self, running: CollectiveWatch, stall_s: float) -> None:
+        self._running = running
         self._stall_s = stall_s
         self._provider: ObjectProvider = lambda _peer, _name: None
         self._lock = threading.Lock()
@@ -79,7 +79,7 @@ class Server:
             return
         self._write(link, encode_header(Header(Kind.OBJECT, length=request.length)))
         for start in range(request.offset, request.offset + request.length, SERVE_BURST_BYTES):
-            self._rings.give_way()
+            self._running.give_way()
             stop = min(start + SERVE_BURST_BYTES, request.offset + request.length)
             link.write_all(data[start:stop], self._stall_s)
         self._write(link, encode_header(Header(Kind.END)))

@@ -3,13 +3,12 @@
 Owns the layout and the checks of it. Refuses to know sockets, and what a transfer expects: the caller compares a
 header with its plan before it reads a byte of payload. Decoding is total: any bytes give a value or WireError.
 
-  dialler:  request   u16 length, msgpack map {"v": 1, "op": "ring" | "get" | "channel", ...}
-  both:     frame     16-byte header: kind u8, flag u8, hop u16, index u32, length u64 (big-endian), payload
-  ring:     <- GO, then -> CHUNK | WAITING ..., nothing after the last chunk; ABORT either way at any time
+  dialler:  request   u16 length, msgpack map {"v": 1, "op": "get" | "channel", ...}
+  answers:  frame     16-byte header: kind u8, flag u8, 6 bytes of zero, length u64 (big-endian), payload
   get:      <- OBJECT(length), the bytes, END; or REFUSED(flag = why)
   channel:  -> 32 secret bytes; <- GO, 32 secret bytes, or REFUSED; then TLS ends, and frames.py's frames follow
 
-A clean end is in the frames (counted chunks, END), never in TLS's close_notify: peers that are killed send none,
+A clean end is in the frames (END), never in TLS's close_notify: peers that are killed send none,
 and every byte before it is authenticated anyway.
 """
 
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 import msgpack
 
 from intellectd.daemon.bulk.errors import WireError
-from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, PEER_ID_BYTES_MAX, REQUEST_BYTES_MAX, WIRES_LISTED_MAX
+from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, REQUEST_BYTES_MAX, WIRES_LISTED_MAX
 from intellectd.daemon.bulk.sealed import WIRE_ID_BYTES
 
 VERSION = 1
@@ -28,15 +27,12 @@ TRANSFER_ID_BYTES = 32
 LENGTH_MAX = 2**63 - 1  # what offset and length may be: sums stay exact, and no file is longer
 
 REQUEST_PREFIX = struct.Struct(">H")
-_HEADER = struct.Struct(">BBHIQ")
+_HEADER = struct.Struct(">BB6xQ")
 HEADER_BYTES = _HEADER.size
 
 
 class Kind(enum.IntEnum):
-    GO = 1  # acceptor: the transfer is known here, send
-    CHUNK = 2
-    WAITING = 3  # alive, but nothing to pass on
-    ABORT = 4  # flag 1 = the suspect fell silent; payload = its peer id, or empty
+    GO = 1  # to a channel's request
     OBJECT = 5
     END = 6
     REFUSED = 7
@@ -47,11 +43,6 @@ class Refusal(enum.IntEnum):
     BAD_RANGE = 2
     BUSY = 3
     OTHER_MODE = 4  # one side seals its frames and the other does not
-
-
-@dataclass(frozen=True)
-class RingRequest:
-    transfer_id: bytes
 
 
 @dataclass(frozen=True)
@@ -69,22 +60,18 @@ class ChannelRequest:
     sealed: bool = True
 
 
-Request = RingRequest | GetRequest | ChannelRequest
+Request = GetRequest | ChannelRequest
 
 
 @dataclass(frozen=True)
 class Header:
     kind: Kind
     flag: int = 0
-    hop: int = 0
-    index: int = 0
     length: int = 0
 
 
 def encode_request(request: Request) -> bytes:
     match request:
-        case RingRequest(transfer_id):
-            body = {"v": VERSION, "op": "ring", "transfer": transfer_id}
         case GetRequest(object_name, offset, length):
             if not 0 < len(object_name.encode()) <= OBJECT_NAME_BYTES_MAX:
                 raise ValueError(f"{object_name[:64]!r}: an object's name has 1 to {OBJECT_NAME_BYTES_MAX} bytes")
@@ -113,8 +100,6 @@ def decode_request(raw: bytes) -> Request:
     match body:
         case {"v": int(version), **_others} if version != VERSION:
             raise WireError(f"bulk protocol version {version}; this host speaks {VERSION}: upgrade the older one")
-        case {"v": int(), "op": "ring", "transfer": bytes(transfer_id)} if len(transfer_id) == TRANSFER_ID_BYTES:
-            return RingRequest(transfer_id)
         case {"v": int(), "op": "get", "object": str(name), "offset": int(offset), "length": int(length)}:
             return _checked_get(name, offset, length)
         case {"v": int(), "op": "channel", "wires": list(wires), "sealed": bool(sealed)}:
@@ -139,30 +124,12 @@ def _checked_channel(wires: list[object], sealed: bool) -> ChannelRequest:
 
 
 def encode_header(header: Header) -> bytes:
-    return _HEADER.pack(header.kind, header.flag, header.hop, header.index, header.length)
+    return _HEADER.pack(header.kind, header.flag, header.length)
 
 
 def decode_header(raw: bytes) -> Header:
-    kind, flag, hop, index, length = _HEADER.unpack(raw)
+    kind, flag, length = _HEADER.unpack(raw)
     try:
-        return Header(Kind(kind), flag, hop, index, length)
+        return Header(Kind(kind), flag, length)
     except ValueError:
         raise WireError(f"a frame of unknown kind {kind}") from None
-
-
-def encode_abort(suspect: str | None, silent: bool) -> bytes:
-    name = (suspect or "").encode()[:PEER_ID_BYTES_MAX]
-    return encode_header(Header(Kind.ABORT, flag=int(silent), length=len(name))) + name
-
-
-def abort_length(header: Header) -> int:
-    if header.length > PEER_ID_BYTES_MAX:
-        raise WireError(f"an abort that names a peer in {header.length} bytes")
-    return header.length
-
-
-def decode_suspect(raw: bytes) -> str:
-    try:
-        return raw.decode("ascii")
-    except UnicodeDecodeError:
-        raise WireError("an abort that names no peer id") from None

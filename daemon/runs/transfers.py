@@ -14,8 +14,8 @@ from intellectd.daemon.bulk.errors import BulkError
 from intellectd.daemon.bulk.interface import (
     BulkEngine,
     BulkEvent,
+    CollectiveJob,
     FetchJob,
-    RingJob,
     TransferDone,
     TransferFailed,
     TransferProgress,
@@ -82,12 +82,9 @@ class Transfers:
         if frozen is None:
             self._post(ev.TransferBroke(name, None, False, "this host has no delta to contribute"))
             return
-        if effect.schedule != "ring":
-            self._failed_here(name, ev.TransferBroke(name, None, False, f"no {effect.schedule} is built here yet"))
-            return
         memory = await self._runner(lambda: self._store.updates.new(name, frozen.encoded.numel()))
         self._incoming[name] = _Incoming(memory)
-        job = RingJob(
+        job = CollectiveJob(
             transfer_id=name,
             members=effect.members,
             weights=tuple(float(w) for w in effect.weights),
@@ -97,9 +94,11 @@ class Transfers:
             out=memoryview(memory),
             stall_s=effect.stall_s,
             deadline_s=effect.deadline_s,
+            schedule=effect.schedule,
+            shape=effect.shape,
         )
         try:
-            self._bulk.start_ring(job, self._inbox.marshal(lambda event: self._ring_event(event, effect.codec)))
+            self._bulk.start_collective(job, self._inbox.marshal(lambda event: self._ring_event(event, effect.codec)))
         except (ValueError, BulkError) as error:
             # A plan comes from a peer: whatever does not fit together in it is no fault of ours.
             self._failed_here(name, ev.TransferBroke(name, None, False, f"the ring cannot be: {error}"[:200]))

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import queue
-import select
 import socket
 import ssl
 import struct
@@ -17,15 +16,14 @@ from intellectd.daemon.bulk.certificate import Identity
 from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.interface import (
     BulkEvent,
+    CollectiveJob,
     Endpoint,
     FetchJob,
-    RingJob,
     TransferDone,
     TransferFailed,
     TransferProgress,
 )
 from intellectd.daemon.bulk.sockets import split_address
-from intellectd.daemon.bulk.wire import RingRequest, encode_request
 from intellectd.kernels import ops
 from intellectd.kernels.codec import codec_by_name
 
@@ -97,8 +95,8 @@ def mean(codec: str, elements: int, deltas: list[bytearray], weights: tuple[floa
 
 
 @dataclass
-class RingCase:
-    """One ring's jobs: deltas by member, and a fresh `out` for each."""
+class Case:
+    """One collective's jobs: deltas by member, and a fresh `out` for each."""
 
     members: tuple[str, ...]
     codec: str = "int8"
@@ -106,15 +104,17 @@ class RingCase:
     name: str = "ring"
     stall_s: float = STALL_S
     deadline_s: float = 60.0
+    schedule: str = "ring"
+    shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.weights = tuple(1000.0 + 500.0 * i for i in range(len(self.members)))
         self.deltas = [encoded_delta(self.codec, self.elements, seed) for seed in range(len(self.members))]
         self.outs = [bytearray(len(self.deltas[0])) for _ in self.members]
 
-    def job(self, member: str) -> RingJob:
+    def job(self, member: str) -> CollectiveJob:
         i = self.members.index(member)
-        return RingJob(
+        return CollectiveJob(
             transfer_id(self.name),
             self.members,
             self.weights,
@@ -124,11 +124,13 @@ class RingCase:
             memoryview(self.outs[i]),
             self.stall_s,
             self.deadline_s,
+            self.schedule,
+            self.shape,
         )
 
     def start(self, engine: Engine, member: str) -> Events:
         events = Events()
-        engine.start_ring(self.job(member), events)
+        engine.start_collective(self.job(member), events)
         return events
 
 
@@ -216,21 +218,3 @@ def closed(connection: socket.socket) -> bool:
     except OSError:
         return True
     return True
-
-
-def first_closed(connections: list[ssl.SSLSocket]) -> ssl.SSLSocket:
-    """The first of them on which anything happens; they are handled by as many threads, in any order."""
-    poll = select.poll()
-    for connection in connections:
-        poll.register(connection.fileno(), select.POLLIN)
-    ready = [fd for fd, _event in poll.poll(EVENT_S * 1000)]
-    return next(connection for connection in connections if connection.fileno() in ready)
-
-
-def park(outsider: Outsider, engine: Engine, name: str) -> ssl.SSLSocket:
-    """A connection for a ring which the engine does not know, certain to be parked: it has pushed another out."""
-    request = encode_request(RingRequest(transfer_id(name)))
-    both = [outsider.dial(engine.endpoint, request) for _ in range(2)]
-    pushed_out = first_closed(both)
-    assert closed(pushed_out)
-    return both[1 - both.index(pushed_out)]

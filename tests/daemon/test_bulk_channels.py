@@ -154,11 +154,12 @@ def test_control_frames_go_before_all_chunks_and_what_is_dropped_is_not_sent() -
         channel.send(piece(b"last", 3, transfer=1))
         channel.tell(Header(Kind.WAITING, transfer=1))
         channel.tell(Header(Kind.WAITING, transfer=1))  # said again while nobody hears: once is enough
-        channel.tell(Header(Kind.ABORT, transfer=2), b"12D3KooWx")
+        channel.tell(Header(Kind.WAITING, transfer=2))
         channel.drop(2)
+        channel.tell(Header(Kind.ABORT, transfer=2), b"12D3KooWx")
         a.channels.need("b", STALL_S)
         words = [b.diary.next("found", "control", "chunk") for _ in range(5)]
-        assert [word[0] for word in words] == ["found", "control", "control", "chunk", "chunk"]
+        assert [word[0] for word in words] == ["found", "control", "control", "chunk", "chunk"]  # WAITING, ABORT
         assert b.diary.chunks == {0: b"first", 3: b"last"} and not over.done.is_set()
 
 

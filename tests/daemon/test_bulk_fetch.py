@@ -24,9 +24,9 @@ from intellectd.daemon.bulk.wire import (
 )
 from tests.daemon.bulk_swarm import (
     EVENT_S,
+    Case,
     Events,
     Outsider,
-    RingCase,
     closed,
     fetch_job,
     read_exactly,
@@ -239,10 +239,10 @@ def test_a_peer_gets_a_few_connections_and_is_told_when_there_are_no_more() -> N
             events.done()
 
 
-def test_serving_goes_on_while_a_ring_runs() -> None:
+def test_serving_goes_on_while_a_collective_runs() -> None:
     with swarm("a", "b") as engines:
         provide(engines["a"], it=OBJECT)
-        RingCase(("a", "b")).start(engines["a"], "a")  # b does not start it
+        Case(("a", "b")).start(engines["a"], "a")  # b does not start it
         into, events = bytearray(len(OBJECT)), Events()
         engines["b"].start_fetch(fetch_job("a", "it", into), events)
         assert events.done().seconds > 0.05 and into == OBJECT  # slower, on purpose

@@ -13,21 +13,18 @@ from intellectd.daemon.bulk.certificate import Identity, claimed_by
 from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkError
 from intellectd.daemon.bulk.interface import Endpoint
-from intellectd.daemon.bulk.limits import HANDSHAKES_MAX, PARKED_PER_PEER_MAX, TRUSTED_MAX
+from intellectd.daemon.bulk.limits import HANDSHAKES_MAX, TRUSTED_MAX
 from intellectd.daemon.bulk.sockets import join_address, split_address
-from intellectd.daemon.bulk.wire import HEADER_BYTES, Kind, RingRequest, decode_header, encode_request
+from intellectd.daemon.bulk.wire import ChannelRequest, encode_request
 from intellectd.daemon.p2p.interfaces import interface_hosts
 from tests.daemon.bulk_swarm import (
     EVENT_S,
+    Case,
     Events,
     Outsider,
-    RingCase,
     closed,
     fetch_job,
-    first_closed,
-    read_exactly,
     swarm,
-    transfer_id,
     trust_all,
 )
 
@@ -44,7 +41,7 @@ def serves_still(engines: dict[str, Engine], asker: str, donor: str) -> bool:
 
 def test_a_certificate_that_is_not_pinned_gets_no_answer() -> None:
     with swarm("a", "b") as engines, Outsider("stranger") as stranger:
-        request = encode_request(RingRequest(transfer_id("x")))
+        request = encode_request(ChannelRequest())
         with pytest.raises(OSError):  # the alert, or the reset behind it
             connection = stranger.dial(engines["a"].endpoint, request)
             assert connection.recv(1) == b"", "a stranger got an answer"
@@ -101,7 +98,7 @@ def test_a_peer_taken_off_the_table_is_out() -> None:
 def test_a_peer_that_learns_of_us_while_we_dial_is_reached() -> None:
     with swarm("a", "b") as engines:
         engines["b"].trust({})
-        case = RingCase(("a", "b"), elements=256)
+        case = Case(("a", "b"), elements=256)
         events = case.start(engines["a"], "a"), case.start(engines["b"], "b")
         trust_all(engines)
         events[0].done(), events[1].done()
@@ -147,19 +144,6 @@ def test_slow_strangers_keep_nobody_out() -> None:
             stranger.close()
 
 
-def test_connections_for_unknown_rings_are_bounded() -> None:
-    with swarm("a") as engines, Outsider("x") as outsider:
-        trust_all(engines, x=outsider.endpoint)
-        names = [f"ring {i}" for i in range(PARKED_PER_PEER_MAX + 1)]
-        parked = [outsider.dial(engines["a"].endpoint, encode_request(RingRequest(transfer_id(n)))) for n in names]
-        refused = first_closed(parked)
-        assert closed(refused)
-        taken = next(connection for connection in parked if connection is not refused)
-        case = RingCase(("a", "x"), name=names[parked.index(taken)])
-        case.start(engines["a"], "a")
-        assert decode_header(read_exactly(taken, HEADER_BYTES)).kind == Kind.GO
-
-
 def test_an_address_in_use_is_named() -> None:
     with swarm("a") as engines:
         address = engines["a"].endpoint.address
@@ -196,10 +180,10 @@ def test_close_leaves_no_thread_and_no_file() -> None:
     with swarm("a", "b") as engines, Outsider("x") as outsider:
         trust_all(engines, x=outsider.endpoint)
         stranger = socket.create_connection(split_address(engines["a"].endpoint.address))  # in its handshake
-        parked = outsider.dial(engines["a"].endpoint, encode_request(RingRequest(transfer_id("parked"))))
+        parked = outsider.dial(engines["a"].endpoint, encode_request(ChannelRequest()))
         engines["b"].serve(lambda _peer, _name: memoryview(bytes(2**26)))
         unread = outsider.dial(engines["b"].endpoint)  # has not said what it wants
-        running = RingCase(("a", "b", "x")).start(engines["a"], "a")
+        running = Case(("a", "b", "x")).start(engines["a"], "a")
         fetching = Events()
         engines["a"].start_fetch(fetch_job("x", "never", bytearray(1)), fetching)
         for engine in engines.values():

@@ -6,7 +6,7 @@ import trio.testing
 from intellectd.daemon.bulk.interface import BulkEvent, Endpoint, FetchJob, TransferDone, TransferFailed
 from intellectd.daemon.memory_bulk import MemoryBulk, MemoryBulkHub
 from intellectd.kernels.codec import GROUP
-from tests.daemon.bulk_swarm import RingCase, swarm, transfer_id
+from tests.daemon.bulk_swarm import Case, swarm, transfer_id
 
 Clock = trio.testing.MockClock
 ELEMENTS = 50 * GROUP + 3 * 256  # slices of two chunks, and a group that is not whole
@@ -36,21 +36,21 @@ def trusting(hub: MemoryBulkHub, *names: str) -> list[MemoryBulk]:
     return engines
 
 
-async def ring_of(hub: MemoryBulkHub, case: RingCase, present: str) -> list[Ended]:
+async def ring_of(hub: MemoryBulkHub, case: Case, present: str) -> list[Ended]:
     ends = []
     for name in present:
         ends.append(Ended())
-        hub.engines[name].start_ring(case.job(name), ends[-1])
+        hub.engines[name].start_collective(case.job(name), ends[-1])
     return ends
 
 
 async def test_a_ring_in_memory_has_the_bits_of_the_real_ring(autojump_clock: Clock) -> None:
     for codec, names in (("int8", "abc"), ("int8", "a"), ("fp32", "ab"), ("bf16", "ab")):
-        real = RingCase(tuple(names), codec, ELEMENTS)
+        real = Case(tuple(names), codec, ELEMENTS)
         with swarm(*names) as engines:
             for events in [real.start(engines[name], name) for name in names]:
                 events.done()
-        twin = RingCase(tuple(names), codec, ELEMENTS)
+        twin = Case(tuple(names), codec, ELEMENTS)
         async with trio.open_nursery() as nursery:
             hub = MemoryBulkHub(nursery)
             trusting(hub, *names)
@@ -64,7 +64,7 @@ async def test_who_is_missing_stalled_or_killed_is_suspected_by_everybody_else(a
     async with trio.open_nursery() as nursery:
         hub = MemoryBulkHub(nursery)
         trusting(hub, "a", "b", "c")
-        case = RingCase(("a", "b", "c"), stall_s=5.0)
+        case = Case(("a", "b", "c"), stall_s=5.0)
         ends = [await end.wait() for end in await ring_of(hub, case, "ac")]
         assert [(e.suspect, e.silent) for e in ends if isinstance(e, TransferFailed)] == [("b", True)] * 2
 
@@ -89,7 +89,7 @@ async def test_an_abort_ends_it_for_this_host_and_names_nobody(autojump_clock: C
     async with trio.open_nursery() as nursery:
         hub = MemoryBulkHub(nursery)
         a, _ = trusting(hub, "a", "b")
-        case = RingCase(("a", "b"), stall_s=5.0)
+        case = Case(("a", "b"), stall_s=5.0)
         (end,) = await ring_of(hub, case, "a")
         a.abort(transfer_id(case.name))
         failed = await end.wait()

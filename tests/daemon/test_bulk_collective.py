@@ -1,4 +1,4 @@
-"""Rings that work: every size and codec, in one process and between two, whoever comes first."""
+"""Collectives that work: every schedule, size and codec, in one process and between two, whoever comes first."""
 
 import itertools
 import math
@@ -10,22 +10,15 @@ import pytest
 import torch
 
 from intellectd.daemon.bulk.engine import Engine
-from intellectd.daemon.bulk.errors import WireError
-from intellectd.daemon.bulk.interface import BulkEvent, Endpoint, RingJob, TransferDone, TransferFailed
-from intellectd.daemon.bulk.ring_state import RingBuffers, RingState, plan_of
-from intellectd.daemon.bulk.transfer import Transfer
-from intellectd.daemon.bulk.wire import HEADER_BYTES, Kind, RingRequest, decode_header, encode_request
+from intellectd.daemon.bulk.interface import BulkEvent, CollectiveJob, Endpoint, TransferDone, TransferFailed
 from intellectd.kernels import ops
 from intellectd.kernels.codec import codec_by_name
 from tests.daemon.bulk_swarm import (
     EVENT_S,
+    Case,
     Events,
-    Outsider,
-    RingCase,
     decoded,
     mean,
-    park,
-    read_exactly,
     swarm,
     transfer_id,
     trust_all,
@@ -39,20 +32,31 @@ pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable
 STEPS_PER_HOP = 0.5
 
 
-def run_ring(engines: dict[str, Engine], case: RingCase) -> list[TransferDone]:
+def run(engines: dict[str, Engine], case: Case) -> list[TransferDone]:
     events = {member: case.start(engines[member], member) for member in case.members}
     return [events[member].done() for member in case.members]
 
 
+SCHEDULES = [
+    (2, "ring", ()),
+    (3, "ring", ()),
+    (5, "ring", ()),
+    (2, "direct", ()),
+    (4, "direct", (1, 2, 0, 3)),
+    (4, "torus", (2,)),
+    (6, "torus", (3,)),
+]
+
+
 @pytest.mark.parametrize("codec", ["int8", "bf16", "fp32"])
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_all_members_get_the_same_mean(count: int, codec: str) -> None:
+@pytest.mark.parametrize(("count", "schedule", "shape"), SCHEDULES)
+def test_all_members_get_the_same_mean(count: int, schedule: str, shape: tuple[int, ...], codec: str) -> None:
     members = tuple(f"peer{i}" for i in range(count))
-    # Not a multiple of a group, and two chunks to a slice in the smaller rings.
-    case = RingCase(members, codec, elements=40 * 16384 + 256 * 7)
+    # Not a multiple of a group, and two chunks to a slice in the smaller ones.
+    case = Case(members, codec, elements=40 * 16384 + 256 * 7, schedule=schedule, shape=shape)
     before = [bytes(delta) for delta in case.deltas]
     with swarm(*members) as engines:
-        ends = run_ring(engines, case)
+        ends = run(engines, case)
     assert all(out == case.outs[0] for out in case.outs)
     assert [bytes(delta) for delta in case.deltas] == before
     exact = mean(codec, case.elements, case.deltas, case.weights)
@@ -64,14 +68,28 @@ def test_all_members_get_the_same_mean(count: int, codec: str) -> None:
         largest = max(decoded(codec, case.elements, delta).abs().max().item() for delta in case.deltas)
         step = largest / 127 if codec == "int8" else largest * 2.0**-7
         assert error < STEPS_PER_HOP * count * step
-    # What one sends, headers and all, is what its neighbour receives.
-    assert [end.sent_bytes for end in ends] == [ends[(i + 1) % count].received_bytes for i in range(count)]
-    assert ends[0].sent_bytes > 2 * (count - 1) / count * len(case.outs[0]) * 0.9
+    # What is sent, headers and all, is received.
+    assert sum(end.sent_bytes for end in ends) == sum(end.received_bytes for end in ends)
+    assert sum(end.sent_bytes for end in ends) > 2 * (count - 1) * len(case.outs[0])
+
+
+@pytest.mark.parametrize("codec", ["int4", "e3m0", "topk"])
+def test_small_codecs_are_summed_in_the_open(codec: str) -> None:
+    case = Case(("a", "b", "c"), codec, elements=40 * 16384, schedule="direct")
+    with swarm(*case.members) as engines:
+        run(engines, case)
+    assert case.outs[0] == case.outs[1] == case.outs[2]
+    expected = bytearray(len(case.outs[0]))
+    total, kind = torch.zeros(case.elements), codec_by_name(codec)
+    for delta, weight in zip(case.deltas, case.weights, strict=True):
+        ops.decode_add(kind, ops.as_bytes(delta), weight, total)
+    assert ops.encode_mean(kind, total, sum(case.weights), ops.as_bytes(expected)) is None
+    assert case.outs[0] == expected
 
 
 @pytest.mark.parametrize("codec", ["int8", "bf16", "fp32"])
 def test_a_ring_of_one_is_the_same_arithmetic(codec: str) -> None:
-    case = RingCase(("alone",), codec)
+    case = Case(("alone",), codec)
     with swarm("alone") as engines:
         events = case.start(engines["alone"], "alone")
         end = events.done()
@@ -85,15 +103,15 @@ def test_a_ring_of_one_is_the_same_arithmetic(codec: str) -> None:
 
 def test_more_members_than_groups() -> None:
     members = ("a", "b", "c", "d")
-    case = RingCase(members, elements=256)  # three of four slices are empty
+    case = Case(members, elements=256)  # three of four slices are empty
     with swarm(*members) as engines:
-        run_ring(engines, case)
+        run(engines, case)
     assert case.outs[0] == case.outs[1] == case.outs[2] == case.outs[3] != bytes(len(case.outs[0]))
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(("a", "b", "c"))))
 def test_members_start_in_any_order(order: tuple[str, ...]) -> None:
-    case = RingCase(("a", "b", "c"), elements=256 * 64)
+    case = Case(("a", "b", "c"), elements=256 * 64)
     with swarm("a", "b", "c") as engines:
         events = {member: case.start(engines[member], member) for member in order}
         for member in order:
@@ -104,52 +122,32 @@ def test_members_start_in_any_order(order: tuple[str, ...]) -> None:
 def test_two_rings_and_again_under_the_same_id() -> None:
     members = ("a", "b", "c")
     with swarm(*members) as engines:
-        first, second = RingCase(members), RingCase(("c", "b", "a"), name="other")
+        first, second = Case(members), Case(("c", "b", "a"), name="other")
         running = [case.start(engines[member], member) for case in (first, second) for member in members]
         for events in running:
             events.done()
-        again = RingCase(members)
-        run_ring(engines, again)
+        again = Case(members)
+        run(engines, again)
     assert again.outs == first.outs
     assert second.outs[0] == second.outs[2]
-
-
-def test_a_left_neighbour_that_comes_before_the_plan_is_kept_waiting() -> None:
-    case = RingCase(("engine", "outsider"))
-    with swarm("engine") as engines, Outsider("outsider") as outsider:
-        trust_all(engines, outsider=outsider.endpoint)
-        parked = park(outsider, engines["engine"], case.name)
-        case.start(engines["engine"], "engine")
-        assert decode_header(read_exactly(parked, HEADER_BYTES)).kind == Kind.GO
-
-
-def test_a_connection_left_over_from_an_earlier_attempt_is_passed_over() -> None:
-    case = RingCase(("engine", "outsider"))
-    with swarm("engine") as engines, Outsider("outsider") as outsider:
-        trust_all(engines, outsider=outsider.endpoint)
-        park(outsider, engines["engine"], case.name).close()
-        case.start(engines["engine"], "engine")
-        request = encode_request(RingRequest(transfer_id(case.name)))
-        later = outsider.dial(engines["engine"].endpoint, request)
-        assert decode_header(read_exactly(later, HEADER_BYTES)).kind == Kind.GO
 
 
 def test_an_attempt_after_an_aborted_one_under_the_same_id() -> None:
     members = ("a", "b", "c")
     with swarm(*members) as engines:
-        first = RingCase(members)
+        first = Case(members)
         running = {member: first.start(engines[member], member) for member in ("a", "b")}
         for member in running:
             engines[member].abort(transfer_id(first.name))
         assert running["a"].failed().suspect is None
         assert running["b"].failed().suspect in (None, "a")  # its neighbour may be gone before it aborts itself
-        case = RingCase(members)
-        run_ring(engines, case)
+        case = Case(members)
+        run(engines, case)
     assert case.outs[0] == case.outs[1] == case.outs[2]
 
 
 def test_progress_grows_to_all_that_is_received() -> None:
-    case = RingCase(("a", "b"))
+    case = Case(("a", "b"))
     with swarm("a", "b") as engines:
         events = {member: case.start(engines[member], member) for member in case.members}
         ends = [events[member].done() for member in case.members]
@@ -161,7 +159,7 @@ def test_progress_grows_to_all_that_is_received() -> None:
 
 @pytest.mark.parametrize("ends_well", [True, False])
 def test_no_view_of_the_buffers_is_left_when_the_end_is_reported(ends_well: bool) -> None:
-    case = RingCase(("a", "b"))
+    case = Case(("a", "b"))
     memory = mmap.mmap(-1, 2 * len(case.outs[0]))
     half = len(case.outs[0])
     memory[:half] = bytes(case.deltas[0])
@@ -176,8 +174,10 @@ def test_no_view_of_the_buffers_is_left_when_the_end_is_reported(ends_well: bool
             ended(event)
 
     with swarm("a", "b") as engines:
-        engines["a"].start_ring(
-            RingJob(transfer_id(case.name), case.members, case.weights, "int8", case.elements, own, out, 9.0, 9.0),
+        engines["a"].start_collective(
+            CollectiveJob(
+                transfer_id(case.name), case.members, case.weights, "int8", case.elements, own, out, 9.0, 9.0
+            ),
             on_event,
         )
         if ends_well:
@@ -187,19 +187,6 @@ def test_no_view_of_the_buffers_is_left_when_the_end_is_reported(ends_well: bool
             engines["a"].abort(transfer_id(case.name))
             ended.failed()
     assert memory.closed
-
-
-def test_a_result_may_not_overwrite_a_partial_sum_that_has_not_left() -> None:
-    case = RingCase(("a", "b"), stall_s=0.05)
-    job = case.job("a")
-    plan = plan_of(job, "a")
-    state = RingState(plan, RingBuffers(plan, job.own, job.out), Transfer(job.transfer_id, 0.05, 9.0, Events()))
-    with pytest.raises(WireError, match="lacks this host's part"):
-        state.await_sent(plan.chunks[-1])
-    state.mark_sent(plan.chunks[-1])
-    state.await_sent(plan.chunks[-1])
-    state.transfer.thread_ends()
-    state.to_send.close()
 
 
 @pytest.mark.parametrize(
@@ -212,6 +199,12 @@ def test_a_result_may_not_overwrite_a_partial_sum_that_has_not_left() -> None:
         ({"weights": (0.0, 0.0)}, "not all 0"),
         ({"codec": "int3"}, "unknown codec"),
         ({"codec": "int4"}, "int4 loses too much"),
+        ({"schedule": "star"}, "unknown schedule"),
+        ({"shape": (1,)}, "a ring of 2 members has no shape"),
+        ({"schedule": "torus"}, "a torus of 2 members has no shape"),
+        ({"schedule": "torus", "shape": (3,)}, "do not fill 3 rows"),
+        ({"schedule": "direct", "shape": (1, 2, 3)}, "has no shape"),
+        ({"schedule": "direct", "shape": (0, 0)}, "has no shape"),
         ({"elements": 512}, "512 elements"),
         ({"out": memoryview(bytes(260_000))}, "read-only"),
         ({"stall_s": 0.0}, "above 0"),
@@ -219,9 +212,9 @@ def test_a_result_may_not_overwrite_a_partial_sum_that_has_not_left() -> None:
     ],
 )
 def test_a_job_that_does_not_fit_together_is_refused_at_once(change: dict[str, object], words: str) -> None:
-    fields = {**vars(RingCase(("a", "b")).job("a")), **change}
+    fields = {**vars(Case(("a", "b")).job("a")), **change}
     with swarm("a") as engines, pytest.raises(ValueError, match=words):
-        engines["a"].start_ring(RingJob(**fields), Events())
+        engines["a"].start_collective(CollectiveJob(**fields), Events())
 
 
 def other_process(pipe: multiprocessing.connection.Connection, members: tuple[str, ...], me: str) -> None:
@@ -230,7 +223,7 @@ def other_process(pipe: multiprocessing.connection.Connection, members: tuple[st
     pipe.send(engine.endpoint)
     engine.trust(pipe.recv())
     while name := pipe.recv():
-        case = RingCase(members, name=name)
+        case = Case(members, name=name)
         case.start(engine, me).done()
         pipe.send_bytes(case.outs[members.index(me)])
     engine.close()
@@ -249,14 +242,14 @@ def test_a_ring_between_processes_and_one_of_them_is_killed() -> None:
             assert isinstance(endpoint, Endpoint)
             trust_all(engines, other=endpoint)
             here.send({peer: engine.endpoint for peer, engine in engines.items()})
-            case = RingCase(members)
+            case = Case(members)
             here.send(case.name)
             events = {member: case.start(engines[member], member) for member in ("a", "b")}
             events["a"].done(), events["b"].done()
             assert here.poll(EVENT_S) and here.recv_bytes() == case.outs[0] == case.outs[1]
 
             # b does not start this one, so that it cannot end before the other process does.
-            second = RingCase(members, name="second")
+            second = Case(members, name="second")
             here.send(second.name)
             waiting = second.start(engines["a"], "a")
             waiting.next_progress()  # something has come from the other process

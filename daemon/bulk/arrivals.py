@@ -1,0 +1,138 @@
+"""The chunks of a collective that come: checked against the plan, and put where they belong by the wires' threads.
+
+Owns what is done with each, and the waits for what must come before. Refuses to know when a neighbour is too late.
+"""
+
+import threading
+from collections.abc import Callable
+
+from intellectd.daemon.bulk.books import Books
+from intellectd.daemon.bulk.departures import Departures
+from intellectd.daemon.bulk.errors import Stopped, WireError, failure_of
+from intellectd.daemon.bulk.frames import Header, Incoming
+from intellectd.daemon.bulk.gathering import Gathering
+from intellectd.daemon.bulk.neighbour import EPOCH_OF_CHUNK, Neighbour, item
+from intellectd.daemon.bulk.schedules.chunks import Chunk
+from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Arrival, Send
+
+
+class Arrivals:
+    def __init__(self, books: Books, departures: Departures) -> None:
+        self._books, self._departures, plan = books, departures, books.plan
+        gathered = [chunk.index for chunk in plan.chunks if plan.program.gathered(chunk.index)]
+        self._gathering = Gathering(plan.me, len(plan.members), gathered, books.buffers, books.changed)
+        self._rows = bytearray(len(plan.chunks))  # `out` holds the row's sum
+        self._scratch = threading.local()
+
+    def wants(self, peer: str, header: Header) -> bool:
+        """Raises WireError for what no plan allows."""
+        neighbour, _arrival, _chunk, number = self._expected(peer, header)
+        current = header.flag == self._books.epoch & EPOCH_OF_CHUNK  # else it is for an earlier attempt
+        return current and not self._books.over.is_set() and not neighbour.has(number)
+
+    def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:
+        """Raises WireError for what no plan allows; the collective has failed then."""
+        try:
+            neighbour, arrival, chunk, number = self._expected(peer, header)
+            if arrival.action is Action.GATHER or arrival.action in ROW_ENDS:
+                then = self._join(neighbour, arrival, chunk, number, header.step, incoming)
+            else:
+                then = self._take(neighbour, arrival, chunk, number, incoming)
+            if then is not None:
+                self._taken(neighbour, chunk, then, arrival.ends_row)
+        except Stopped:
+            pass
+        except WireError as error:
+            self._books.fail(failure_of(error, peer))
+            raise
+        except Exception as error:  # a kernel's
+            self._books.fail(failure_of(error, peer))
+
+    def _expected(self, peer: str, header: Header) -> tuple[Neighbour, Arrival, Chunk, int]:
+        neighbour, program = self._books.neighbours.get(peer), self._books.plan.program
+        if neighbour is None:
+            raise WireError("it sent a chunk of a transfer between others")
+        if header.chunk >= len(program.chunks):
+            raise WireError(f"it sent chunk {header.chunk} of {len(program.chunks)}")
+        chunk, arrival = program.chunks[header.chunk], program.arrival(header.chunk, header.step)
+        if arrival is None or arrival.source != neighbour.number:
+            raise WireError(f"it sent chunk {header.chunk} in step {header.step}, in which it does not come from there")
+        if header.length != chunk.size:
+            raise WireError(f"it sent {header.length} bytes for chunk {header.chunk}, which has {chunk.size}")
+        return neighbour, arrival, chunk, item(header.chunk, program.is_result(header.step))
+
+    def _take(
+        self, neighbour: Neighbour, arrival: Arrival, chunk: Chunk, number: int, incoming: Incoming
+    ) -> tuple[Send, ...] | None:
+        """Into its place at once. None: another wire has brought it already."""
+        buffers, is_result = self._books.buffers, arrival.action is Action.STORE
+        if is_result and not (self._books.left[chunk.index] or self._books.plan.program.parts_from_own):
+            raise WireError(f"it sent a result of chunk {chunk.index} that lacks this host's part")
+        with buffers.inside:
+            if not self._claim(neighbour, number):
+                return None
+            incoming.open_into(buffers.place(chunk))
+            if is_result:
+                buffers.check(chunk)
+            else:
+                buffers.add(chunk, final=arrival.action is Action.FINISH)
+        return arrival.then
+
+    def _join(
+        self, neighbour: Neighbour, arrival: Arrival, chunk: Chunk, number: int, step: int, incoming: Incoming
+    ) -> tuple[Send, ...] | None:
+        """What needs more than what has come. It waits for that in the wire's thread, so that its sender is held up
+        and nothing piles up; what it waits for comes on other wires."""
+        buffers, gathers = self._books.buffers, arrival.action is Action.GATHER
+        part = self._opened(incoming, chunk.size)
+        if not self._claim(neighbour, number):
+            return None
+        if gathers:
+            self._await(neighbour, lambda: self._gathering.is_turn(chunk, step))
+        else:
+            self._await(neighbour, lambda: bool(self._rows[chunk.index]))
+        with buffers.inside:
+            if gathers:
+                return self._books.plan.program.gathered(chunk.index) if self._gathering.add(chunk, step, part) else ()
+            buffers.merge(chunk, part, final=arrival.action is Action.MERGE_FINISH)
+            return arrival.then
+
+    def _opened(self, incoming: Incoming, size: int) -> memoryview:
+        """In this thread's own memory."""
+        whole: bytearray | None = getattr(self._scratch, "whole", None)
+        if whole is None or len(whole) < size:
+            whole = self._scratch.whole = bytearray(size)  # a chunk's, at most
+        place = memoryview(whole)[:size]
+        incoming.open_into(place)
+        return place
+
+    def _claim(self, neighbour: Neighbour, number: int) -> bool:
+        """After a loss two wires may bring it; one of them has it."""
+        with self._books.changed:
+            if neighbour.has(number):
+                return False
+            neighbour.take(number)
+            return True
+
+    def _await(self, neighbour: Neighbour, ready: Callable[[], bool]) -> None:
+        with self._books.changed:
+            neighbour.waits_here += 1
+            try:
+                self._books.changed.wait_for(lambda: self._books.over.is_set() or ready())
+            finally:
+                neighbour.waits_here -= 1
+        self._books.check()
+
+    def _taken(self, neighbour: Neighbour, chunk: Chunk, then: tuple[Send, ...], ends_row: bool) -> None:
+        books = self._books
+        with books.changed:
+            books.came(neighbour, chunk.size)
+            ready = self._departures.make(then)
+            if ends_row:
+                self._rows[chunk.index] = 1
+                books.changed.notify_all()
+            complete = books.complete
+        for parcel in ready:
+            parcel.to.channel.send(parcel)
+        if complete:
+            books.over.set()

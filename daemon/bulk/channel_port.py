@@ -1,0 +1,19 @@
+"""What a collective needs of the channel to a neighbour. `channel.py` has the real one."""
+
+from typing import Protocol
+
+from intellectd.daemon.bulk.frames import Header, Outgoing
+
+
+class ChannelPort(Protocol):
+    def tell(self, header: Header, payload: bytes = b"") -> None: ...
+
+    def send(self, item: Outgoing) -> None: ...
+
+    def drop(self, transfer: int) -> None: ...
+
+
+class ChannelsPort(Protocol):
+    def need(self, peer: str, stall_s: float) -> ChannelPort: ...
+
+    def release(self, peer: str) -> None: ...

@@ -1,0 +1,227 @@
+"""One collective on this host: its thread, which watches, and the words of its neighbours.
+
+Owns the beginning and the terminal event. The wires' threads do the work, each on the chunk that it has just read
+(arrivals.py) or is about to write (departures.py); chunks do not wait for each other, so several wires and cores share
+it. Refuses to know schedules, sockets and keys.
+
+A neighbour that is ready says GO; what it has not got when a connection broke goes again. Nothing else is
+acknowledged: who has all results cannot owe anybody a part.
+"""
+
+from typing import Protocol
+
+from intellectd.daemon.bulk.arrivals import Arrivals
+from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.books import Books
+from intellectd.daemon.bulk.channel_port import ChannelsPort
+from intellectd.daemon.bulk.collective_buffers import Buffers
+from intellectd.daemon.bulk.collective_plan import CollectivePlan
+from intellectd.daemon.bulk.collective_watch import Watch
+from intellectd.daemon.bulk.departures import Departures
+from intellectd.daemon.bulk.errors import DeadlinePassed, Failure, NeighbourAborted, Stopped, WireError, failure_of
+from intellectd.daemon.bulk.frames import Header, Kind
+from intellectd.daemon.bulk.limits import PEER_ID_BYTES_MAX, PROGRESS_EACH_CHUNKS_MAX, WATCH_S
+from intellectd.daemon.bulk.neighbour import Neighbour
+from intellectd.daemon.bulk.transfer import Transfer
+
+AGAIN = 1  # the flag of a GO that tells what has come so far: what was lost on the way is to be sent again
+ASK = 1  # the flag of a WAITING that wants to know
+
+
+class Table(Protocol):
+    """Of the collectives that run here."""
+
+    def parked(self, collective: "Collective") -> list[tuple[str, Header]]:
+        """What was said of it before it began, once."""
+        ...
+
+    def leave(self, collective: "Collective") -> None: ...
+
+
+class Collective:
+    def __init__(
+        self,
+        plan: CollectivePlan,
+        buffers: Buffers,
+        transfer: Transfer,
+        channels: ChannelsPort,
+        table: Table,
+        epoch: int,
+    ) -> None:
+        self.plan, self.transfer = plan, transfer
+        self._buffers, self._channels, self._table = buffers, channels, table
+        self._books = Books(plan, buffers, transfer, epoch)
+        self._departures = Departures(self._books)
+        self._arrivals = Arrivals(self._books, self._departures)
+        self._watch = Watch(transfer.stall_s)
+        self.wants, self.on_chunk = self._arrivals.wants, self._arrivals.on_chunk
+        self.fail = self._books.fail
+
+    # ---- its thread
+
+    def run(self) -> None:
+        books = self._books
+        try:
+            if self.plan.alone:
+                self._reduce_alone()
+            else:
+                self._meet()
+                self._wait()
+        except Stopped:
+            pass  # whoever stopped it has said why
+        except Exception as error:  # this host's own faults too: the neighbours must not wait for nothing
+            self.fail(failure_of(error, ""))
+        try:
+            self._part()
+            self._table.leave(self)
+            self.transfer.report_end(books.sent_bytes, books.received_bytes)
+        finally:
+            self.transfer.thread_ends()
+
+    def _reduce_alone(self) -> None:
+        """A collective of one goes through the same kernels, so that its result is what a larger one's would be."""
+        for chunk in self.plan.chunks:
+            self.transfer.check()
+            with self._buffers.inside:
+                self._buffers.start(chunk)
+            self._books.moved_bytes += chunk.size
+            self._report()
+
+    def _meet(self) -> None:
+        plan, now = self.plan, now_s()
+        bits = -(-2 * len(plan.chunks) // 8)
+        found: dict[str, Neighbour] = {}
+        for number in plan.neighbours:
+            peer = plan.members[number]
+            channel = self._channels.need(peer, self.transfer.stall_s)
+            owed, owe = plan.arrivals.get(number, 0), plan.departures.get(number, 0)
+            found[peer] = Neighbour(number, peer, owed, owe, channel, now, bytearray(bits))
+        with self._books.changed:
+            self._books.meet(found)
+            self._departures.make(plan.program.begin())
+        for neighbour in found.values():
+            if neighbour.arrivals:
+                neighbour.channel.tell(self._word(Kind.GO), plan.transfer_id)
+            if neighbour.departures:
+                neighbour.channel.tell(self._word(Kind.WAITING, ASK), plan.transfer_id)
+        for peer, header in self._table.parked(self):
+            self.on_control(peer, header, b"")
+
+    def _wait(self) -> None:
+        every_s = min(WATCH_S, self.transfer.stall_s / 8)
+        while not self._books.over.wait(every_s):
+            self._look(now_s())
+        self.transfer.check()
+        self._report()
+
+    def _look(self, now: float) -> None:
+        books = self._books
+        if now > self.transfer.deadline:
+            self.fail(failure_of(DeadlinePassed(), ""))
+            return
+        with books.changed:
+            neighbours = list(books.neighbours.values())
+            failure = self._watch.judge(neighbours, books.chunk_at, now)
+            told = self._watch.to_tell(neighbours, now)
+        if failure is not None:
+            self.fail(failure)
+        for neighbour in told:
+            neighbour.channel.tell(self._word(Kind.WAITING))
+        self._report()
+
+    def _report(self) -> None:
+        always = len(self.plan.chunks) <= PROGRESS_EACH_CHUNKS_MAX
+        self.transfer.progress(self._books.moved_bytes, self.plan.payload_bytes, always)
+
+    def _part(self) -> None:
+        """Tell why, if it failed; then nothing touches the buffers any more."""
+        failure, neighbours = self.transfer.failure, self._books.neighbours
+        if failure is not None:
+            suspect = self.plan.members[self.plan.me] if failure.mine else failure.suspect or ""
+            name = suspect.encode()[:PEER_ID_BYTES_MAX]
+            for neighbour in neighbours.values():
+                neighbour.channel.drop(self.plan.key)
+                neighbour.channel.tell(self._word(Kind.ABORT, int(failure.silent)), name)
+        self._buffers.release()
+        for neighbour in neighbours.values():
+            self._channels.release(neighbour.peer)
+
+    def _word(self, kind: Kind, flag: int = 0, chunk: int = 0) -> Header:
+        return self._books.word(kind, flag, chunk)
+
+    # ---- words of neighbours, in their wires' threads
+
+    def on_control(self, peer: str, header: Header, payload: bytes) -> None:
+        """Raises WireError for what it may not say."""
+        neighbour = self._books.known(peer)
+        if neighbour is None:
+            return  # it is asked again when this host has begun
+        with self._books.changed:
+            if header.kind is Kind.ABORT and header.step != neighbour.epoch:
+                neighbour.aborted = header.step  # an attempt that it had given up before this one, or one to come
+                return
+            if header.kind in (Kind.GO, Kind.WAITING) and not neighbour.speaks_in(header.step):
+                return
+            neighbour.heard(now_s())
+        if header.step == neighbour.aborted and header.kind is not Kind.GONE:
+            self.fail(Failure(None, f"{peer} ended the transfer"))
+            return
+        match header.kind:
+            case Kind.GO if header.flag == AGAIN:
+                self._departures.send_again(neighbour, header.chunk, payload)
+            case Kind.GO:
+                self._departures.begin(neighbour, header.step)
+            case Kind.WAITING if header.flag == ASK:
+                self._say_go(neighbour)
+            case Kind.WAITING:
+                pass
+            case Kind.ABORT:
+                self.fail(failure_of(self._aborted(header, payload), peer))
+            case Kind.GONE:
+                self.fail(Failure(None, f"{peer} has ended this transfer"))
+            case other:
+                raise WireError(f"it sent {other.name} in a collective")
+
+    def _aborted(self, header: Header, payload: bytes) -> NeighbourAborted:
+        """It may name a member, and no one else."""
+        named, silent = payload.decode("ascii", "replace"), bool(header.flag)
+        if named == self.plan.members[self.plan.me]:
+            return NeighbourAborted("it suspects this host", None, silent)
+        if named not in self.plan.members:
+            return NeighbourAborted("it suspects nobody", None, silent)
+        return NeighbourAborted(f"it suspects {named}", named, silent)
+
+    def _say_go(self, neighbour: Neighbour) -> None:
+        if not neighbour.arrivals:
+            return
+        neighbour.channel.tell(self._word(Kind.GO), self.plan.transfer_id)
+        with self._books.changed:
+            pages = list(neighbour.pages()) if any(neighbour.taken) else []
+        for first, bits in pages:
+            neighbour.channel.tell(self._word(Kind.GO, AGAIN, first), bits)
+
+    # ---- its connections
+
+    def on_bytes(self, peer: str) -> None:
+        neighbour = self._books.neighbours.get(peer)
+        if neighbour is not None:
+            neighbour.heard(now_s())
+
+    def on_lost(self, peer: str, reason: str, refused: bool) -> None:
+        neighbour = self._books.neighbours.get(peer)
+        if neighbour is None or not neighbour.counts or self._books.over.is_set():
+            return
+        if refused:
+            self.fail(Failure(peer, f"{peer}: {reason}"))
+            return
+        with self._books.changed:
+            neighbour.lost = reason
+
+    def on_found(self, peer: str) -> None:
+        """After a loss: this host says what it has, and asks what has come there."""
+        neighbour = self._books.neighbours.get(peer)
+        if neighbour is None or not neighbour.lost or self._books.over.is_set():
+            return
+        self._say_go(neighbour)
+        if neighbour.parcels:
+            neighbour.channel.tell(self._word(Kind.WAITING, ASK), self.plan.transfer_id)

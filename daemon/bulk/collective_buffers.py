@@ -1,0 +1,131 @@
+"""The memory of one collective: the job's two buffers, and the sums in fp32 of those chunks that are gathered here.
+
+Owns the kernels' calls on them, and who is inside: after `release` nothing here refers to the job's memory, and no
+thread is in it. A chunk's partial sum waits in the chunk's own place in `out`, so a ring needs no memory besides its
+buffers. That is safe because the result that will overwrite it is computed from it: it cannot arrive before the
+partial sum has left.
+"""
+
+import threading
+from types import TracebackType
+
+import torch
+
+from intellectd.daemon.bulk.collective_plan import CollectivePlan
+from intellectd.daemon.bulk.errors import Stopped, WireError
+from intellectd.daemon.bulk.limits import GATHERED_MAX
+from intellectd.daemon.bulk.schedules.chunks import Chunk
+from intellectd.kernels import ops
+
+
+class Inside:
+    """`with inside:` around each use of the memory. Raises Stopped once it was closed."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+        self._closed = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self._closed:
+                raise Stopped
+            self._count += 1
+
+    def __exit__(self, _kind: type[BaseException] | None, _error: object, _where: TracebackType | None) -> None:
+        with self._changed:
+            self._count -= 1
+            if self._closed:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody enters any more; returns when all have left, which is one kernel's call on one chunk at most."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._count)
+
+
+class Buffers:
+    def __init__(self, plan: CollectivePlan, own: memoryview, out: memoryview) -> None:
+        self._plan = plan
+        self._own, self._out = ops.as_bytes(own), ops.as_bytes(out)
+        self._own_bytes, self._out_bytes = own.cast("B"), out.cast("B")
+        self.inside = Inside()
+        self._spare: list[torch.Tensor] = []  # sums that are not in use
+
+    def own(self, chunk: Chunk) -> memoryview:
+        return self._own_bytes[chunk.start : chunk.stop]
+
+    def place(self, chunk: Chunk) -> memoryview:
+        return self._out_bytes[chunk.start : chunk.stop]
+
+    def start(self, chunk: Chunk) -> None:
+        """out <- own, weighted: the first partial sum; the result, where this host is alone."""
+        plan = self._plan
+        if not ops.ring_hop(plan.codec, None, *self._mine(chunk), self._divisor(plan.alone), self._at(chunk)):
+            raise self._not_finite(chunk)
+
+    def add(self, chunk: Chunk, final: bool) -> None:
+        """out <- out + own, weighted, and divided where it is the owner's turn."""
+        plan, out = self._plan, self._at(chunk)
+        if ops.ring_hop(plan.codec, out, *self._mine(chunk), self._divisor(final), out):
+            return
+        if not ops.finite(plan.codec, self._own[chunk.start : chunk.stop]):
+            raise self._not_finite(chunk)
+        raise WireError(f"the partial sum it sent in chunk {chunk.index} is not finite")
+
+    def merge(self, chunk: Chunk, incoming: memoryview, final: bool) -> None:
+        """out <- incoming + out, and divided where it is the owner's turn."""
+        plan, out = self._plan, self._at(chunk)
+        if not ops.ring_hop(plan.codec, ops.as_bytes(incoming), out, 1.0, self._divisor(final), out):
+            raise WireError(f"the row's sum it sent in chunk {chunk.index} is not finite")
+
+    def check(self, chunk: Chunk) -> None:
+        """A result that is not finite is not passed on: whoever first lets one through is the suspect."""
+        if not ops.finite(self._plan.codec, self._at(chunk)):
+            raise WireError(f"the result it sent in chunk {chunk.index} is not finite")
+
+    # ---- gathering
+
+    def new_sum(self, chunk: Chunk) -> torch.Tensor:
+        elements = self._plan.codec.elements(chunk.size)
+        spare = next((s for s in self._spare if s.numel() == elements), None)
+        if spare is None:
+            return torch.zeros(elements)
+        self._spare.remove(spare)
+        return spare.zero_()
+
+    def gather(self, chunk: Chunk, total: torch.Tensor, member: int, part: memoryview | None) -> None:
+        """total <- total + weight * dec(part); this host's own, if None."""
+        plan = self._plan
+        encoded = self._own[chunk.start : chunk.stop] if part is None else ops.as_bytes(part)
+        if not ops.finite(plan.codec, encoded):
+            if part is None:
+                raise self._not_finite(chunk)
+            raise WireError(f"the part it sent of chunk {chunk.index} is not finite")
+        ops.decode_add(plan.codec, encoded, plan.weights[member], total)
+
+    def finish(self, chunk: Chunk, total: torch.Tensor) -> None:
+        if ops.encode_mean(self._plan.codec, total, self._plan.divisor, self._at(chunk)) is not None:
+            raise ValueError(f"the mean of chunk {chunk.index} is not finite, though its parts are")
+        if len(self._spare) < GATHERED_MAX:
+            self._spare.append(total)
+
+    # ---- inside
+
+    def _mine(self, chunk: Chunk) -> tuple[torch.Tensor, float]:
+        return self._own[chunk.start : chunk.stop], self._plan.weights[self._plan.me]
+
+    def _at(self, chunk: Chunk) -> torch.Tensor:
+        return self._out[chunk.start : chunk.stop]
+
+    def _divisor(self, final: bool) -> float | None:
+        return self._plan.divisor if final else None
+
+    def _not_finite(self, chunk: Chunk) -> ValueError:
+        return ValueError(f"its own delta is not finite in chunk {chunk.index}; it must not be offered to the others")
+
+    def release(self) -> None:
+        self.inside.close()
+        del self._own, self._out, self._own_bytes, self._out_bytes
+        self._spare.clear()

@@ -1,0 +1,55 @@
+"""What passes by without a word: neighbours that fall silent or take nothing, and a collective in which nothing moves.
+
+Owns these judgements, of books and a time; collective.py acts on them. A neighbour says four times per stall_s that it
+lives, so that only those beside the one that fell silent accuse it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from intellectd.daemon.bulk.errors import Failure
+from intellectd.daemon.bulk.limits import HEARTBEATS_PER_STALL, STARVED_STALLS
+from intellectd.daemon.bulk.neighbour import Neighbour
+
+
+@dataclass(frozen=True)
+class Watch:
+    stall_s: float
+
+    def judge(self, neighbours: Iterable[Neighbour], chunk_at: float, now: float) -> Failure | None:
+        """Under the collective's lock. `chunk_at`: when a chunk last came."""
+        owed = False
+        for neighbour in neighbours:
+            failure = self._judge_one(neighbour, now) if neighbour.counts else None
+            if failure is not None:
+                return failure
+            owed = owed or neighbour.arrivals > 0
+        starved_s = now - chunk_at
+        if owed and starved_s > STARVED_STALLS * self.stall_s:
+            words = f"the neighbours live, but no chunk has come in {starved_s:.1f} s"
+            return Failure(None, words, silent=True)
+        return None
+
+    def _judge_one(self, neighbour: Neighbour, now: float) -> Failure | None:
+        if neighbour.waits_here:
+            neighbour.heard_at = now  # it is this host's threads that do not listen
+        if not neighbour.waiting or neighbour.ready is None:
+            neighbour.moved_at = now
+        if now - neighbour.heard_at > self.stall_s:
+            said = f"nothing came from it in {self.stall_s:g} s"
+            if not neighbour.met:
+                said = f"it did not take part in {self.stall_s:g} s"
+            why = f" ({neighbour.lost})" if neighbour.lost else ""
+            return Failure(neighbour.peer, f"{neighbour.peer}: {said}{why}", silent=True)
+        stuck_s = now - neighbour.moved_at
+        if stuck_s > STARVED_STALLS * self.stall_s:
+            words = f"{neighbour.peer}: it lives, and took nothing for {stuck_s:.1f} s"
+            return Failure(neighbour.peer, words, silent=True)
+        return None
+
+    def to_tell(self, neighbours: Iterable[Neighbour], now: float) -> list[Neighbour]:
+        """Those who have heard nothing for a while of how this host lives."""
+        found = [n for n in neighbours if n.counts and now - n.told_at >= self.stall_s / HEARTBEATS_PER_STALL]
+        for neighbour in found:
+            neighbour.told_at = now
+        return found

@@ -1,0 +1,122 @@
+"""One neighbour in one collective: what has come from it and gone to it, what waits, and when it was last heard.
+
+Owns these books; whoever uses them holds the collective's lock. Refuses to know sockets.
+"""
+
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from intellectd.daemon.bulk.channel_port import ChannelPort
+from intellectd.daemon.bulk.frames import Header, Kind
+from intellectd.daemon.bulk.schedules.program import Send
+
+EPOCHS = 2**16  # attempts are counted by each host, modulo what a header has room for
+EPOCH_OF_CHUNK = 0xFF
+PAGE_BYTES = 960  # of a bitmap in one GO: what CONTROL_BYTES_MAX leaves room for
+
+
+def item(chunk: int, is_result: bool) -> int:
+    """Its number among all that may come from one neighbour: no chunk comes from it more than once of each kind."""
+    return 2 * chunk + is_result
+
+
+class Sends(Protocol):
+    def fill(self, parcel: "Parcel", seal: Callable[[memoryview], None]) -> bool: ...
+
+    def sent(self, parcel: "Parcel") -> None: ...
+
+
+class Way(enum.Enum):
+    """How far a parcel is."""
+
+    QUEUED = enum.auto()
+    FILLED = enum.auto()  # a wire has it in its own buffer
+    SENT = enum.auto()
+
+
+class Parcel:
+    """A chunk on its way to a neighbour. It may have to go again, when a connection broke behind it."""
+
+    __slots__ = ("_collective", "header", "send", "to", "way")
+
+    def __init__(self, collective: Sends, to: "Neighbour", send: Send, transfer: int, length: int) -> None:
+        self._collective, self.to, self.send = collective, to, send
+        self.header = Header(Kind.CHUNK, to.chunks_epoch, send.step, send.chunk, transfer, length)
+        self.way = Way.QUEUED
+
+    def readdress(self) -> None:
+        """To the attempt that the neighbour is in now."""
+        self.header = replace(self.header, flag=self.to.chunks_epoch)
+
+    def fill(self, seal: Callable[[memoryview], None]) -> bool:
+        return self._collective.fill(self, seal)
+
+    def sent(self) -> None:
+        self._collective.sent(self)
+
+
+@dataclass
+class Neighbour:
+    number: int
+    peer: str
+    arrivals: int  # still to come
+    departures: int  # still to go
+    channel: ChannelPort
+    now: float
+    taken: bytearray  # a bit for each item that has come
+    epoch: int | None = None  # of its newest attempt that is known here
+    ready: int | None = None  # in which attempt it has said GO: its buffers are there
+    aborted: int | None = None  # which attempt it has given up, of which nothing else is known
+    met: bool = False  # it has said anything of this transfer
+    lost: str = ""  # why a connection to it broke last
+    waiting: int = 0  # parcels made and not sent
+    waits_here: int = 0  # its chunks that wait for others' in this host's threads
+    parcels: dict[int, Parcel] = field(default_factory=dict)  # by item
+    heard_at: float = field(init=False)
+    moved_at: float = field(init=False)  # when it last took something, or there was nothing to take
+    told_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.heard_at = self.moved_at = self.told_at = self.now
+
+    @property
+    def chunks_epoch(self) -> int:
+        """Of the attempt in which it takes chunks: as much of it as a chunk's header has room for."""
+        return (self.ready or 0) & EPOCH_OF_CHUNK
+
+    def speaks_in(self, epoch: int) -> bool:
+        """It has said something in this attempt. False if that is an old one, told late."""
+        if self.epoch is not None and (epoch - self.epoch) % EPOCHS > EPOCHS // 2:
+            return False
+        self.epoch = epoch
+        return True
+
+    @property
+    def counts(self) -> bool:
+        """Does anything still depend on it?"""
+        return self.arrivals > 0 or self.departures > 0
+
+    def heard(self, now: float) -> None:
+        self.heard_at, self.met = now, True
+
+    def has(self, number: int) -> bool:
+        return bool(self.taken[number >> 3] & 1 << (number & 7))
+
+    def take(self, number: int) -> None:
+        self.taken[number >> 3] |= 1 << (number & 7)
+
+    def pages(self) -> Iterator[tuple[int, bytes]]:
+        """(the first item's number, a bit for each from there on) of what has come."""
+        for start in range(0, len(self.taken), PAGE_BYTES):
+            yield 8 * start, bytes(self.taken[start : start + PAGE_BYTES])
+
+    def lacking(self, first: int, bits: bytes) -> list[Parcel]:
+        """Of these items what has gone, and has not come there."""
+        found: list[Parcel] = []
+        for offset in range(8 * len(bits)):
+            parcel = self.parcels.get(first + offset)
+            if parcel is not None and parcel.way is not Way.QUEUED and not bits[offset >> 3] & 1 << (offset & 7):
+                found.append(parcel)
+        return found
