@@ -121,6 +121,12 @@ class Metrics:
         self._allreduce_s = self._histogram(
             "allreduce_duration_seconds", "One all-reduce, start to end.", _ALLREDUCE_BUCKETS_S
         )
+        self._planned_s = self._gauge(
+            "allreduce_planned_seconds",
+            "The last all-reduce that this host led and had a forecast for: predicted, and from plan to result.",
+            "run",
+            "stage",
+        )
 
     def outer_step_committed(self, run: str, ring_size: int, duration_s: float) -> None:
         self._ring_size.labels(run).set(ring_size)
@@ -143,6 +149,10 @@ class Metrics:
         self._allreduce_bytes.labels(run, "raw").inc(raw_bytes)
         self._allreduce_bytes.labels(run, "wire").inc(wire_bytes)
         self._allreduce_s.labels(run).observe(seconds)
+
+    def transfer_took(self, run: str, predicted_s: float, actual_s: float) -> None:
+        self._planned_s.labels(run, "predicted").set(predicted_s)
+        self._planned_s.labels(run, "actual").set(actual_s)
 
     # -- peers, the DHT and the wire
 
@@ -249,6 +259,7 @@ class Metrics:
             self._outer_step,
             self._head,
             self._ring_size,
+            self._planned_s,
             self._trainer,
             self._halted,
             self._train_loss,

@@ -16,6 +16,11 @@ class WrongSender(ValueError):
     """A message whose sender has no right to it: the peer's fault."""
 
 
+def can_be_dialled(address: str, certificate: bytes) -> bool:
+    """On the bulk plane, by what a host says of itself; who has none at all is asked for nothing there."""
+    return bool(address) or not certificate
+
+
 @dataclass(frozen=True)
 class Context:
     peer: str
@@ -24,6 +29,7 @@ class Context:
     config: RunConfig
     crypto: Crypto
     rng: Random
+    dialable: bool = True  # can others dial its bulk plane?
 
 
 def leader_order(voters: list[str], parent: bytes) -> list[str]:

@@ -114,6 +114,14 @@ class AbortTransfer:
 
 
 @dataclass(frozen=True)
+class ProbeLink:
+    """Perhaps later: LinkMeasured. Nothing is known of the link to this peer, and no transfer is under way. A shell may
+    leave it: then links are known from transfers alone."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
 class FetchUpdate:
     """Later: UpdateHeld or UpdateMissed. Copy the encoded update with this root from the donor."""
 
@@ -210,6 +218,7 @@ Effect = (
     | Rebase
     | StartTransfer
     | AbortTransfer
+    | ProbeLink
     | FetchUpdate
     | ApplyUpdate
     | FetchSnapshot

@@ -121,6 +121,16 @@ class TransferBroke:
 
 
 @dataclass(frozen=True)
+class LinkMeasured:
+    """What this host's sending to a peer has shown, in a transfer or a probe: bytes a second while there was something
+    to send, and the round trip. The shell leaves out what was too short to say anything."""
+
+    peer: str
+    bytes_per_s: float
+    rtt_s: float
+
+
+@dataclass(frozen=True)
 class UpdateHeld:
     """The bytes of an encoded update are complete, verified against their root and on disk."""
 
@@ -185,6 +195,7 @@ Event = (
     | TransferMoved
     | TransferEnded
     | TransferBroke
+    | LinkMeasured
     | UpdateHeld
     | UpdateMissed
     | Applied

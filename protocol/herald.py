@@ -5,7 +5,7 @@ Owns the beacon's sequence and what the shell reported for it. Refuses to know w
 
 from intellectd.protocol.entries import Head
 from intellectd.protocol.events import SnapshotsHeld, TransferMoved
-from intellectd.protocol.messages import Beacon, Lineage, Ready, Transfer
+from intellectd.protocol.messages import Beacon, Lineage, Link, Ready, Transfer
 
 Quorum = tuple[bool, bool]  # is one alive to this host, and can this host vote
 
@@ -50,7 +50,14 @@ class Herald:
         return True
 
     def beacon(
-        self, head: Head, applied: int, state: str, ready: Ready | None, leaving: bool, standing: Quorum
+        self,
+        head: Head,
+        applied: int,
+        state: str,
+        ready: Ready | None,
+        leaving: bool,
+        standing: Quorum,
+        links: list[Link],
     ) -> Beacon:
         self._sequence += 1
         return Beacon(
@@ -70,4 +77,5 @@ class Herald:
             snapshots=list(self._snapshots),
             updates_from=self._updates_from,
             lineage=Lineage(head.recoveries, head.branches, head.tokens_total, *standing),
+            links=links,
         )

@@ -11,7 +11,7 @@ from intellectd.protocol import limits, recovery
 from intellectd.protocol.branch import branch_record, told_of
 from intellectd.protocol.branching import Branching, Switch
 from intellectd.protocol.catchup import Catchup
-from intellectd.protocol.context import Context
+from intellectd.protocol.context import Context, can_be_dialled
 from intellectd.protocol.effects import AbortTransfer, AppendEntry, Halt, Note, Out, PeerFault, PersistVote, Rebase, To
 from intellectd.protocol.herald import Herald
 from intellectd.protocol.ids import NO_HASH, state_name
@@ -19,6 +19,7 @@ from intellectd.protocol.manifest import Manifest, config_of
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import Commit
 from intellectd.protocol.port import Crypto
+from intellectd.protocol.probing import Prober
 from intellectd.protocol.progress import Progress
 from intellectd.protocol.records import BadRecord, Blob, Entry, Head, Record, check_entry
 from intellectd.protocol.recovery import NoRecovery
@@ -51,13 +52,14 @@ class Keeper:
         """`entries` is the verified log from genesis; `applied` the round whose state is loaded (-2: none); `vote` the
         newest in the journal, whatever decision it is about (None: there is no journal), `other_votes` the newest on
         each other line of history."""
-        self.context = Context(peer, run, manifest, config_of(manifest), crypto, rng)
+        self.context = Context(peer, run, manifest, config_of(manifest), crypto, rng, can_be_dialled(*bulk))
         self.membership = Membership(self.context, now)
         self.catchup = Catchup(self.context, self.membership, applied)
         self.relaying = Relaying(self.context, self.membership)
         self.progress = Progress(self.context)
         self.incarnation = incarnation
         self.herald = Herald(incarnation, addresses, bulk)
+        self.prober = Prober(peer, self.context.dialable, now)
         self.head = Head(manifest, run, None)
         self.genesis_generation = self.head.generation
         for root in held_updates:

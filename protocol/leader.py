@@ -48,6 +48,8 @@ class Leader:
         self._said_at = now
         self.planned_at = now  # when the members were first told
         self._repeated = 0  # plans said again
+        self.predicted_s: float | None = None  # for the transfer, if links are known
+        self.result_at: float | None = None  # when a majority had it
 
     # ---- phase 1
 
@@ -121,8 +123,9 @@ class Leader:
     def members(self) -> list[Member]:
         return self.collective.members if self.collective else []
 
-    def plan(self, collective: Collective, ready: dict[str, Ready], now: float) -> Plan:
+    def plan(self, collective: Collective, ready: dict[str, Ready], predicted_s: float | None, now: float) -> Plan:
         """What to tell the members."""
+        self.predicted_s = predicted_s
         self.phase, self.collective, self._ready = REDUCE, collective, dict(ready)
         self.planned_at = self._said_at = now
         self.transfer = transfer_id(self._head.at, collective, self._head.codec)

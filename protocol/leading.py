@@ -4,12 +4,13 @@ Owns the attempt that is led here, if any. Refuses to count answers, which is le
 """
 
 from intellectd.protocol import limits
-from intellectd.protocol.collectives import RING
+from intellectd.protocol.context import can_be_dialled
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Halt, Note, Out, Through, To
 from intellectd.protocol.ids import Ballot, hash_of, state_name
 from intellectd.protocol.leader import ACCEPT, DONE, Leader
 from intellectd.protocol.messages import Accepted, Introduce, Promise, Ready, Refuse, Result
+from intellectd.protocol.planner import chart
 from intellectd.protocol.readiness import enough, names_roster
 from intellectd.protocol.records import Collective, Entry, Member
 
@@ -96,6 +97,7 @@ class Leading:
             self._decision.attempts.moved(now)
         if outcome is None:
             return []
+        leader.result_at = now
         return leader.propose(outcome, self._decision.muster.able_peers(now), self._gone(leader, now))
 
     def on_accepted(self, sender: str, message: Accepted, now: float) -> Entry | None:
@@ -105,6 +107,18 @@ class Leading:
         if news:
             self._decision.attempts.moved(now)
         return entry
+
+    def took(self) -> list[Out]:
+        """For whoever looks after the model of time: what it said of the transfer that was led here, and what came
+        true, from the plan until a majority had the result on disk."""
+        leader = self.attempt
+        if leader is None or leader.collective is None or leader.result_at is None:
+            return []
+        schedule, actual_s = leader.collective.schedule, leader.result_at - leader.planned_at
+        said = f", {leader.predicted_s:.2f} s predicted" if leader.predicted_s is not None else ""
+        text = f"the {schedule} of {len(leader.members)} took {actual_s:.2f} s{said}"
+        fields: dict[str, object] = {"schedule": schedule, "actual_s": actual_s, "predicted_s": leader.predicted_s}
+        return [Note("transfer_took", text, "info" if said else "debug", fields)]
 
     # ---- what others do to it
 
@@ -149,19 +163,47 @@ class Leading:
         )
         done = leader.completed(known, standing.ready)
         if done and len(done.members) >= swarm.min_peers:
-            return self._plan(leader, done, {m.peer: known[m.peer] for m in done.members}, now)
+            return self._plan(leader, done, {m.peer: known[m.peer] for m in done.members}, None, now)
         if not enough(standing, swarm.start_peers, swarm.min_peers):
             return self._give_up(f"attempt {leader.ballot.attempt} came to nothing: {decision.may_start(now)[1]}", now)
         if names_roster(standing):
             return leader.propose_roster(standing.able, self._gone(leader, now))
         ring = sorted(standing.ready, key=lambda peer: hash_of("ring", decision.head.hash, peer.encode()))
         members = [Member(p, known[p].tokens, known[p].delta_root) for p in ring]
-        return self._plan(leader, Collective(members, RING, []), {peer: known[peer] for peer in ring}, now)
+        going = decision.exchange.plan.collective if decision.exchange.plan else None
+        if going and sorted(going.members, key=_peer) == sorted(members, key=_peer):  # it is under way, and goes on
+            return self._plan(leader, going, known, None, now)
+        return self._chart(leader, members, known, now)
 
-    def _plan(self, leader: Leader, collective: Collective, ready: dict[str, Ready], now: float) -> list[Out]:
+    def _chart(self, leader: Leader, members: list[Member], known: dict[str, Ready], now: float) -> list[Out]:
+        """Of these, in which order, and by which schedule? (C8)"""
+        decision, ring = self._decision, [m.peer for m in members]
+        context, others = decision.context, decision.members
+        beacons = {p: b for p in ring if p != context.peer and (b := others.beacon(p))}
+        said = {p: b.links for p, b in beacons.items()}
+        open_ = {p: can_be_dialled(b.bulk, b.certificate) for p, b in beacons.items()}
+        dialable = [open_.get(p, context.dialable if p == context.peer else True) for p in ring]
+        links = others.links.known(ring, said, now)
+        places = {peer: place for place, peer in enumerate(ring)}
+        last = [places[c.peer] for c in decision.head.blob.contributions if c.peer in places]
+        last = last if len(last) == len(ring) else []
+        course = chart(dialable, links, decision.head.update_bytes, context.config.outer.schedule, last)
+        out: list[Out] = []
+        if course.left:
+            names = " ".join(ring[place] for place in course.left)
+            text = f"of {len(ring)} members only {dialable.count(True)} can be dialled: {names} must wait for a round"
+            out.append(Note("unconnected", text, "warning"))
+        if len(course.order) < context.config.swarm.min_peers:
+            return [*out, *self._give_up(f"attempt {leader.ballot.attempt} cannot connect enough members", now)]
+        collective = Collective([members[place] for place in course.order], course.schedule, course.shape)
+        return [*out, *self._plan(leader, collective, known, course.seconds, now)]
+
+    def _plan(
+        self, leader: Leader, collective: Collective, ready: dict[str, Ready], predicted_s: float | None, now: float
+    ) -> list[Out]:
         """Tell everybody in the ring: one by one, or where they are many by way of the voters (W11), each with its
         neighbours' beacons, whom it may never have met."""
-        plan, peers = leader.plan(collective, ready, now), [m.peer for m in collective.members]
+        plan, peers = leader.plan(collective, ready, predicted_s, now), [m.peer for m in collective.members]
         if len(peers) <= limits.ROSTER_DENSE_MAX:
             return [To(peer, plan) for peer in peers]
         me, known = self._decision.context.peer, self._decision.members
@@ -187,3 +229,7 @@ class Leading:
 
     def _gone(self, leader: Leader, now: float) -> list[str]:
         return leader.gone(self._decision.muster.leaving_peers(now))
+
+
+def _peer(member: Member) -> str:
+    return member.peer

@@ -11,6 +11,7 @@ from intellectd.protocol.audience import Audience
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import AskMembers, Effect, Learn, Note, Out, To, Trust
 from intellectd.protocol.entries import Head
+from intellectd.protocol.links import Links
 from intellectd.protocol.messages import Beacon
 
 ABLE_STATES = ("waiting", "training", "ready")  # synced, with a trainer attached (SPEC B4)
@@ -46,6 +47,7 @@ class Membership:
         self._next_exchange_at = now + self._exchange_s
         self._trusted: dict[str, tuple[str, str, bytes]] = {}  # (peer, bulk address, certificate)
         self._moved = False  # has that changed since the bulk plane was told?
+        self.links = Links(context.peer)  # what is known of ways to them
         self.own_envelope = b""  # of this host's newest beacon
         self.news = True  # has anybody said anything new, or come to life? The node sets it back
 

@@ -70,6 +70,14 @@ class Transfer(Wire, frozen=True, array_like=True):
     total_bytes: Count
 
 
+class Link(Wire, frozen=True, array_like=True):
+    """What the sender has measured of its link to another peer (SPEC B13)."""
+
+    to: PeerId
+    rate: Annotated[int, Meta(ge=0, le=limits.RATE_STEP_MAX)]  # quarters of an octave above 1,024 bytes a second
+    rtt: Annotated[int, Meta(ge=0, le=limits.RTT_STEP_MAX)]  # likewise above 0.1 ms
+
+
 class Lineage(Wire, frozen=True, array_like=True):
     """How the sender's line of history compares with another: what is claimed here is proven by its records (G6)."""
 
@@ -101,9 +109,10 @@ class Beacon(Message, frozen=True, array_like=True):
     snapshots: Annotated[list[Round], Meta(max_length=8)]  # rounds whose state I can serve whole
     updates_from: Round  # the oldest round whose encoded update I still hold
     lineage: Lineage
+    links: Annotated[list[Link], Meta(max_length=limits.LINKS_TOLD_MAX)]
 
     def repeats(self, before: "Beacon") -> bool:
-        """Does it say what that one said, but for how far a transfer is?"""
+        """Does it say what that one said, but for how far a transfer is, and for links, which make nothing due?"""
         return (
             self.head == before.head
             and self.applied == before.applied

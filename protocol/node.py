@@ -56,7 +56,7 @@ from intellectd.protocol.window import Decided
 PROGRESS_FRACTION = 0.2  # of attempt_s: an attempt that moves is seen to move in time, should three beacons be lost
 # Everything is due at most once a phase of an attempt; more rounds than this mean that two parts chase each other.
 RESTLESS_MAX = 64
-HEARSAY = (ev.MessageReceived, ev.MembersReceived, ev.PeerLearned)  # what may tell nothing new
+HEARSAY = (ev.MessageReceived, ev.MembersReceived, ev.PeerLearned, ev.LinkMeasured)  # what may tell nothing new
 BULK = (StartTransfer, FetchUpdate, FetchSnapshot)
 ASTRAY = "this host's state differs from the agreed one"
 
@@ -149,6 +149,8 @@ class Node(Keeper):
             case ev.TransferBroke():
                 self._transfer_over(event.transfer, None)
                 return self.round.on_transfer_broke(event.transfer, event.suspect, event.silent, event.reason, now)
+            case ev.LinkMeasured():
+                self.membership.links.measured(event.peer, event.bytes_per_s, event.rtt_s, now)
             case ev.UpdateHeld():
                 self.catchup.on_update_held(event.root)
                 return self.round.on_update_held(now)
@@ -367,7 +369,11 @@ class Node(Keeper):
         self._ready_since = None if ready is None else now if self._ready_since is None else self._ready_since
         waits_s = 0.0 if self._ready_since is None else now - self._ready_since
         journal = self.seat.may_be_named(self.head)
-        return self.membership.send_beacon(self.herald.beacon(*content), waits_s, journal, now)
+        links, alive = self.membership.links, self.membership.alive_beacons(now)
+        idle = ready is None and self.round.reducing is None and not self._leaves
+        probe = self.prober.look([a.peer for a in self.head.blob.assignments], alive, links, idle, now)
+        beacon = self.herald.beacon(*content, links.told(now))
+        return [*self.membership.send_beacon(beacon, waits_s, journal, now), *probe]
 
 
 __all__ = ["Node"]

@@ -211,8 +211,11 @@ class Round:
 
     def on_accepted(self, sender: str, message: Accepted, now: float) -> list[Out]:
         self.parts.answered(sender, message.ballot)
-        self.decided = self.decided or self.leading.on_accepted(sender, message, now)
-        return []
+        entry = self.leading.on_accepted(sender, message, now)
+        if entry is None or self.decided is not None:
+            return []
+        self.decided = entry
+        return self.leading.took()
 
     # ---- news from this host
 

@@ -309,6 +309,9 @@ class Journal:
         if note.event == "switched" and self._kept_in is not None:
             text, self._kept_in = f"{text}, kept in {self._kept_in}", None
         say(text, run=self.run_name)
+        predicted, actual = note.fields.get("predicted_s"), note.fields.get("actual_s")
+        if isinstance(predicted, float) and isinstance(actual, float):
+            self._metrics.transfer_took(self.run_name, predicted, actual)
         if note.level in ("warning", "error"):
             self._warned.append((trio.current_time(), note.event, text))
 

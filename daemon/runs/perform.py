@@ -108,6 +108,8 @@ class Performer:
                 await self._rebase(effect)
             case ef.StartTransfer():
                 await self._transfers.start_ring(effect)
+            case ef.ProbeLink():
+                pass  # links are measured by the transfers alone, so far
             case ef.AbortTransfer():
                 self._transfers.abort(effect.transfer)
             case ef.FetchUpdate():

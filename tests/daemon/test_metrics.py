@@ -17,6 +17,7 @@ from intellectd.daemon.listeners import PortUnavailable
 from intellectd.daemon.metrics import Metrics
 from intellectd.daemon.metrics_http import MetricsServer
 from intellectd.daemon.runs.journal import Journal
+from intellectd.protocol.effects import Note
 
 LABELS_ALLOWED = {"run", "outcome", "phase", "direction", "protocol", "reason", "state", "op", "stage", "le"}
 INFO_LABELS = {"version", "kernels", "model", "peer_id"}
@@ -39,6 +40,7 @@ def everything_told() -> Metrics:
     metrics.outer_step_aborted("mini", "silent")
     metrics.outer_step("mini", applied=5, head=6)
     metrics.phase("mini", "compute", 10.0)
+    metrics.transfer_took("mini", predicted_s=2.0, actual_s=2.5)
     metrics.allreduced("mini", raw_bytes=4000, wire_bytes=1000, seconds=0.4)
     metrics.network_bytes("out", "bulk", 1000)
     metrics.peers("mini", {"alive": 3})
@@ -88,6 +90,18 @@ def test_a_run_that_was_left_is_no_longer_told_of() -> None:
     families = text_string_to_metric_families(metrics.text())
     remaining = {f.type for f in families for sample in f.samples if sample.labels.get("run") == "mini"}
     assert remaining == {"counter", "histogram"}  # which would look like a restart, if they vanished
+
+
+def test_a_forecast_is_told_beside_what_came_true() -> None:
+    metrics = Metrics()
+    journal = Journal("mini", metrics, "int8")
+    for predicted in (None, 2.5):
+        fields: dict[str, object] = {"schedule": "ring", "predicted_s": predicted, "actual_s": 3.0}
+        journal.note(Note("transfer_took", "the ring of 4 took 3 s", fields=fields))
+        told = samples(metrics)
+        name = "intellectd_allreduce_planned_seconds"
+        stages = {labels[1][1]: value for (found, labels), value in told.items() if found == name}
+        assert stages == ({} if predicted is None else {"predicted": 2.5, "actual": 3.0})
 
 
 def test_training_is_told_while_it_goes_on_and_nothing_twice() -> None:

@@ -20,7 +20,7 @@ from tests.sim.tags import TagCrypto
 
 E = TypeVar("E")
 NO_BALLOT = Ballot(0, "11")
-QUIET = (ef.Learn, ef.Trust, ef.AskMembers)
+QUIET = (ef.Learn, ef.Trust, ef.AskMembers, ef.ProbeLink)
 
 
 class Host:
@@ -130,6 +130,7 @@ class Host:
             "snapshots": [],
             "lineage": m.Lineage(head.recoveries, head.branches, head.tokens_total, True, peer in head.voters),
             "updates_from": 0,
+            "links": [],
             **fields,
         }
         return self.says(peer, m.Beacon(**plain))  # type: ignore[arg-type]

@@ -127,7 +127,8 @@ def full() -> list[m.AnyMessage]:
     entry = msgspec.structs.replace(run.certify(value), blob=blob)
     ready = ready_of(run.head, "PB", run.state)
     transfer = m.Transfer(hash_of("transfer"), 1, 2)
-    beacon = pa.beacon("PB", ready=ready, transfer=transfer, addresses=["/ip4/1.2.3.4/tcp/1"], snapshots=[0]).data
+    lists: dict[str, object] = {"addresses": ["/ip4/1.2.3.4/tcp/1"], "snapshots": [0], "links": [m.Link("PA", 9, 8)]}
+    beacon = pa.beacon("PB", ready=ready, transfer=transfer, **lists).data
     done = say.collective(run, "PB", "PA", "PC")
     return [
         m.open_message(m.open_envelope(beacon), TagCrypto("PB")),

@@ -12,7 +12,7 @@ from intellectd.protocol import messages as m
 from intellectd.protocol.ids import At, Ballot, Stream, encode, hash_of
 from intellectd.protocol.records import Collective, Contribution, Entry, Member, Pending, Vote, decode_entry
 from tests.protocol import puppets as say
-from tests.protocol.history import RUN, History, run_config
+from tests.protocol.history import RUN, History, ready_of, run_config
 from tests.protocol.test_hostile import everything, following
 from tests.sim.tags import TagCrypto
 
@@ -30,6 +30,7 @@ readies = st.builds(m.Ready, ats, hashes, counts, counts, floats, hashes, st.lis
 members = st.builds(Member, peers, counts, hashes)
 shapes = st.lists(st.integers(0, limits.SHARE_MAX), max_size=limits.DIRECT_MEMBERS_MAX)
 collectives = st.builds(Collective, st.lists(members, min_size=1, max_size=3), names, shapes)
+links = st.builds(m.Link, peers, st.integers(0, limits.RATE_STEP_MAX), st.integers(0, limits.RTT_STEP_MAX))
 texts = st.text(max_size=80)
 beacons = st.builds(
     m.Beacon,
@@ -49,6 +50,7 @@ beacons = st.builds(
     st.lists(round_numbers, max_size=8),
     round_numbers,
     st.builds(m.Lineage, st.integers(0, limits.BRANCHES_MAX), st.integers(0, 64), counts, st.booleans(), st.booleans()),
+    st.lists(links, max_size=limits.LINKS_TOLD_MAX),
 )
 anything = st.one_of(
     beacons,
@@ -165,9 +167,23 @@ def test_a_message_of_the_largest_swarm_fits_the_wire() -> None:
     results = [Vote(peer, bytes(64))] * (everybody // 2 + 1)
     full = type(proposal)(proposal.record, blob, results)
     at, ballot = At(RUN, 1, RUN), Ballot(0, peer)
-    worst_promise = m.Promise(at, ballot, RUN, ballot, full, [], [peer] * limits.VOTERS_MAX)
+    worst_promise = m.Promise(at, ballot, RUN, ballot, full, None, [peer] * limits.VOTERS_MAX)
     for message in (m.Accept(at, ballot, full), worst_promise):
         assert len(m.seal(RUN, peer, message, TagCrypto(peer))) < 512 * 1024
+
+
+def test_the_longest_honest_beacon_is_within_its_bound() -> None:
+    """SPEC L1: each field at its bound, but for fields that a host of one run fills alike, such as streams."""
+    peer, run = "1" * 52, run_of_two()
+    ready = ready_of(run.head, "PA", run.state, tokens=2**53, streams=[Stream(2**40, 4096)] * 8)
+    line = m.Lineage(64, 64, 2**53, True, True)
+    links = [m.Link(peer, limits.RATE_STEP_MAX, limits.RTT_STEP_MAX)] * limits.LINKS_TOLD_MAX
+    beacon = m.Beacon(
+        *(2**53, 2**53, RUN, 2**40, RUN, 2**40, "a" * 32, True, ["x" * 256] * 16, "x" * 256, bytes(2048)),
+        *(ready, m.Transfer(RUN, 2**53, 2**53), [2**40] * 8, 2**40, line, links),
+    )
+    assert len(m.seal(RUN, peer, beacon, TagCrypto(peer))) < limits.BEACON_BYTES_MAX // 2
+    assert len(encode(links)) <= 60 * limits.LINKS_TOLD_MAX
 
 
 def run_of_two() -> History:

@@ -3,6 +3,7 @@
 Owns which links are cut, and since when. Refuses to know what is sent.
 """
 
+import zlib
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import TYPE_CHECKING
@@ -125,6 +126,18 @@ class Network:
 
         slow = self.narrowness([source] if source is not None else [])
         world.at(self.rng.uniform(0.3, 1.5) * slow, arrive)
+
+    def probe(self, host: Host, peer: str) -> None:
+        """What sending to this peer shows, if there is a way to it."""
+        target = self._world.hosts.get(peer)
+        if target is not None and target.node is not None and not self.blocked(host.name, peer):
+            self._world.tell(host, self.measured(host, peer), self.rng.uniform(0.3, 1.5))
+
+    def measured(self, host: Host, peer: str) -> ev.LinkMeasured:
+        """Each pair has a width of its own, which the hosts' lines bound and the weather blurs."""
+        pair = WIDE_BYTES_S * (1 + zlib.crc32(f"{host.name} {peer}".encode()) % 16)
+        lines = [h.uplink for h in (host, self._world.hosts[peer]) if h.uplink is not None]
+        return ev.LinkMeasured(peer, min([pair, *lines]) * self.rng.uniform(0.7, 1.4), 2 * self.delay())
 
     def narrowness(self, hosts: Iterable[Host]) -> float:
         """How many times longer a transfer takes over the narrowest link of these."""

@@ -89,6 +89,9 @@ class Rings:
         root = hash_of("update", transfer)
         host.disk.updates[root] = True
         ring.finished[host.name] = host.life
+        after = ring.members[(ring.places[host.name] + 1) % len(ring.members)]
+        if after != host.name:
+            self._world.tell(host, self._world.net.measured(host, after))
         ended = ev.TransferEnded(transfer, root, UPDATE_BYTES)
         self._world.tell(host, ended, self._world.rng.uniform(0.0, 0.3))
 

@@ -13,6 +13,7 @@ from intellectd.protocol import messages as m
 from intellectd.protocol.attempts import Attempts
 from intellectd.protocol.entries import Entry, Head, record_hash
 from intellectd.protocol.ids import NO_HASH, hash_of
+from intellectd.protocol.links import Links
 from intellectd.protocol.manifest import Manifest, Tensor, canonical, config_from_toml
 
 RUN, THETA0 = hash_of("small-run"), hash_of("small-theta-0")
@@ -104,6 +105,7 @@ class Company:
     def __init__(self, world: "Small", me: str) -> None:
         self._world, self._me, self.attempt = world, me, 0
         self.head: Head | None = None
+        self.links = Links(me)
 
     def alive(self, peer: str, now: float) -> bool:
         return True
@@ -130,7 +132,7 @@ class Company:
         state = "synced" if unfit else "ready"
         where = (head.generation, max(head.round, -1), head.hash, max(head.round, -1))
         line = m.Lineage(0, 0, head.tokens_total, True, peer in head.voters)
-        return m.Beacon(1, 1, *where, state, False, [], "bulk", b"", ready, None, [], 0, line)
+        return m.Beacon(1, 1, *where, state, False, [], "bulk", b"", ready, None, [], 0, line, [])
 
 
 class Small:

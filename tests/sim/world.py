@@ -279,6 +279,8 @@ class World:
                 self._rebase(host, effect)
             case ef.StartTransfer():
                 self.rings.start(host, effect)
+            case ef.ProbeLink():
+                self.net.probe(host, effect.peer)
             case ef.AbortTransfer():
                 self.rings.abort(host, effect.transfer)
             case ef.FetchUpdate():

@@ -1,0 +1,156 @@
+"""How a transfer goes: whom it is made of, in which order, by which schedule, and how long that should take. SPEC C8.
+
+Owns the choice, a pure function of members, links, size and manifest; `costs.py` has the model of time, `ring_order.py`
+the search for a ring. Refuses to know beacons and ballots. Without a measured link it is a ring in the order given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from intellectd.protocol.collectives import AUTO, DIRECT, RING, TORUS, may_be_direct, torus_rows
+from intellectd.protocol.costs import Network, direct_s, fit_shares, ring_s, torus_s
+from intellectd.protocol.links import Estimate
+from intellectd.protocol.ring_order import DENSE_MAX, widest_ring
+
+# Another schedule than a ring must be so much quicker by the model: of its many links fewer are known.
+WORTH_IT = 0.9
+# Another ring than the last must be so much quicker: connections that stand have their windows open.
+WORTH_ANOTHER = 0.95
+WINDOW = 16  # of a large swarm: so many places on a member is looked for whose links are wider
+
+
+@dataclass(frozen=True)
+class Course:
+    order: list[int]  # places among the members given
+    schedule: str
+    shape: list[int]
+    seconds: float | None  # predicted; None where no link is known
+    left: list[int] = field(default_factory=list)  # those that nobody can connect: too few others can be dialled
+
+
+def chart(
+    dialable: Sequence[bool],
+    known: Mapping[tuple[int, int], Estimate],
+    size: int,
+    manifest: str = AUTO,
+    last: Sequence[int] = (),
+) -> Course:
+    """`dialable`: of each member in its turn (C2), can others dial it; `known`: links by their places; `size`: bytes of
+    an encoded update; `manifest`: its outer.schedule; `last`: all of their places in the order of the record before, or
+    nothing."""
+    kept, left = connectable(dialable)
+    network = Network([dialable[p] for p in kept], _among(kept, known), size)
+    order = _around(network)
+    if network.known and last and not left and _holds(network, last):
+        stays = ring_s(network, order) >= WORTH_ANOTHER * ring_s(network, last)
+        order = list(last) if stays else order
+    best = Course(order, RING, [], ring_s(network, order))
+    open_ = manifest == AUTO and network.known >= network.members  # of fewer links not even a ring is known
+    if open_ or manifest == TORUS:
+        best = _better(best, _torus(network, order), manifest)
+    if open_ or manifest == DIRECT:
+        best = _better(best, _direct(network), manifest)
+    seconds = best.seconds if network.known else None
+    return Course([kept[p] for p in best.order], best.schedule, best.shape, seconds, left)
+
+
+def connectable(dialable: Sequence[bool]) -> tuple[list[int], list[int]]:
+    """(those that make a ring, those that are left): no two that cannot be dialled may be neighbours, so there are at
+    most as many as of the others. Who is left follows from the order, which is another in each round."""
+    room = max(sum(dialable), 1 if len(dialable) else 0)
+    hidden = [place for place, open_ in enumerate(dialable) if not open_]
+    left = hidden[room:] if sum(dialable) else hidden[1:]
+    gone = dict.fromkeys(left)
+    return [place for place in range(len(dialable)) if place not in gone], left
+
+
+# ---- inside
+
+
+def _among(kept: list[int], known: Mapping[tuple[int, int], Estimate]) -> dict[tuple[int, int], Estimate]:
+    places = {place: k for k, place in enumerate(kept)}
+    return {(places[i], places[j]): e for (i, j), e in known.items() if i in places and j in places}
+
+
+def _better(best: Course, other: Course | None, manifest: str) -> Course:
+    """What the manifest names is taken wherever it can be."""
+    if other is None or best.seconds is None or other.seconds is None:
+        return best
+    return other if manifest != AUTO or other.seconds < WORTH_IT * best.seconds else best
+
+
+def _around(network: Network) -> list[int]:
+    n = network.members
+    plain = list(range(n))
+    if not network.known or n > DENSE_MAX:
+        order = plain if _holds(network, plain) else _spread(network)
+        return _widened(network, order) if network.known else order
+    rates = [[network.rate(i, j) for j in range(n)] for i in range(n)]
+    rtts = [[network.rtt(i, j) for j in range(n)] for i in range(n)]
+    return widest_ring(rates, rtts) or _spread(network)
+
+
+def _holds(network: Network, order: Sequence[int]) -> bool:
+    pairs = zip(order, [*order[1:], order[0]], strict=True)
+    return len(order) < 2 or all(network.joined(i, j) for i, j in pairs)
+
+
+def _spread(network: Network) -> list[int]:
+    """Those that can be dialled in their order, and one that cannot after each of the first."""
+    open_ = [p for p in range(network.members) if network.dialable[p]]
+    hidden = [p for p in range(network.members) if not network.dialable[p]]
+    order: list[int] = []
+    for number, place in enumerate(open_):
+        order.append(place)
+        order += hidden[number : number + 1]
+    return order or hidden
+
+
+def _widened(network: Network, order: list[int]) -> list[int]:
+    """Of many: each in its turn changes places with one of the next few, if the narrowest link at either is wider."""
+    n = len(order)
+    for at in range(n):
+        after = (at + 1) % n
+        now = network.rate(order[at], order[after])
+        if now >= network.usual:
+            continue
+        best, chosen = 0.0, -1
+        for k in range(2, min(WINDOW, n - 2)):
+            other = (at + k) % n
+            gain = _swapped(network, order, after, other) - _narrowest(network, order, (after, other))
+            if gain > best:
+                best, chosen = gain, other
+        if chosen >= 0:
+            order[after], order[chosen] = order[chosen], order[after]
+    return order
+
+
+def _swapped(network: Network, order: list[int], one: int, other: int) -> float:
+    order[one], order[other] = order[other], order[one]
+    width = _narrowest(network, order, (one, other))
+    order[one], order[other] = order[other], order[one]
+    return width
+
+
+def _narrowest(network: Network, order: list[int], places: tuple[int, int]) -> float:
+    n = len(order)
+    ends = [(k % n, (k + 1) % n) for place in places for k in (place - 1, place)]
+    return min(network.rate(order[i], order[j]) for i, j in ends)
+
+
+def _torus(network: Network, order: list[int]) -> Course | None:
+    """The ring's order, row after row, folded to the shape that is quickest."""
+    found: Course | None = None
+    for rows in torus_rows(len(order)):
+        seconds = torus_s(network, order, rows)
+        if seconds is not None and (found is None or found.seconds is None or seconds < found.seconds):
+            found = Course(order, TORUS, [rows], seconds)
+    return found
+
+
+def _direct(network: Network) -> Course | None:
+    if not may_be_direct(network.members) or network.dialable.count(False) > 1:
+        return None
+    plain = list(range(network.members))  # who owns which slice makes no difference
+    shares = fit_shares(network)
+    return Course(plain, DIRECT, shares, direct_s(network, shares))
