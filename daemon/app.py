@@ -15,7 +15,8 @@ import trio
 from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkBadAddress
 from intellectd.daemon.bulk.interface import BulkEngine
-from intellectd.daemon.config import Config
+from intellectd.daemon.bulk.pace import Pace
+from intellectd.daemon.config import Config, NetworkConfig
 from intellectd.daemon.control import ControlServer
 from intellectd.daemon.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, OperatorError
 from intellectd.daemon.identity import Identity
@@ -51,11 +52,17 @@ class World:
     """What a daemon is connected to: the internet and threads, or in tests the twins in memory."""
 
     open_network: Callable[[bytes, list[str], list[str], list[str]], AbstractAsyncContextManager[Network]]
-    open_bulk: Callable[[str, str, str], BulkEngine]
+    open_bulk: Callable[[str, NetworkConfig], BulkEngine]
     runner: RunsWork
 
 
-THE_WORLD = World(open_network, Engine, in_thread)
+def open_engine(peer_id: str, network: NetworkConfig) -> Engine:
+    """Raises what Engine does."""
+    pace = Pace(network.upload_mbit, network.download_mbit)
+    return Engine(peer_id, network.bulk_listen, network.bulk_announce, pace=pace)
+
+
+THE_WORLD = World(open_network, open_engine, in_thread)
 
 
 def main(config: Config, identity: Identity) -> int:
@@ -106,7 +113,7 @@ async def run_daemon(
     notifier, metrics = Notifier(), Metrics()
     started_at = trio.current_time()
     async with AsyncExitStack() as stack:
-        engine = world.open_bulk(identity.peer_id, config.network.bulk_listen, config.network.bulk_announce)
+        engine = world.open_bulk(identity.peer_id, config.network)
         stack.push_async_callback(_close, world, engine)
         known = [address for addresses in load_peers(config.state_dir).values() for address in addresses]
         network = await stack.enter_async_context(

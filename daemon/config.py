@@ -35,6 +35,8 @@ class NetworkConfig:
     bulk_listen: str
     bulk_announce: str  # empty: the address peers see, with bulk_listen's port
     bootstrap: tuple[str, ...]
+    upload_mbit: int = 0  # of tensors, 10^6 bits per second; 0: no limit
+    download_mbit: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ SETTINGS = (
     Setting("network.bulk_listen", values.read_host_port, "0.0.0.0:4002", "host:port for tensors"),
     Setting("network.bulk_announce", values.read_announced, "", "host:port told to peers instead"),
     Setting("network.bootstrap", values.list_of(values.multiaddr_of_peer), (), "peers to try at first"),
+    Setting("network.upload_mbit", values.read_count, 0, "Mbit/s of tensors sent, 0 for no limit"),
+    Setting("network.download_mbit", values.read_count, 0, "Mbit/s of tensors received, 0 for no limit"),
     Setting("metrics.listen", values.read_host_port_or_none, "127.0.0.1:9477", 'host:port, "" for off'),
     Setting("log.format", values.one_of("auto", "human", "json"), "auto", "auto, human or json"),
     Setting("log.level", values.one_of("debug", "info", "warning", "error"), "info", "least level shown"),

@@ -16,7 +16,7 @@ from intellectd.daemon.bulk.errors import BulkClosed, BulkError, LinkLost, Stopp
 from intellectd.daemon.bulk.frames import Handler
 from intellectd.daemon.bulk.limits import CLOSE_S, GOODBYE_S, STREAMS_MAX, WIRES_MAX
 from intellectd.daemon.bulk.link import Link
-from intellectd.daemon.bulk.pace import Pace
+from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.streams import LinkMeasure
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import ChannelRequest
@@ -33,14 +33,14 @@ class Channels:
         handler: Handler,
         *,
         sealed: bool = True,
-        pace: Pace | None = None,
+        pace: Pace = UNLIMITED,
     ) -> None:
         self._me = peer_id
         self._trust = trust
         self._crew = crew
         self._handler = handler
         self._sealed = sealed
-        self._pace = pace or Pace()
+        self._pace = pace
         self._dialler = Dialler(trust)
         self._greeter = Greeter(peer_id, sealed)
         self._changed = threading.Condition(threading.Lock())

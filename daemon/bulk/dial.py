@@ -23,6 +23,7 @@ from intellectd.daemon.bulk.limits import (
     DIAL_BACKOFF_MAX_S,
 )
 from intellectd.daemon.bulk.link import Link
+from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.sockets import split_address, tune
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.trust import TrustTable
@@ -38,6 +39,7 @@ from intellectd.daemon.bulk.wire import (
 @dataclass(frozen=True)
 class Dialler:
     trust: TrustTable
+    pace: Pace = UNLIMITED
 
     def dial(self, peer: str, request: Request, transfer: Transfer) -> tuple[Link, Header]:
         """An authenticated link on which the peer has answered, and its answer.
@@ -99,7 +101,7 @@ class Dialler:
         connection = _connect(endpoint.address, stop, until)
         try:
             context = self.trust.context(server_side=False)
-            return Link(context.wrap_socket(connection, do_handshake_on_connect=False), stop)
+            return Link(context.wrap_socket(connection, do_handshake_on_connect=False), stop, self.pace)
         except OSError as error:
             connection.close()
             raise LinkLost(f"no TLS handshake: {error}") from None

@@ -21,7 +21,7 @@ from intellectd.daemon.bulk.interface import CollectiveJob, Endpoint, FetchJob, 
 from intellectd.daemon.bulk.limits import CLOSE_S, GOODBYE_S, SERVE_STALL_S, TRANSFERS_MAX
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.listener import Listener
-from intellectd.daemon.bulk.pace import Pace
+from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.serve import CollectiveWatch, Server
 from intellectd.daemon.bulk.sockets import listen as listen_on
 from intellectd.daemon.bulk.sockets import public_address, split_address
@@ -40,7 +40,7 @@ class Engine:
         announce: str = "",
         *,
         serve_stall_s: float = SERVE_STALL_S,
-        pace: Pace | None = None,
+        pace: Pace = UNLIMITED,
         sealed: bool = True,
     ) -> None:
         """`sealed=False`: collectives go unencrypted, which is for benchmarks alone; both ends must ask for it."""
@@ -60,13 +60,13 @@ class Engine:
         self._transfers: dict[TransferId, tuple[Transfer, Callable[[Failure], None]]] = {}
         self._closed = False
         self._crew = Crew()
-        self._dialler = Dialler(self._trust)
+        self._dialler = Dialler(self._trust, pace)
         self._collectives = Collectives()
         self._channels = Channels(peer_id, self._trust, self._crew, self._collectives, sealed=sealed, pace=pace)
         self._collectives.channels = self._channels
         self._watch = CollectiveWatch()
         self._server = Server(self._watch, serve_stall_s)
-        self._listener = Listener(listening, self._trust, self._crew, self._dispatch)
+        self._listener = Listener(listening, self._trust, self._crew, self._dispatch, pace)
         self._crew.start("bulk-listen", self._listener.run)
 
     @property

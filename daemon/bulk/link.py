@@ -15,6 +15,7 @@ from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.certificate import ALPN
 from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, WireError
 from intellectd.daemon.bulk.limits import PIECE_BYTES
+from intellectd.daemon.bulk.pace import UNLIMITED, Pace, SharedBucket
 
 FOREVER_S = float("inf")
 _DRAIN_BYTES = 64 * 1024  # read and dropped at once while saying goodbye
@@ -25,8 +26,9 @@ class Pollable(Protocol):
 
 
 class Link:
-    def __init__(self, connection: ssl.SSLSocket, stop: Stop) -> None:
+    def __init__(self, connection: ssl.SSLSocket, stop: Stop, pace: Pace = UNLIMITED) -> None:
         self._socket = connection
+        self._pace = pace
         self._stop: Stop | None = stop
         self._deadline = FOREVER_S
         self.peer = ""  # who it is, once known
@@ -72,6 +74,7 @@ class Link:
         if count == 0:
             raise LinkLost("it closed the connection")
         self.received_bytes += count
+        self._rest(self._pace.down, count)
         return count
 
     def read_exactly(self, into: memoryview, stall_s: float) -> None:
@@ -99,6 +102,7 @@ class Link:
         except OSError as error:
             raise LinkLost(_said(error)) from None
         self.sent_bytes += count
+        self._rest(self._pace.up, count)
         return count
 
     def write_all(self, data: memoryview, stall_s: float, hear: Callable[[], None] | None = None) -> None:
@@ -127,6 +131,18 @@ class Link:
         ready = poll.poll(timeout_s * 1000.0)
         self._check()
         return bool(ready)
+
+    def _rest(self, limit: SharedBucket | None, count: int) -> None:
+        """As long as the operator's limit demands after so many bytes."""
+        if limit is None:
+            return
+        until = now_s() + limit.take(count)
+        while (left_s := until - now_s()) > 0:
+            poll = select.poll()
+            if self._stop is not None:
+                poll.register(self._stop.fileno(), select.POLLIN)
+            poll.poll(max(0.0, min(left_s, self._deadline - now_s())) * 1000.0)
+            self._check()
 
     def _wait_until(self, until: float, *, read: bool = False, write: bool = False) -> None:
         if until <= now_s() or not self.wait(until - now_s(), read=read, write=write):

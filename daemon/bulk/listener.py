@@ -21,6 +21,7 @@ from intellectd.daemon.bulk.limits import (
     REQUEST_S,
 )
 from intellectd.daemon.bulk.link import Link
+from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.sockets import tune
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import REQUEST_PREFIX, Request, decode_request, request_length
@@ -29,7 +30,15 @@ Dispatch = Callable[[Link, Request], None]  # takes the link over, whatever happ
 
 
 class Listener:
-    def __init__(self, listening: socket.socket, trust: TrustTable, crew: Crew, dispatch: Dispatch) -> None:
+    def __init__(
+        self,
+        listening: socket.socket,
+        trust: TrustTable,
+        crew: Crew,
+        dispatch: Dispatch,
+        pace: Pace = UNLIMITED,
+    ) -> None:
+        self._pace = pace
         self._listening = listening
         self._trust = trust
         self._crew = crew
@@ -128,7 +137,7 @@ class Listener:
         except (OSError, ssl.SSLError):
             connection.close()
             return None
-        return Link(tls, stop)
+        return Link(tls, stop, self._pace)
 
     def _introduced(self, link: Link) -> Request:
         """Who it is and what it wants, or an exception."""

@@ -59,3 +59,6 @@ def _shared(mbit: float) -> SharedBucket | None:
     if mbit < 0:
         raise ValueError(f"a rate limit of {mbit} Mbit/s; 0 is none")
     return SharedBucket(mbit * BITS_PER_MBIT / 8) if mbit else None
+
+
+UNLIMITED = Pace()

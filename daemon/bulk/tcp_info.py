@@ -73,8 +73,8 @@ def parse_counters(raw: bytes) -> TcpCounters | None:
     (rtt_us,) = _MIN_RTT[0].unpack_from(raw, _MIN_RTT[1])
     busy_us, rwnd_us, sndbuf_us = _LIMITS[0].unpack_from(raw, _LIMITS[1])
     sent, again = _SENT[0].unpack_from(raw, _SENT[1])
-    rtt_s = None if rtt_us == _NO_RTT else rtt_us * 1e-6
-    return TcpCounters(acked, sent, again, busy_us * 1e-6, rwnd_us * 1e-6, sndbuf_us * 1e-6, rtt_s)
+    rtt_s = None if rtt_us == _NO_RTT else rtt_us / 1e6
+    return TcpCounters(acked, sent, again, busy_us / 1e6, rwnd_us / 1e6, sndbuf_us / 1e6, rtt_s)
 
 
 def congestion_control(connection: socket.socket) -> str:

@@ -103,6 +103,8 @@ def _config_flags(verb: Any) -> None:
         ("evaluate", "BOOL", "compute the held-out loss of each new anchor here"),
         ("network.bulk_listen", "HOST:PORT", "where tensors are received"),
         ("network.bulk_announce", "HOST:PORT", "what peers are told instead"),
+        ("network.upload_mbit", "N", "Mbit/s of tensors sent, 0 for no limit"),
+        ("network.download_mbit", "N", "Mbit/s of tensors received, 0 for no limit"),
         ("metrics.listen", "HOST:PORT", 'where Prometheus reads, "" for nowhere'),
         ("log.format", "FORMAT", "auto, human or json"),
         ("log.level", "LEVEL", "debug, info, warning or error"),

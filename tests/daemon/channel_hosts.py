@@ -15,7 +15,7 @@ from intellectd.daemon.bulk.interface import Endpoint
 from intellectd.daemon.bulk.limits import CLOSE_S
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.listener import Listener
-from intellectd.daemon.bulk.pace import Pace
+from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.sockets import listen, public_address
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import ChannelRequest, Request
@@ -99,7 +99,7 @@ class Diary:
 
 
 class Host:
-    def __init__(self, peer: str, *, sealed: bool = True, pace: Pace | None = None, at: str = "127.0.0.1:0") -> None:
+    def __init__(self, peer: str, *, sealed: bool = True, pace: Pace = UNLIMITED, at: str = "127.0.0.1:0") -> None:
         self.peer = peer
         self.identity = Identity(peer)
         self.trust = TrustTable(self.identity)
@@ -133,7 +133,7 @@ class Host:
 
 
 @contextmanager
-def hosts(*peers: str, sealed: bool = True, pace: Pace | None = None) -> Iterator[list[Host]]:
+def hosts(*peers: str, sealed: bool = True, pace: Pace = UNLIMITED) -> Iterator[list[Host]]:
     """Hosts that know each other."""
     made = [Host(peer, sealed=sealed, pace=pace) for peer in peers]
     try:

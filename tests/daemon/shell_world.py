@@ -196,7 +196,7 @@ class Shell:
         self.net = MemoryHub()
         self.bulk = MemoryBulkHub(nursery)
         self.hosts: dict[str, Host] = {}
-        self.world = World(self._open_network, lambda peer, listen, announce: self.bulk.engine(peer), inline)
+        self.world = World(self._open_network, lambda peer, network: self.bulk.engine(peer), inline)
         self.open_network: Callable[..., Any] = open_memory_network  # of the hosts that start from now on
         self._ports: dict[str, int] = {}
         self._numbers = itertools.count(30001)

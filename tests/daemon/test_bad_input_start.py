@@ -70,7 +70,7 @@ def in_memory(monkeypatch: Patch) -> None:
     def open_network(seed: bytes, listen: list[str], announce: list[str], bootstrap: list[str]) -> Any:
         return open_memory_network(hub, seed, listen, announce, bootstrap)
 
-    world = app.World(open_network, lambda peer, listen, announce: bulk.engine(peer), inline)
+    world = app.World(open_network, lambda peer, network: bulk.engine(peer), inline)
     monkeypatch.setattr(app, "THE_WORLD", world)
 
 

@@ -1,0 +1,149 @@
+"""Wires that break: what is said of it, and how the channel comes back."""
+
+import os
+import socket
+
+import pytest
+
+from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind
+from intellectd.daemon.bulk.limits import DIAL_BACKOFF_MAX_S
+from intellectd.daemon.bulk.streams import Streams
+from tests.daemon.bulk_swarm import closed, read_exactly
+from tests.daemon.channel_hosts import STALL_S, Host, eventually, hosts, piece
+from tests.daemon.channel_outsider import chunk, host_and_outsider
+
+
+def test_a_reset_in_the_middle_of_a_chunk_is_told_and_the_peer_dialled_again() -> None:
+    with host_and_outsider() as (a, x):
+        channel = a.channels.need("x", STALL_S)
+        wire = x.channel_from(a)
+        assert a.diary.next("found", "lost") == ("found", "x")
+        lost = piece(os.urandom(2**20))
+        channel.send(lost)
+        read_exactly(wire.connection, HEADER_BYTES + 1000)
+        wire.say(wire.frame(chunk(1000), bytes(1000))[:500])  # and of its own chunk, half
+        wire.reset()
+        word = a.diary.next("found", "lost")
+        assert word[0] == "lost" and word[3] is False
+        again = x.channel_from(a)
+        assert a.diary.next("found", "lost") == ("found", "x")
+        channel.send(piece(b"what the handler sends then", 1))
+        assert again.hear()[1] == b"what the handler sends then"
+        assert a.diary.chunks == {}
+
+
+def test_a_control_frame_in_the_hands_of_a_wire_that_breaks_is_said_again() -> None:
+    with hosts("a", "b") as (a, b):
+        channel = a.channels.need("b", STALL_S)
+        a.diary.next("found"), b.diary.next("found")
+        wire = channel.wires[0]
+        wire._socket.shutdown(socket.SHUT_WR)  # what is written from now on fails
+        channel.tell(Header(Kind.GO, transfer=5))
+        assert b.diary.next("control")[2] == Header(Kind.GO, transfer=5)
+
+
+def test_a_wire_that_breaks_beside_others_is_a_loss_and_a_find() -> None:
+    with hosts("a", "b") as (a, b):
+        a.channels._channel("b").meter._streams = Streams(wires=2)
+        channel = a.channels.need("b", STALL_S)
+        eventually(lambda: a.wires("b") == b.wires("a") == 2)
+        assert a.diary.next("found", "lost")[0] == "found"
+        channel.wires[0]._socket.shutdown(socket.SHUT_RDWR)
+        for host in (a, b):
+            assert host.diary.next("lost")[3] is False
+            assert host.diary.next("found", "lost")[0] == "found"
+        eventually(lambda: a.wires("b") == b.wires("a") == 2)
+
+
+def test_a_peer_that_hangs_up_at_once_is_dialled_less_and_less_often() -> None:
+    with host_and_outsider() as (a, x):
+        a.channels.need("x", STALL_S)
+        began, count = now_s(), 6
+        for _ in range(count):
+            x.channel_from(a).reset()
+            a.diary.next("lost")
+        # .05, .1, .2, .4, .8: at the least what was waited, whatever the machine did meanwhile.
+        assert now_s() - began >= 0.05 * (2 ** (count - 1) - 1)
+        assert a.channels._channel("x")._backoff_s == DIAL_BACKOFF_MAX_S
+
+
+def test_a_peer_whose_process_is_gone_is_refused_and_who_comes_later_hears_it_too() -> None:
+    with hosts("a", "b") as (a, b):
+        a.channels.need("b", STALL_S)
+        b.channels.need("a", STALL_S)
+        a.diary.next("found"), b.diary.next("found")
+        b.close()
+        assert a.diary.next("lost") == ("lost", "b", "it refused the connection", True)
+        a.channels.need("b", STALL_S)  # a second transfer
+        assert a.diary.next("lost") == ("lost", "b", "it refused the connection", True)
+
+
+def test_a_peer_that_restarts_with_another_certificate_is_found_again() -> None:
+    with hosts("a", "b") as (a, b):
+        a.channels.need("b", STALL_S).send(piece(b"to the first", 0))
+        b.diary.await_chunks(1)
+        b2 = Host("b")
+        try:
+            b2.know(a)
+            a.know(b2)  # the first still stands, but is not trusted any more
+            assert a.diary.next("lost") == ("lost", "b", "its certificate is another one now", False)
+            assert a.diary.next("found") == ("found", "b")
+            a.channels.need("b", STALL_S).send(piece(b"to the second", 1))
+            b2.diary.await_chunks(1)
+            assert b2.diary.chunks == {1: b"to the second"} and b.diary.chunks == {0: b"to the first"}
+        finally:
+            b2.close()
+
+
+def test_a_peer_that_is_no_longer_trusted_loses_its_wires() -> None:
+    with hosts("a", "b") as (a, b):
+        b.channels.need("a", STALL_S)
+        b.diary.next("found")
+        a.know()
+        assert a.diary.next("lost")[2] == "it is not trusted any more"
+        assert b.diary.next("lost")[0] == "lost"
+        eventually(lambda: a.channels._channels == {} or a.wires("b") == 0)
+
+
+def test_a_wire_that_the_peer_has_lost_ends_when_it_dials_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intellectd.daemon.bulk.channel.DISOWNED_S", 0.0)
+    with host_and_outsider() as (a, x):
+        dead = x.channel_to(a)
+        eventually(lambda: a.wires("x") == 1)
+        (wire_id,) = a.channels._channel("x").wire_ids()
+        x.channel_to(a, wires=(wire_id,))
+        eventually(lambda: a.wires("x") == 2)
+        x.channel_to(a, wires=(wire_id,))  # has lost the second
+        assert a.diary.next("lost")[2] == "it has lost this connection"
+        assert wire_id in a.channels._channel("x").wire_ids()
+        dead.say(dead.frame(chunk(4), b"good"))
+        a.diary.await_chunks(1)
+
+
+@pytest.mark.parametrize("said", [10, HEADER_BYTES, HEADER_BYTES + 500])
+def test_a_frame_that_stops_half_way_is_silence(said: int) -> None:
+    with host_and_outsider() as (a, x):
+        a.channels.need("x", 0.1)
+        wire = x.channel_from(a)
+        wire.say(wire.frame(chunk(1000), bytes(1000))[:said])
+        assert a.diary.next("lost")[2] == "nothing came from it in 0.1 s"
+        assert closed(wire.connection)
+
+
+def test_a_peer_that_takes_nothing_is_silence() -> None:
+    with host_and_outsider() as (a, x):
+        channel = a.channels.need("x", 0.2)
+        x.channel_from(a)
+        for number in range(64):
+            channel.send(piece(bytes(2**20), number))
+        # The kernel's own user timeout, set to the same time, may be first to say it.
+        assert a.diary.next("lost")[2] in ("it took nothing for 0.2 s", os.strerror(110))
+
+
+def test_a_wire_on_which_nothing_comes_at_all_is_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intellectd.daemon.bulk.frame_reader.SILENT_S", 0.1)
+    with host_and_outsider() as (a, x):
+        wire = x.channel_to(a)
+        assert a.diary.next("lost")[2] == "nothing came from it in 0.1 s"
+        assert closed(wire.connection)

@@ -1,0 +1,215 @@
+"""How many wires, how fast at most, and what the kernel says: decisions and arithmetic without a socket."""
+
+import socket
+import struct
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from intellectd.daemon.bulk.channel_measure import Meter
+from intellectd.daemon.bulk.limits import (
+    PACE_BURST_S,
+    PACE_PIECE_MIN,
+    STREAM_HOLD_MAX,
+    STREAM_JUDGED_BYTES,
+    STREAMS_MAX,
+)
+from intellectd.daemon.bulk.pace import Bucket, Pace
+from intellectd.daemon.bulk.streams import Sample, Streams, decide, diagnosed
+from intellectd.daemon.bulk.tcp_info import TcpCounters, congestion_control, parse_counters, read_counters
+
+MIB = 2**20
+
+
+def sample(streams: int = 1, rate: float = 10 * MIB, congestion: str = "bbr", **counters: float) -> Sample:
+    """Ten busy seconds at `rate`; `counters` are shares of the time and of the bytes."""
+    sent = int(10 * rate)
+    return Sample(
+        streams,
+        TcpCounters(
+            sent,
+            sent,
+            int(counters.get("lost", 0) * sent),
+            10 * counters.get("busy", 1.0),
+            10 * counters.get("rwnd", 0),
+            10 * counters.get("sndbuf", 0),
+            0.1,
+        ),
+        10.0,
+        congestion,
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "limit"),
+    [
+        (sample(), "bbr"),
+        (sample(lost=1e-2), "bbr"),  # bbr does not take a loss for a full queue
+        (sample(congestion="cubic"), "app"),
+        (sample(congestion="cubic", lost=1e-4), "loss"),
+        (sample(congestion="cubic", lost=1e-7), "app"),
+        (sample(sndbuf=0.5), "sndbuf"),
+        (sample(rwnd=0.5, sndbuf=0.5), "rwnd"),
+        (sample(rwnd=0.01, sndbuf=0.01), "bbr"),
+        (sample(busy=0.3), "app"),
+        (Sample(0, TcpCounters(), 0.0, ""), "app"),
+    ],
+)
+def test_what_limited_a_transfer_is_named(seen: Sample, limit: str) -> None:
+    assert diagnosed(seen) == limit
+
+
+SETTLED = Streams()
+TRIAL_UP = Streams(wires=4, before=(2, 10 * MIB))
+TRIAL_DOWN = Streams(wires=2, before=(4, 10 * MIB))
+
+
+@pytest.mark.parametrize(
+    ("memory", "seen", "then"),
+    [
+        # Settled: held back by something that more wires help with, they are tried; by nothing of it, fewer are.
+        (SETTLED, sample(), SETTLED),
+        (SETTLED, sample(sndbuf=0.5), Streams(wires=2, before=(1, 10 * MIB))),
+        (SETTLED, sample(rwnd=0.5), Streams(wires=2, before=(1, 10 * MIB))),
+        (SETTLED, sample(congestion="cubic", lost=1e-4), Streams(wires=2, before=(1, 10 * MIB))),
+        (Streams(wires=4), sample(4), Streams(wires=2, before=(4, 10 * MIB))),
+        (Streams(wires=8), sample(8, sndbuf=0.5), Streams(wires=8)),
+        # A trial: more have to be worth it, fewer must not cost.
+        (TRIAL_UP, sample(4, 12 * MIB, sndbuf=0.5), Streams(wires=4)),
+        (TRIAL_UP, sample(4, 10.5 * MIB, sndbuf=0.5), Streams(wires=2, hold=1, next_hold=2)),
+        (TRIAL_UP, sample(4, 2 * MIB), Streams(wires=2, hold=1, next_hold=2)),
+        (TRIAL_DOWN, sample(2, 9.5 * MIB), Streams(wires=2)),
+        (TRIAL_DOWN, sample(2, 8 * MIB), Streams(wires=4, hold=1, next_hold=2)),
+        (replace(TRIAL_UP, next_hold=64), sample(4, 2 * MIB), Streams(wires=2, hold=64, next_hold=64)),
+        # Held: nothing is tried for so many transfers.
+        (Streams(hold=2, next_hold=4), sample(sndbuf=0.5), Streams(hold=1, next_hold=4)),
+        # What tells nothing changes nothing.
+        (SETTLED, sample(rate=STREAM_JUDGED_BYTES / 11, sndbuf=0.5), SETTLED),
+        (SETTLED, sample(3, sndbuf=0.5), SETTLED),
+        (TRIAL_UP, sample(3, 2 * MIB), TRIAL_UP),
+    ],
+)
+def test_the_decision_table(memory: Streams, seen: Sample, then: Streams) -> None:
+    assert decide(memory, seen) == then
+
+
+@pytest.mark.parametrize(("useful", "expected"), [(1, 1), (4, 4), (8, 8)])
+def test_it_climbs_to_what_the_path_needs_and_stays(useful: int, expected: int) -> None:
+    """A path on which each wire brings 10 MiB/s up to `useful` of them, and all are always short of buffer."""
+    memory, asked = Streams(), []
+    for _ in range(200):
+        memory = decide(memory, sample(memory.wires, 10 * MIB * min(memory.wires, useful), sndbuf=0.5))
+        asked.append(memory.wires)
+    settled = asked[10:]
+    assert max(asked) <= STREAMS_MAX
+    assert settled.count(expected) > 0.9 * len(settled), settled
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e10), st.sampled_from(["bbr", "cubic"]), st.floats(0, 1), st.floats(0, 1))))
+def test_the_wish_is_always_within_bounds(history: list[tuple[float, str, float, float]]) -> None:
+    memory = Streams()
+    for rate, congestion, lost, sndbuf in history:
+        memory = decide(memory, sample(memory.wires, rate, congestion, lost=lost, sndbuf=sndbuf))
+        assert 1 <= memory.wires <= STREAMS_MAX and 0 <= memory.hold <= memory.next_hold <= STREAM_HOLD_MAX
+
+
+@given(st.floats(2e4, 1e9), st.lists(st.tuples(st.integers(1, 65536), st.floats(0, 0.1)), min_size=1, max_size=200))
+def test_no_more_than_the_rate_and_one_burst_is_ever_moved(rate: float, moves: list[tuple[int, float]]) -> None:
+    """Whoever waits as long as the bucket says, and then dawdles, stays under the line rate * t + burst."""
+    bucket, now, moved = Bucket(rate, 0.0), 0.0, 0
+    for count, dawdled_s in moves:
+        moved += count
+        now += bucket.take(count, now)
+        assert moved <= rate * now + bucket.burst_bytes + 1e-6 * moved + 1
+        now += dawdled_s
+
+
+@given(st.floats(2e4, 1e9))
+def test_who_always_has_something_to_move_gets_the_whole_rate(rate: float) -> None:
+    bucket, now, moved = Bucket(rate, 0.0), 0.0, 0
+    while moved < 2 * rate:
+        moved += 4096 if rate < 1e7 else 2**20
+        now += bucket.take(4096 if rate < 1e7 else 2**20, now)
+    assert moved / now >= rate * 0.999
+
+
+def test_a_clock_that_stands_still_or_goes_back_gives_nothing_for_free() -> None:
+    bucket = Bucket(1000.0, 10.0)
+    assert bucket.take(int(bucket.burst_bytes), 10.0) == 0.0
+    assert bucket.take(1000, 5.0) == pytest.approx(1.0)
+    assert bucket.take(0, 5.5) == pytest.approx(0.5)
+    assert bucket.burst_bytes == max(1000 * PACE_BURST_S, PACE_PIECE_MIN)
+
+
+def test_limits_are_in_megabits_and_none_by_default() -> None:
+    pace = Pace(upload_mbit=8)
+    assert pace.down is None and pace.up is not None
+    assert pace.up.piece_bytes == 50_000  # a twentieth of a second of 1 MB/s
+    with pytest.raises(ValueError, match="-1"):
+        Pace(download_mbit=-1)
+
+
+def test_the_kernels_numbers_are_read_from_where_it_puts_them() -> None:
+    raw = bytearray(248)
+    struct.pack_into("=Q", raw, 120, 1_000_000)
+    struct.pack_into("=I", raw, 148, 50_000)
+    struct.pack_into("=QQQ", raw, 168, 3_000_000, 2_000_000, 1_000_000)
+    struct.pack_into("=QQ", raw, 200, 1_100_000, 100_000)
+    assert parse_counters(bytes(raw)) == TcpCounters(1_000_000, 1_100_000, 100_000, 3.0, 2.0, 1.0, 0.05)
+    assert parse_counters(bytes(raw[:192])) is None  # of a kernel that does not count what is sent again
+
+
+def test_a_connections_own_counters_grow_with_what_is_sent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as client:
+        client.connect(listening.getsockname())
+        server, _address = listening.accept()
+        with server:
+            before = read_counters(client)
+            client.sendall(b"x" * 100_000)
+            received = 0
+            while received < 100_000:
+                received += len(server.recv(65536))
+            after = read_counters(client)
+        assert before is not None and after is not None
+        moved = after.since(before)
+        assert moved.sent_bytes >= 100_000 and moved.acked_bytes <= moved.sent_bytes
+        assert after.min_rtt_s is not None and after.busy_s >= 0 and congestion_control(client)
+    assert read_counters(client) is None and congestion_control(client) == ""
+
+
+class FakeWire:
+    """A wire's counters, set by the test."""
+
+    def __init__(self, counters: TcpCounters | None) -> None:
+        self.now, self.counted, self.ping_rtt_s = counters, TcpCounters(), None
+
+    def counters(self) -> TcpCounters | None:
+        return self.now
+
+    def congestion(self) -> str:
+        return "bbr"
+
+
+def test_a_transfer_is_counted_once_over_all_its_wires_and_those_that_broke() -> None:
+    meter, first, second = Meter(), FakeWire(TcpCounters(40 * MIB, busy_s=2.0)), FakeWire(TcpCounters(20 * MIB))
+    meter.wire_ended(second)
+    meter.transfer_ended([first], busy_s=3.0)
+    measure = meter.last([first])
+    assert measure is not None and measure.bytes_per_s == pytest.approx(20 * MIB)  # 60 MiB in 3 s
+    first.now = TcpCounters(50 * MIB, busy_s=7.0, min_rtt_s=0.02)
+    meter.transfer_ended([first], busy_s=4.0)
+    measure = meter.last([first])
+    assert measure is not None and measure.bytes_per_s == pytest.approx(2 * MIB)  # 10 MiB in the kernel's 5 s
+    first.now = TcpCounters(50 * MIB + 1, busy_s=7.0, min_rtt_s=0.01)
+    meter.transfer_ended([first], busy_s=4.0)
+    after = meter.last([first])
+    assert after == replace(measure, rtt_s=0.01), "a byte says nothing of a rate"
+
+
+def test_before_the_first_transfer_the_distance_is_known_and_the_rate_is_not() -> None:
+    meter = Meter()
+    assert meter.last([]) is None
+    found = meter.last([FakeWire(TcpCounters(min_rtt_s=0.1)), FakeWire(None)])
+    assert found is not None and (found.bytes_per_s, found.rtt_s, found.streams) == (None, 0.1, 1)
