@@ -18,7 +18,7 @@ from typing import Any, Self
 
 PEER = Path(__file__).with_name("collective_peer.py")
 PORT = 4002
-HEAR_S = 700.0  # above any deadline that a member is given: one that says nothing for so long hangs
+HEAR_S = 300.0  # above any deadline that a member is given: one that says nothing for so long hangs
 Answer = dict[str, Any]
 Popen = Callable[..., "subprocess.Popen[str]"]  # (host, *words, **how)
 
