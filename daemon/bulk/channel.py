@@ -105,7 +105,12 @@ class Channel:
             self._needs -= 1
             self._used_s = now_s()
             wires = list(self._wires.values())
+            if not self._needs:
+                self._stall_s = CHANNEL_STALL_S
+            stall_s = self._stall_s
             self._changed.notify_all()
+        for wire in wires:
+            wire.stall_after(stall_s)
         self.meter.transfer_ended(wires, self.outbox.busy_s())
         self._retire_surplus()
 
@@ -151,7 +156,7 @@ class Channel:
                     return False
                 self._wires[wire.wire_id] = wire
                 self._used_s = now_s()
-                stall_s = self._stall_s if self._needs else max(self._stall_s, CHANNEL_STALL_S)
+                stall_s = self._stall_s
                 news, self._found = not self._found, True
                 self._changed.notify_all()
             wire.stall_after(stall_s)

@@ -31,7 +31,12 @@ Dispatch = Callable[[Link, Request], None]  # takes the link over, whatever happ
 
 class Listener:
     def __init__(
-        self, listening: socket.socket, trust: TrustTable, crew: Crew, dispatch: Dispatch, pace: Pace = UNLIMITED
+        self,
+        listening: socket.socket,
+        trust: TrustTable,
+        crew: Crew,
+        dispatch: Dispatch,
+        pace: Pace = UNLIMITED,
     ) -> None:
         self._pace = pace
         self._listening = listening

@@ -100,7 +100,7 @@ class Outbox:
                     return own
                 if self._controls:
                     return self._controls.popitem(last=False)[0]
-                if self._chunks and not wire.is_retiring():
+                if self._chunks:  # a retiring wire has left by now
                     self._works(wire)
                     return self._chunks.popleft()
                 self._rests(wire)

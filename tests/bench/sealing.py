@@ -108,7 +108,7 @@ class End:
         }
         listening = listen("127.0.0.1:0")
         self.address = public_address(listening)
-        listener = Listener(listening, self.trust, self.crew, self.dispatch, lambda: False)
+        listener = Listener(listening, self.trust, self.crew, self.dispatch)
         self.crew.start("listen", listener.run)
 
     def dispatch(self, link: Link, request: Request) -> None:

@@ -143,6 +143,22 @@ def test_a_peer_cannot_open_wires_without_end() -> None:
     assert WIRES_MAX * 2 * FRAME_BYTES_MAX < 256 * 2**20
 
 
+def test_wires_are_bounded_over_all_peers_and_those_that_nobody_needs_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with hosts("a", "b", "c") as (a, b, c):
+        monkeypatch.setattr("intellectd.daemon.bulk.channels.WIRES_MAX", 1)
+        a.channels.need("b", STALL_S)
+        assert a.diary.next("found") == ("found", "b")
+        a.channels.need("c", STALL_S)
+        assert "all of which are needed" in str(a.diary.next("lost")[2])
+        c.channels.need("a", STALL_S)  # nor is one accepted
+        assert c.diary.next("found", "lost")[0] == "lost"
+        a.channels.release("b")
+        assert b.diary.next("found") == ("found", "a")
+        said = {("lost", "b", "its place was needed for another peer", False), ("found", "c")}
+        while said:
+            said.discard(a.diary.next("lost", "found"))
+
+
 def test_control_frames_go_before_all_chunks_and_what_is_dropped_is_not_sent() -> None:
     with hosts("a", "b") as (a, b):
         channel = a.channels._channel("b")  # nobody needs it yet, so no wire stands

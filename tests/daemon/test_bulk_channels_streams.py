@@ -143,6 +143,13 @@ def test_a_clock_that_stands_still_or_goes_back_gives_nothing_for_free() -> None
     assert bucket.burst_bytes == max(1000 * PACE_BURST_S, PACE_PIECE_MIN)
 
 
+def test_who_has_long_been_idle_may_move_one_burst_at_once_and_no_more() -> None:
+    bucket = Bucket(1e6, 0.0)
+    bucket.take(int(bucket.burst_bytes), 0.0)
+    assert bucket.take(int(bucket.burst_bytes), 3600.0) == 0.0
+    assert bucket.take(1_000_000, 3600.0) == pytest.approx(1.0)
+
+
 def test_limits_are_in_megabits_and_none_by_default() -> None:
     pace = Pace(upload_mbit=8)
     assert pace.down is None and pace.up is not None

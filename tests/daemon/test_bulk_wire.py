@@ -69,6 +69,12 @@ def test_any_map_is_a_request_or_a_wire_error(body: dict[str, object]) -> None:
         {"v": 1, "op": "get", "object": "", "offset": 0, "length": 1},
         {"v": 1, "op": "get", "object": "x" * (OBJECT_NAME_BYTES_MAX + 1), "offset": 0, "length": 1},
         {"op": "channel", "wires": [], "sealed": True},
+        {"v": 1, "op": "channel", "wires": []},
+        {"v": 1, "op": "channel", "wires": [], "sealed": 1},
+        {"v": 1, "op": "channel", "wires": {}, "sealed": True},
+        {"v": 1, "op": "channel", "wires": [b"seven b"], "sealed": True},
+        {"v": 1, "op": "channel", "wires": ["eight by"], "sealed": True},
+        {"v": 1, "op": "channel", "wires": [b"w" * 8] * (WIRES_LISTED_MAX + 1), "sealed": True},
         [1, 2, 3],
     ],
 )
