@@ -1,4 +1,7 @@
-"""Channels between hosts on loopback: what is sent arrives, whoever dials, and what an abort and a close leave."""
+"""Channels between hosts on loopback: what is sent arrives, whoever dials, and what an abort and a close leave.
+
+SPEC D5.
+"""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""daemon/bulk/frames.py: what is written is read back, and any other bytes give WireError."""
+"""daemon/bulk/frames.py: what is written is read back, and any other bytes give WireError. SPEC D3, D4."""
 
 import struct
 
@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind, decode_header, encode_header
 from intellectd.daemon.bulk.limits import CONTROL_BYTES_MAX, FRAME_BYTES_MAX
+from intellectd.daemon.bulk.sealed import TAG_BYTES, AesGcm, derive_keys
+
+FROM_DIALLER = "0c1835a45f5370c152c24cf3102b402e987c6628caa6c248a6f64294834596d3"
+WIRE_ID = "cd9d8d4b9490cb1e"
+SEALED = "7f4a7c316a690cc7d882aca43ad8d7721031de1456797a"
 
 LENGTH_MAX = {Kind.CHUNK: FRAME_BYTES_MAX, Kind.PING: 0, Kind.PONG: 0, Kind.BYE: 0}
 
@@ -71,3 +76,17 @@ def test_what_is_reserved_is_zero() -> None:
 def test_what_does_not_fit_is_not_written(header: Header) -> None:
     with pytest.raises(ValueError, match="does not fit"):
         encode_header(header)
+
+
+def test_keys_and_frames_have_the_bytes_that_the_rules_give_them() -> None:
+    """SPEC D3, D4: from HMAC, and AES in ECB by openssl: another implementation can agree."""
+    keys = derive_keys("12D3KooWDialler", "12D3KooWAcceptor", bytes(range(32)), bytes(range(32, 64)))
+    assert keys.from_dialler.hex() == FROM_DIALLER
+    assert keys.wire_id.hex() == WIRE_ID
+    cipher, payload = AesGcm(keys.from_dialler), b"a chunk"
+    sealed = bytearray(len(payload) + TAG_BYTES)
+    cipher.skip()  # the first frame of the direction was another
+    header = encode_header(Header(Kind.CHUNK, 1, 2, 3, 4, len(payload)))
+    cipher.seal(header, payload, memoryview(sealed))
+    assert header.hex() == "0201000200000003000000000000000400000007" + "00000000"
+    assert sealed.hex() == SEALED

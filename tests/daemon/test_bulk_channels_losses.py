@@ -1,4 +1,4 @@
-"""Wires that break: what is said of it, and how the channel comes back."""
+"""Wires that break: what is said of it, and how the channel comes back. SPEC D5, D9."""
 
 import os
 import socket

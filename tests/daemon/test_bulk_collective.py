@@ -1,4 +1,7 @@
-"""Collectives that work: every schedule, size and codec, in one process and between two, whoever comes first."""
+"""Collectives that work: every schedule, size and codec, in one process and between two, whoever comes first.
+
+SPEC C6, D6, D7, D8.
+"""
 
 import itertools
 import math

@@ -1,4 +1,7 @@
-"""The schedules as arithmetic, played by a plain queue: each part counts once, the result reaches all, in few bytes."""
+"""The schedules as arithmetic, played by a plain queue: each part counts once, the result reaches all, in few bytes.
+
+SPEC C7, D7, D8.
+"""
 
 from collections import deque
 from collections.abc import Callable

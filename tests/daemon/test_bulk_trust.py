@@ -1,4 +1,4 @@
-"""Who gets in: pinned certificates both ways, strangers, garbage, and the engine's orderly end."""
+"""Who gets in: pinned certificates both ways, strangers, garbage, and the engine's orderly end. SPEC D1."""
 
 import contextlib
 import gc

@@ -1,4 +1,4 @@
-"""daemon/bulk/wire.py: what is written is read back, and any other bytes give WireError."""
+"""daemon/bulk/wire.py: what is written is read back, and any other bytes give WireError. SPEC D2."""
 
 import contextlib
 

@@ -1,0 +1,72 @@
+"""When a neighbour counts as silent, or as one that takes nothing, and when nobody is to blame. SPEC D10."""
+
+import pytest
+
+from intellectd.daemon.bulk.collective_watch import Watch
+from intellectd.daemon.bulk.frames import Header, Outgoing
+from intellectd.daemon.bulk.limits import HEARTBEATS_PER_STALL, STARVED_STALLS
+from intellectd.daemon.bulk.neighbour import Neighbour
+
+STALL_S = 10.0
+NEVER = STARVED_STALLS * STALL_S
+
+
+class NoChannel:
+    def tell(self, header: Header, payload: bytes = b"") -> None: ...
+
+    def send(self, item: Outgoing) -> None: ...
+
+    def drop(self, transfer: int) -> None: ...
+
+
+def neighbour(arrivals: int = 1, departures: int = 1, **books: object) -> Neighbour:
+    """At time 0, with something to come and something to go."""
+    found = Neighbour(1, "PB", arrivals, departures, NoChannel(), 0.0, bytearray(1))
+    for name, value in books.items():
+        setattr(found, name, value)
+    return found
+
+
+def verdict(one: Neighbour, now: float, chunk_at: float | None = None) -> tuple[str | None, bool] | None:
+    failure = Watch(STALL_S).judge([one], now if chunk_at is None else chunk_at, now)
+    return None if failure is None else (failure.suspect, failure.silent)
+
+
+@pytest.mark.parametrize(
+    ("books", "now", "expected"),
+    [
+        ({}, 9.9, None),
+        ({}, 10.1, ("PB", True)),
+        ({"heard_at": 5.0, "met": True}, 14.9, None),
+        ({"heard_at": 5.0, "met": True}, 15.1, ("PB", True)),
+        ({"arrivals": 0, "departures": 0}, 99.0, None),  # it owes nothing and is owed nothing
+        ({"waits_here": 1}, 99.0, None),  # this host's threads hold it up
+        ({"heard_at": 30.0, "ready": 0, "waiting": 1}, 30.1, ("PB", True)),  # it lives, and takes nothing
+        ({"heard_at": 30.0, "ready": 0, "waiting": 1, "moved_at": 0.2}, 30.1, None),
+        ({"heard_at": 30.0, "ready": 0, "waiting": 0}, 30.1, None),  # there is nothing to take
+        ({"heard_at": 30.0, "ready": None, "waiting": 1}, 30.1, None),  # it has not said GO: it is told nothing
+    ],
+)
+def test_who_is_blamed(books: dict[str, object], now: float, expected: tuple[str, bool] | None) -> None:
+    assert verdict(neighbour(**books), now) == expected
+
+
+def test_what_is_said_of_it_tells_whether_it_ever_came() -> None:
+    absent = Watch(STALL_S).judge([neighbour(lost="Connection timed out")], 0.0, 11.0)
+    assert absent is not None and absent.reason == "PB: it did not take part in 10 s (Connection timed out)"
+    silent = Watch(STALL_S).judge([neighbour(met=True)], 0.0, 11.0)
+    assert silent is not None and silent.reason == "PB: nothing came from it in 10 s"
+
+
+def test_alive_but_starved_is_nobodys_fault() -> None:
+    alive = neighbour(heard_at=NEVER, met=True)
+    assert verdict(alive, NEVER - 0.1, chunk_at=0.0) is None
+    assert verdict(alive, NEVER + 0.1, chunk_at=0.0) == (None, True)
+    assert verdict(neighbour(arrivals=0, heard_at=NEVER), NEVER + 0.1, chunk_at=0.0) is None
+
+
+def test_a_neighbour_hears_four_times_a_stall_that_this_host_lives() -> None:
+    one, watch = neighbour(), Watch(STALL_S)
+    told = [now / 10 for now in range(101) if watch.to_tell([one], now / 10)]
+    assert told == [2.5, 5.0, 7.5, 10.0] and len(told) == HEARTBEATS_PER_STALL
+    assert not watch.to_tell([neighbour(arrivals=0, departures=0)], 99.0)
