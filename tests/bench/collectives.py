@@ -63,7 +63,7 @@ def main() -> None:
             at = time.monotonic() - began
             late = options.quick and at > QUICK_BEGIN_S_MAX
             made, said = ([], [f"{name}: left out, {QUICK_S:.0f} s are nearly over"]) if late else part()
-            said.append(f"{name} took {time.monotonic() - began - at:.0f} s")
+            said += [] if late else [f"{name} took {time.monotonic() - began - at:.0f} s"]
             rows += made
             notes += said
             if not options.json:
