@@ -28,7 +28,7 @@ from intellectd.kernels import ops
 from intellectd.kernels.codec import codec_by_name
 
 STALL_S, DEADLINE_S = 30.0, 150.0  # an undisturbed one that takes longer hangs
-BEAT_S = 0.01
+BEAT_S = 0.002
 PROCESS = Path("/proc/self")
 Told = dict[str, Any]
 Hear = Callable[[BulkEvent], None]
