@@ -26,12 +26,19 @@ class Arrivals:
 
     def wants(self, peer: str, header: Header) -> bool:
         """Raises WireError for what no plan allows."""
+        if not self._is_for_this(header):
+            return False
         neighbour, _arrival, _chunk, number = self._expected(peer, header)
-        current = header.flag == self._books.epoch & EPOCH_OF_CHUNK  # else it is for an earlier attempt
-        return current and not self._books.over.is_set() and not neighbour.has(number)
+        return not self._books.over.is_set() and not neighbour.has(number)
+
+    def _is_for_this(self, header: Header) -> bool:
+        """Not for an earlier attempt, of whatever plan. What comes before this one has met anybody is."""
+        return bool(self._books.neighbours) and header.flag == self._books.epoch & EPOCH_OF_CHUNK
 
     def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:
         """Raises WireError for what no plan allows; the collective has failed then."""
+        if not self._is_for_this(header):
+            return  # it was wanted by the attempt before, which has ended since
         try:
             neighbour, arrival, chunk, number = self._expected(peer, header)
             if arrival.action is Action.GATHER or arrival.action in ROW_ENDS:
@@ -112,6 +119,8 @@ class Arrivals:
             if neighbour.has(number):
                 return False
             neighbour.take(number)
+            if number == item(number >> 1, True):
+                self._books.resulted[number >> 1] = 1
             return True
 
     def _await(self, neighbour: Neighbour, ready: Callable[[], bool]) -> None:

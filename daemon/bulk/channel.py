@@ -60,11 +60,11 @@ class Channel:
         encode_header(header)
         self.outbox.tell(Control(header, payload))
 
-    def send(self, item: Outgoing) -> None:
-        """Queue a chunk. ValueError: it is none. OverflowError: too many wait."""
+    def send(self, item: Outgoing, *, first: bool = False) -> None:
+        """Queue a chunk, `first`: ahead of all others. ValueError: it is none. OverflowError: too many wait."""
         if item.header.kind is not Kind.CHUNK or item.header.length > FRAME_BYTES_MAX:
             raise ValueError(f"{item.header} is no chunk of at most {FRAME_BYTES_MAX} bytes")
-        self.outbox.send(item)
+        self.outbox.send(item, first)
 
     def drop(self, transfer: int) -> None:
         """Forget what is queued of it. One that a wire has taken is in the wire's own buffer, or asks `fill` yet."""

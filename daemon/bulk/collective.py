@@ -8,6 +8,7 @@ A neighbour that is ready says GO; what it has not got when a connection broke g
 acknowledged: who has all results cannot owe anybody a part.
 """
 
+import contextlib
 from typing import Protocol
 
 from intellectd.daemon.bulk.arrivals import Arrivals
@@ -26,6 +27,7 @@ from intellectd.daemon.bulk.transfer import Transfer
 
 AGAIN = 1  # the flag of a GO that tells what has come so far: what was lost on the way is to be sent again
 ASK = 1  # the flag of a WAITING that wants to know
+ASK_AGAIN = 2  # and what has come so far
 
 
 class Table(Protocol):
@@ -105,7 +107,8 @@ class Collective:
             if neighbour.departures:
                 neighbour.channel.tell(self._word(Kind.WAITING, ASK), plan.transfer_id)
         for peer, header in self._table.parked(self):
-            self.on_control(peer, header, b"")
+            if peer in found:  # anybody can say GO of anything
+                self.on_control(peer, header, b"")
 
     def _wait(self) -> None:
         every_s = min(WATCH_S, self.transfer.stall_s / 8)
@@ -135,13 +138,15 @@ class Collective:
 
     def _part(self) -> None:
         """Tell why, if it failed; then nothing touches the buffers any more."""
-        failure, neighbours = self.transfer.failure, self._books.neighbours
+        failure, neighbours, name = self.transfer.failure, self._books.neighbours, b""
         if failure is not None:
             suspect = self.plan.members[self.plan.me] if failure.mine else failure.suspect or ""
             name = suspect.encode()[:PEER_ID_BYTES_MAX]
-            for neighbour in neighbours.values():
-                neighbour.channel.drop(self.plan.key)
-                neighbour.channel.tell(self._word(Kind.ABORT, int(failure.silent)), name)
+        for neighbour in neighbours.values():
+            neighbour.channel.drop(self.plan.key)
+            if failure is not None:
+                with contextlib.suppress(OverflowError):  # nobody there listens; this host ends all the same
+                    neighbour.channel.tell(self._word(Kind.ABORT, int(failure.silent)), name)
         self._buffers.release()
         for neighbour in neighbours.values():
             self._channels.release(neighbour.peer)
@@ -158,7 +163,8 @@ class Collective:
             return  # it is asked again when this host has begun
         with self._books.changed:
             if header.kind is Kind.ABORT and header.step != neighbour.epoch:
-                neighbour.aborted = header.step  # an attempt that it had given up before this one, or one to come
+                # An attempt that it had given up before this one; or one in which it had no time to say anything else.
+                neighbour.gives_up(header.step, failure_of(self._aborted(header, payload), peer))
                 return
             if header.kind in (Kind.GO, Kind.WAITING) and not neighbour.speaks_in(header.step):
                 return
@@ -168,11 +174,14 @@ class Collective:
             return
         match header.kind:
             case Kind.GO if header.flag == AGAIN:
+                self._departures.begin(neighbour, header.step)
                 self._departures.send_again(neighbour, header.chunk, payload)
             case Kind.GO:
                 self._departures.begin(neighbour, header.step)
             case Kind.WAITING if header.flag == ASK:
                 self._say_go(neighbour)
+            case Kind.WAITING if header.flag == ASK_AGAIN:
+                self._say_what_came(neighbour)
             case Kind.WAITING:
                 pass
             case Kind.ABORT:
@@ -192,11 +201,13 @@ class Collective:
         return NeighbourAborted(f"it suspects {named}", named, silent)
 
     def _say_go(self, neighbour: Neighbour) -> None:
-        if not neighbour.arrivals:
-            return
-        neighbour.channel.tell(self._word(Kind.GO), self.plan.transfer_id)
+        if neighbour.arrivals:
+            neighbour.channel.tell(self._word(Kind.GO), self.plan.transfer_id)
+
+    def _say_what_came(self, neighbour: Neighbour) -> None:
+        self._say_go(neighbour)
         with self._books.changed:
-            pages = list(neighbour.pages()) if any(neighbour.taken) else []
+            pages = list(neighbour.pages())
         for first, bits in pages:
             neighbour.channel.tell(self._word(Kind.GO, AGAIN, first), bits)
 
@@ -222,6 +233,6 @@ class Collective:
         neighbour = self._books.neighbours.get(peer)
         if neighbour is None or not neighbour.lost or self._books.over.is_set():
             return
-        self._say_go(neighbour)
+        self._say_what_came(neighbour)
         if neighbour.parcels:
-            neighbour.channel.tell(self._word(Kind.WAITING, ASK), self.plan.transfer_id)
+            neighbour.channel.tell(self._word(Kind.WAITING, ASK_AGAIN), self.plan.transfer_id)

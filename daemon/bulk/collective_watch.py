@@ -36,6 +36,8 @@ class Watch:
         if not neighbour.waiting or neighbour.ready is None:
             neighbour.moved_at = now
         if now - neighbour.heard_at > self.stall_s:
+            if neighbour.why is not None:
+                return neighbour.why  # it does not come again, and has said so
             said = f"nothing came from it in {self.stall_s:g} s"
             if not neighbour.met:
                 said = f"it did not take part in {self.stall_s:g} s"

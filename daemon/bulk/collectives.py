@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.channel_port import ChannelsPort
-from intellectd.daemon.bulk.collective import AGAIN, ASK, Collective
+from intellectd.daemon.bulk.collective import AGAIN, ASK, ASK_AGAIN, Collective
 from intellectd.daemon.bulk.collective_plan import key_of
 from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import Header, Incoming, Kind
@@ -72,7 +72,8 @@ class Collectives:
 
     def on_control(self, peer: str, header: Header, payload: bytes) -> None:
         again = header.kind is Kind.GO and header.flag == AGAIN
-        names = (header.kind is Kind.GO and not again) or (header.kind is Kind.WAITING and header.flag == ASK)
+        asks = header.kind is Kind.WAITING and header.flag in (ASK, ASK_AGAIN)
+        names = asks or (header.kind is Kind.GO and not again)
         if names and (len(payload) != TRANSFER_ID_BYTES or key_of(payload) != header.transfer):
             raise WireError(f"{header.kind.name} that does not name its transfer")
         collective = self._running.get(header.transfer)

@@ -5,12 +5,17 @@ overwritten before the neighbour had it.
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.books import Books
-from intellectd.daemon.bulk.errors import Stopped, failure_of
+from intellectd.daemon.bulk.errors import Failure, Stopped, failure_of
 from intellectd.daemon.bulk.neighbour import Neighbour, Parcel, Way, item
 from intellectd.daemon.bulk.schedules.program import Content, Send
+
+
+class BegunAnew(Exception):
+    """A neighbour wants a sum again whose place has its result by now."""
 
 
 class Departures:
@@ -23,8 +28,8 @@ class Departures:
         books, found = self._books, []
         for send in sends:
             to, chunk = books.by_number[send.to], books.plan.chunks[send.chunk]
-            parcel = Parcel(self, to, send, books.plan.key, chunk.size)
-            to.parcels[item(send.chunk, books.plan.program.is_result(send.step))] = parcel
+            number = item(send.chunk, books.plan.program.is_result(send.step))
+            parcel = to.parcels[number] = Parcel(self, to, send, number, books.plan.key, chunk.size)
             to.waiting += 1
             if to.ready is not None:
                 found.append(parcel)
@@ -36,41 +41,68 @@ class Departures:
             if neighbour.ready == epoch:
                 return
             neighbour.ready, neighbour.moved_at = epoch, now_s()
-            parcels = list(neighbour.parcels.values())
-            for parcel in parcels:
-                self._queue(parcel)
+            parcels = [self._again(parcel) for parcel in list(neighbour.parcels.values())]
         for parcel in parcels:
             neighbour.channel.send(parcel)
 
-    def _queue(self, parcel: Parcel) -> None:
+    def _again(self, parcel: Parcel) -> Parcel:
         if parcel.way is Way.SENT:
             self._books.goes_again(parcel.to)
-        parcel.way = Way.QUEUED
-        parcel.readdress()
+        other = parcel.to.parcels[parcel.number] = parcel.again()
+        return other
 
     def send_again(self, neighbour: Neighbour, first: int, bits: bytes) -> None:
         """Of the items from `first` on those that have gone and, by its bits, not come. What is still on its way may
         go twice; the second is dropped there."""
-        with self._books.changed:
-            lacking = neighbour.lacking(first, bits)
-            for parcel in lacking:
-                self._queue(parcel)
-        for parcel in lacking:
-            neighbour.channel.send(parcel)
+        books = self._books
+        with books.changed:
+            came, lacking = neighbour.told(first, bits)
+            for parcel in came:  # of some of them this host does not know it: the wire broke behind the last byte
+                self._went(parcel)
+            again, complete = [self._again(parcel) for parcel in lacking], books.complete
+        for parcel in reversed(again):
+            neighbour.channel.send(parcel, first=True)  # others there may wait for just these
+        if complete:
+            books.over.set()
+
+    def _went(self, parcel: Parcel) -> None:
+        if parcel.way is not Way.SENT:
+            parcel.way = Way.SENT
+            self._books.went(parcel.to, parcel.header.length)
+
+    def _is_there(self, parcel: Parcel) -> bool:
+        """What is to go: not a sum that was overwritten by its result."""
+        is_result = self._books.plan.program.is_result(parcel.send.step)
+        return parcel.send.content is Content.OWN or is_result or not self._books.resulted[parcel.send.chunk]
+
+    def _is_current(self, parcel: Parcel) -> bool:
+        return parcel.to.parcels.get(parcel.number) is parcel
 
     # ---- in a writer's thread
+
+    def _against_results(self, parcel: Parcel) -> AbstractContextManager[object]:
+        """A sum goes before its result can come, so nothing has to be held for it; except for one that went to an
+        earlier attempt of the neighbour's, which may have passed it on."""
+        return self._books.changed if parcel.anew else nullcontext()
 
     def fill(self, parcel: Parcel, seal: Callable[[memoryview], None]) -> bool:
         books, send = self._books, parcel.send
         chunk, buffers = books.plan.chunks[send.chunk], books.buffers
+        if not self._is_current(parcel) or parcel.way is Way.SENT:
+            return False
         try:
-            with buffers.inside:
+            with self._against_results(parcel), buffers.inside:
+                if parcel.anew and not self._is_there(parcel):
+                    raise BegunAnew
                 if send.content is Content.START and not self._started[chunk.index]:
                     buffers.start(chunk)
                     self._started[chunk.index] = 1
                 seal(buffers.own(chunk) if send.content is Content.OWN else buffers.place(chunk))
                 books.left[chunk.index] = 1
         except Stopped:
+            return False
+        except BegunAnew:
+            books.fail(Failure(None, f"{parcel.to.peer} has begun this transfer anew"))
             return False
         except Exception as error:  # this host's own delta is not finite, or a kernel's
             books.fail(failure_of(error, ""))
@@ -81,10 +113,9 @@ class Departures:
     def sent(self, parcel: Parcel) -> None:
         books = self._books
         with books.changed:
-            if parcel.way is Way.SENT:
-                return
-            parcel.way = Way.SENT
-            books.went(parcel.to, parcel.header.length)
+            if not self._is_current(parcel):
+                return  # another goes in its stead
+            self._went(parcel)
             complete = books.complete
         if complete:
             books.over.set()

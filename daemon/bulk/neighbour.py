@@ -5,10 +5,11 @@ Owns these books; whoever uses them holds the collective's lock. Refuses to know
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from intellectd.daemon.bulk.channel_port import ChannelPort
+from intellectd.daemon.bulk.errors import Failure
 from intellectd.daemon.bulk.frames import Header, Kind
 from intellectd.daemon.bulk.schedules.program import Send
 
@@ -37,18 +38,22 @@ class Way(enum.Enum):
 
 
 class Parcel:
-    """A chunk on its way to a neighbour. It may have to go again, when a connection broke behind it."""
+    """A chunk on its way to a neighbour, addressed to the attempt that the neighbour is in. When it has to go again, a
+    new one goes in its stead: nothing that a wire still does with this one counts then."""
 
-    __slots__ = ("_collective", "header", "send", "to", "way")
+    __slots__ = ("_collective", "anew", "header", "number", "send", "to", "way")
 
-    def __init__(self, collective: Sends, to: "Neighbour", send: Send, transfer: int, length: int) -> None:
-        self._collective, self.to, self.send = collective, to, send
+    def __init__(self, collective: Sends, to: "Neighbour", send: Send, number: int, transfer: int, length: int) -> None:
+        self._collective, self.to, self.send, self.number = collective, to, send, number
         self.header = Header(Kind.CHUNK, to.chunks_epoch, send.step, send.chunk, transfer, length)
         self.way = Way.QUEUED
+        self.anew = False  # it has gone before, to an attempt that the neighbour has given up
 
-    def readdress(self) -> None:
-        """To the attempt that the neighbour is in now."""
-        self.header = replace(self.header, flag=self.to.chunks_epoch)
+    def again(self) -> "Parcel":
+        header = self.header
+        other = Parcel(self._collective, self.to, self.send, self.number, header.transfer, header.length)
+        other.anew = self.anew or (self.way is not Way.QUEUED and header.flag != other.header.flag)
+        return other
 
     def fill(self, seal: Callable[[memoryview], None]) -> bool:
         return self._collective.fill(self, seal)
@@ -69,6 +74,7 @@ class Neighbour:
     epoch: int | None = None  # of its newest attempt that is known here
     ready: int | None = None  # in which attempt it has said GO: its buffers are there
     aborted: int | None = None  # which attempt it has given up, of which nothing else is known
+    why: Failure | None = None  # it did, and has begun no other
     met: bool = False  # it has said anything of this transfer
     lost: str = ""  # why a connection to it broke last
     waiting: int = 0  # parcels made and not sent
@@ -90,8 +96,12 @@ class Neighbour:
         """It has said something in this attempt. False if that is an old one, told late."""
         if self.epoch is not None and (epoch - self.epoch) % EPOCHS > EPOCHS // 2:
             return False
-        self.epoch = epoch
+        self.epoch, self.why = epoch, None
         return True
+
+    def gives_up(self, epoch: int, why: Failure) -> None:
+        """An attempt that it has not been heard in."""
+        self.aborted, self.why = epoch, why
 
     @property
     def counts(self) -> bool:
@@ -112,11 +122,14 @@ class Neighbour:
         for start in range(0, len(self.taken), PAGE_BYTES):
             yield 8 * start, bytes(self.taken[start : start + PAGE_BYTES])
 
-    def lacking(self, first: int, bits: bytes) -> list[Parcel]:
-        """Of these items what has gone, and has not come there."""
-        found: list[Parcel] = []
+    def told(self, first: int, bits: bytes) -> tuple[list[Parcel], list[Parcel]]:
+        """Of these items what has come there, and what has gone and has not come."""
+        came: list[Parcel] = []
+        lacking: list[Parcel] = []
         for offset in range(8 * len(bits)):
             parcel = self.parcels.get(first + offset)
-            if parcel is not None and parcel.way is not Way.QUEUED and not bits[offset >> 3] & 1 << (offset & 7):
-                found.append(parcel)
-        return found
+            if parcel is not None and bits[offset >> 3] & 1 << (offset & 7):
+                came.append(parcel)
+            elif parcel is not None and parcel.way is not Way.QUEUED:
+                lacking.append(parcel)
+        return came, lacking

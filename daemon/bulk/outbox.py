@@ -60,12 +60,15 @@ class Outbox:
             self._controls.move_to_end(control, last=False)
             self._changed.notify()
 
-    def send(self, item: Outgoing) -> None:
+    def send(self, item: Outgoing, first: bool = False) -> None:
         """OverflowError: CHUNKS_QUEUED_MAX wait already."""
         with self._changed:
             if len(self._chunks) >= CHUNKS_QUEUED_MAX:
                 raise OverflowError(f"{CHUNKS_QUEUED_MAX} chunks wait for one peer")
-            self._chunks.append(item)
+            if first:
+                self._chunks.appendleft(item)
+            else:
+                self._chunks.append(item)
             self._changed.notify()
 
     def drop(self, transfer: int | None) -> None:
