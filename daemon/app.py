@@ -17,6 +17,7 @@ from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkBadAddress
 from intellectd.daemon.bulk.interface import BulkEngine
 from intellectd.daemon.bulk.pace import Pace
 from intellectd.daemon.config import Config, NetworkConfig
+from intellectd.daemon.config_values import UNDIALLABLE
 from intellectd.daemon.control import ControlServer
 from intellectd.daemon.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, OperatorError
 from intellectd.daemon.identity import Identity
@@ -59,7 +60,8 @@ class World:
 def open_engine(peer_id: str, network: NetworkConfig) -> Engine:
     """Raises what Engine does."""
     pace = Pace(network.upload_mbit, network.download_mbit)
-    return Engine(peer_id, network.bulk_listen, network.bulk_announce, pace=pace)
+    announce = None if network.bulk_announce == UNDIALLABLE else network.bulk_announce
+    return Engine(peer_id, network.bulk_listen, announce, pace=pace)
 
 
 THE_WORLD = World(open_network, open_engine, in_thread)

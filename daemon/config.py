@@ -33,7 +33,7 @@ class NetworkConfig:
     listen: tuple[str, ...]
     announce: tuple[str, ...]  # empty: what the listen addresses resolve to
     bulk_listen: str
-    bulk_announce: str  # empty: the address peers see, with bulk_listen's port
+    bulk_announce: str  # "": what bulk_listen comes to; "none": nobody can dial this host
     bootstrap: tuple[str, ...]
     upload_mbit: int = 0  # of tensors, 10^6 bits per second; 0: no limit
     download_mbit: int = 0
@@ -91,7 +91,7 @@ SETTINGS = (
     Setting("network.listen", _addresses, ("/ip4/0.0.0.0/tcp/4001",), "multiaddrs of the control plane"),
     Setting("network.announce", _addresses, (), "multiaddrs told to peers instead (behind NAT)"),
     Setting("network.bulk_listen", values.read_host_port, "0.0.0.0:4002", "host:port for tensors"),
-    Setting("network.bulk_announce", values.read_announced, "", "host:port told to peers instead"),
+    Setting("network.bulk_announce", values.read_announced, "", "host:port told to peers instead, or none"),
     Setting("network.bootstrap", values.list_of(values.multiaddr_of_peer), (), "peers to try at first"),
     Setting("network.upload_mbit", values.read_count, 0, "Mbit/s of tensors sent, 0 for no limit"),
     Setting("network.download_mbit", values.read_count, 0, "Mbit/s of tensors received, 0 for no limit"),

@@ -15,6 +15,7 @@ from typing import Any
 Reader = Callable[[Any, Path], Any]
 
 LIST_LENGTH_MAX = 256  # bootstrap addresses, the longest list anybody writes by hand
+UNDIALLABLE = "none"  # announced by a host that nobody can dial: it dials the others
 PORT_MAX = 65535
 # Only the shape: the libp2p adapter has the last word on a multiaddr.
 _MULTIADDR = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/tcp/(\d{1,5})(/p2p/[1-9A-HJ-NP-Za-km-z]{46,59})?")
@@ -97,11 +98,13 @@ def read_host_port_or_none(value: Any, base: Path) -> str:
 
 
 def read_announced(value: Any, base: Path) -> str:
+    if value == UNDIALLABLE:
+        return UNDIALLABLE
     text = read_host_port_or_none(value, base)
     if text:
         host, port = split_host_port(text)
         if port == 0 or host in ("0.0.0.0", "::"):
-            raise ValueError('a "host:port" that others can dial, such as "203.0.113.5:4002"')
+            raise ValueError('a "host:port" that others can dial, such as "203.0.113.5:4002", or "none"')
     return text
 
 

@@ -7,8 +7,8 @@ trusted until its beacon says so.
 
 import itertools
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -19,8 +19,11 @@ from intellectd.daemon.bulk.interface import (
     CollectiveJob,
     Endpoint,
     FetchJob,
+    LinkSeen,
     ObjectProvider,
     OnBulkEvent,
+    PeerLink,
+    ProbeJob,
     TransferDone,
     TransferFailed,
     TransferId,
@@ -45,6 +48,7 @@ class MemoryBulkHub:
         self.engines: dict[str, MemoryBulk] = {}
         self.stalled: dict[str, bool] = {}
         self.tamper: dict[str, Tamper] = {}
+        self.rates: dict[tuple[str, str], tuple[float, float]] = {}  # (from, to): (bytes/s, rtt_s), as is measured
         self.reduced: list[tuple[str, ...]] = []  # the members of every ring that came to an end
         self._numbers = itertools.count(1)
 
@@ -90,6 +94,7 @@ class MemoryBulk:
         self._trusted: dict[str, Endpoint] = {}
         self._provider: ObjectProvider = lambda _peer, _name: None
         self._running: dict[TransferId, _Running] = {}
+        self._links: dict[str, PeerLink] = {}
         self._dead = False
 
     # -- BulkEngine
@@ -113,6 +118,13 @@ class MemoryBulk:
     def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None:
         running = self._register(job.fetch_id)
         self._hub.spawn(self._fetch, job, running, on_event)
+
+    def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None:
+        running = self._register(job.probe_id)
+        self._hub.spawn(self._probe, job, running, on_event)
+
+    def links(self) -> dict[str, PeerLink]:
+        return dict(self._links)
 
     def abort(self, transfer_id: TransferId) -> None:
         running = self._running.get(transfer_id)
@@ -162,7 +174,8 @@ class MemoryBulk:
         running.buffers.release()
         running.buffers = None
         half = plan.payload_bytes // 2
-        self._end(job.transfer_id, running, on_event, TransferDone(job.transfer_id, half, half, _since(began)))
+        links = () if running.failure else self._seen(plan.members[n] for n in sorted(plan.neighbours))
+        self._end(job.transfer_id, running, on_event, TransferDone(job.transfer_id, half, half, _since(began), links))
 
     async def _together(self, job: CollectiveJob, running: _Running) -> None:
         """Until every member is in the ring. Whoever is not in time is suspected by its neighbours, and by all."""
@@ -255,6 +268,29 @@ class MemoryBulk:
             return f"{job.peer}: its {job.object_name} has no {job.into.nbytes} bytes at {job.offset}"
         job.into.cast("B")[:] = data[job.offset : job.offset + job.into.nbytes]
         return ""
+
+    # -- links
+
+    def _seen(self, peers: Iterable[str]) -> tuple[LinkSeen, ...]:
+        """What the hub says of the links to these peers, which were sent to."""
+        found = []
+        for peer in peers:
+            came = self._links.get(peer, PeerLink())
+            self._links[peer] = replace(came, wires=1, came_s=0.0, reached_s=0.0, address=self._trusted[peer].address)
+            rate = self._hub.rates.get((self._peer_id, peer))
+            if rate is not None:
+                found.append(LinkSeen(peer, rate[0], rate[1], 1, "bbr"))
+                known = self._links[peer]
+                self._links[peer] = replace(known, bytes_per_s=rate[0], rtt_s=rate[1], limit="bbr", measured_s=0.0)
+        return tuple(found)
+
+    async def _probe(self, job: ProbeJob, running: _Running, on_event: OnBulkEvent) -> None:
+        began = trio.current_time()
+        await self._wait(running, FETCH_S)
+        seen = self._seen([job.peer]) if self._reaches(job.peer) is not None else ()
+        if not seen:
+            running.fail(TransferFailed(job.probe_id, None, "too little arrived to say anything of the link", False))
+        self._end(job.probe_id, running, on_event, TransferDone(job.probe_id, 0, 0, _since(began), seen))
 
     # -- both
 

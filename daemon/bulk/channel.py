@@ -6,6 +6,7 @@ handler's word of it, so that words come in the order of the changes; `_changed`
 the handler is called.
 """
 
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ from intellectd.daemon.bulk.limits import (
     STREAMS_MAX,
 )
 from intellectd.daemon.bulk.outbox import Control, Outbox
+from intellectd.daemon.bulk.tcp_info import TcpCounters
 
 
 class Channel:
@@ -74,6 +76,11 @@ class Channel:
     def wires(self) -> list[Wire]:
         with self._changed:
             return list(self._wires.values())
+
+    def counters(self) -> TcpCounters | None:
+        """Of the wires that stand; None where there are none, or the kernel does not tell."""
+        found = [counters for wire in self.wires if (counters := wire.counters()) is not None]
+        return functools.reduce(TcpCounters.beside, found) if found else None
 
     @property
     def is_needed(self) -> bool:

@@ -15,10 +15,14 @@ from intellectd.daemon.bulk.tcp_info import TcpCounters
 
 
 class Counted(Protocol):
-    """A wire, as far as it is measured. `counted`: what the last account included."""
+    """A wire, as far as it is measured. `counted`, `counted_paced_s`: what the last account included."""
 
     counted: TcpCounters
+    counted_paced_s: float
     ping_rtt_s: float | None
+
+    @property
+    def paced_s(self) -> float: ...
 
     def counters(self) -> TcpCounters | None: ...
 
@@ -46,16 +50,23 @@ class Meter:
         """`busy_s`: the channel's total of seconds in which any wire had a chunk in hand."""
         with self._lock:
             counters, self._ended, streams, congestion = self._ended, TcpCounters(), 0, ""
-            rtts = []
+            rtts, paced_s = [], 0.0
             for wire in wires:
+                paced_s = max(paced_s, wire.paced_s - wire.counted_paced_s)
+                wire.counted_paced_s = wire.paced_s
                 counters = counters.beside(_taken(wire))
                 congestion = wire.congestion() or congestion
                 streams += 1
                 rtts += [wire.ping_rtt_s] if wire.ping_rtt_s is not None else []
-            sample = Sample(streams, counters, busy_s - self._busy_s, congestion)
+            sample = Sample(streams, counters, busy_s - self._busy_s, congestion, paced_s)
             self._busy_s = busy_s
             self._streams = decide(self._streams, sample)
             self._measure = self._measured(sample, min(rtts, default=None))
+
+    def probed(self, measure: LinkMeasure) -> None:
+        """What a probe found, which leaves out TCP's first steps: better than the account of all that it sent."""
+        with self._lock:
+            self._measure = measure
 
     def last(self, wires: Iterable[Counted]) -> LinkMeasure | None:
         """The last transfer's; before the first one, what the wires know without sending."""

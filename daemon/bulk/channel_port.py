@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from intellectd.daemon.bulk.frames import Header, Outgoing
+from intellectd.daemon.bulk.streams import LinkMeasure
 
 
 class ChannelPort(Protocol):
@@ -17,3 +18,5 @@ class ChannelsPort(Protocol):
     def need(self, peer: str, stall_s: float) -> ChannelPort: ...
 
     def release(self, peer: str) -> None: ...
+
+    def measured(self, peer: str) -> LinkMeasure | None: ...

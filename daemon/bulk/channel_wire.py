@@ -65,6 +65,7 @@ class Wire:
         self.stood_s = now_s()
         self.busy = False  # the outbox's
         self.counted = TcpCounters()  # up to where the channel has taken account of it
+        self.counted_paced_s = 0.0  # likewise
         self.ping_rtt_s: float | None = None
         self._hub = hub
         self._socket = connection
@@ -86,6 +87,11 @@ class Wire:
     @property
     def heard_s(self) -> float:
         return self._reader.heard_s
+
+    @property
+    def paced_s(self) -> float:
+        """In which it waited for the operator's rate limit."""
+        return self._writer.paced_s
 
     @property
     def wire_bytes(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.channel import Channel
 from intellectd.daemon.bulk.channel_greeting import Greeted, Greeter
 from intellectd.daemon.bulk.channel_wire import Wire
+from intellectd.daemon.bulk.contacts import Contacts
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.dial import Dialler
 from intellectd.daemon.bulk.errors import BulkClosed, BulkError, LinkLost, Stopped
@@ -34,6 +35,7 @@ class Channels:
         *,
         sealed: bool = True,
         pace: Pace = UNLIMITED,
+        contacts: Contacts | None = None,
     ) -> None:
         self._me = peer_id
         self._trust = trust
@@ -41,7 +43,7 @@ class Channels:
         self._handler = handler
         self._sealed = sealed
         self._pace = pace
-        self._dialler = Dialler(trust)
+        self._dialler = Dialler(trust, contacts=contacts)
         self._greeter = Greeter(peer_id, sealed)
         self._changed = threading.Condition(threading.Lock())
         self._channels: dict[str, Channel] = {}
@@ -93,6 +95,18 @@ class Channels:
         with self._changed:
             channel = self._channels.get(peer)
         return None if channel is None else channel.meter.last(channel.wires)
+
+    def probed(self, peer: str, measure: LinkMeasure) -> None:
+        with self._changed:
+            channel = self._channels.get(peer)
+        if channel is not None:
+            channel.meter.probed(measure)
+
+    def wires(self) -> dict[str, int]:
+        """How many stand, by peer, where any ever did."""
+        with self._changed:
+            channels = list(self._channels.values())
+        return {channel.peer: len(channel.wires) for channel in channels}
 
     def offences(self) -> dict[str, int]:
         """How often each peer broke the protocol, for those that did."""

@@ -21,6 +21,7 @@ from intellectd.daemon.bulk.collective_watch import Watch
 from intellectd.daemon.bulk.departures import Departures
 from intellectd.daemon.bulk.errors import DeadlinePassed, Failure, NeighbourAborted, Stopped, WireError, failure_of
 from intellectd.daemon.bulk.frames import Header, Kind
+from intellectd.daemon.bulk.interface import LinkSeen
 from intellectd.daemon.bulk.limits import PEER_ID_BYTES_MAX, PROGRESS_EACH_CHUNKS_MAX, WATCH_S
 from intellectd.daemon.bulk.neighbour import Neighbour
 from intellectd.daemon.bulk.transfer import Transfer
@@ -76,7 +77,7 @@ class Collective:
         try:
             self._part()
             self._table.leave(self)
-            self.transfer.report_end(books.sent_bytes, books.received_bytes)
+            self.transfer.report_end(books.sent_bytes, books.received_bytes, self._seen())
         finally:
             self.transfer.thread_ends()
 
@@ -150,6 +151,13 @@ class Collective:
         self._buffers.release()
         for neighbour in neighbours.values():
             self._channels.release(neighbour.peer)
+
+    def _seen(self) -> tuple[LinkSeen, ...]:
+        """Of the links to its neighbours, what was measured in its time."""
+        since_s = self.transfer.started_s
+        found = [(peer, self._channels.measured(peer)) for peer in self._books.neighbours]
+        links = [measure.seen(peer, since_s) for peer, measure in found if measure is not None]
+        return tuple(link for link in links if link is not None)
 
     def _word(self, kind: Kind, flag: int = 0, chunk: int = 0) -> Header:
         return self._books.word(kind, flag, chunk)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from intellectd.daemon.bulk.bell import Stop, now_s
-from intellectd.daemon.bulk.errors import LinkLost, LinkSilent, PeerRefused
+from intellectd.daemon.bulk.contacts import Contacts
+from intellectd.daemon.bulk.errors import Declined, LinkLost, LinkSilent, PeerRefused
 from intellectd.daemon.bulk.interface import Endpoint
 from intellectd.daemon.bulk.limits import (
     ADDRESSES_PER_NAME_MAX,
@@ -40,6 +41,7 @@ from intellectd.daemon.bulk.wire import (
 class Dialler:
     trust: TrustTable
     pace: Pace = UNLIMITED
+    contacts: Contacts | None = None  # told of what came of each attempt
 
     def dial(self, peer: str, request: Request, transfer: Transfer) -> tuple[Link, Header]:
         """An authenticated link on which the peer has answered, and its answer.
@@ -80,11 +82,23 @@ class Dialler:
             raise
 
     def reach(self, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
-        """One attempt, with what `first` says once the handshake is done. Raises LinkLost, LinkSilent, Stopped, and
-        PeerRefused when nobody listens there."""
+        """One attempt, with what `first` says once the handshake is done. Raises LinkLost, LinkSilent, Stopped,
+        PeerRefused when nobody listens there, and Declined when it says that nobody can dial it."""
         endpoint = self.trust.endpoint(peer)
         if endpoint is None:
             raise LinkLost(self.trust.why_not(peer))
+        if not endpoint.address:
+            raise Declined("it announces no address for tensors; only it can connect")
+        contacts = self.contacts or Contacts()
+        try:
+            link = self._reach(endpoint, peer, first, stop, until)
+        except (LinkLost, LinkSilent) as error:
+            contacts.failed(peer, endpoint.address, str(error))
+            raise
+        contacts.reached(peer, endpoint.address)
+        return link
+
+    def _reach(self, endpoint: Endpoint, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
         link = self._connected(endpoint, stop, until)
         link.peer = peer
         try:

@@ -12,16 +12,27 @@ from intellectd.daemon.bulk.collective import Collective
 from intellectd.daemon.bulk.collective_buffers import Buffers
 from intellectd.daemon.bulk.collective_plan import plan_of
 from intellectd.daemon.bulk.collectives import Collectives
+from intellectd.daemon.bulk.contacts import Contacts, links_of
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.dial import Dialler
 from intellectd.daemon.bulk.errors import BulkBusy, BulkClosed, BulkError, Failure
 from intellectd.daemon.bulk.fetch import Fetch
 from intellectd.daemon.bulk.frames import Header
-from intellectd.daemon.bulk.interface import CollectiveJob, Endpoint, FetchJob, ObjectProvider, OnBulkEvent, TransferId
+from intellectd.daemon.bulk.interface import (
+    CollectiveJob,
+    Endpoint,
+    FetchJob,
+    ObjectProvider,
+    OnBulkEvent,
+    PeerLink,
+    ProbeJob,
+    TransferId,
+)
 from intellectd.daemon.bulk.limits import CLOSE_S, GOODBYE_S, SERVE_STALL_S, TRANSFERS_MAX
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.listener import Listener
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace
+from intellectd.daemon.bulk.probe import Probe
 from intellectd.daemon.bulk.serve import CollectiveWatch, Server
 from intellectd.daemon.bulk.sockets import listen as listen_on
 from intellectd.daemon.bulk.sockets import public_address, split_address
@@ -37,13 +48,14 @@ class Engine:
         self,
         peer_id: str,
         listen: str,
-        announce: str = "",
+        announce: str | None = "",
         *,
         serve_stall_s: float = SERVE_STALL_S,
         pace: Pace = UNLIMITED,
         sealed: bool = True,
     ) -> None:
-        """`sealed=False`: collectives go unencrypted, which is for benchmarks alone; both ends must ask for it."""
+        """`announce`: "" for the address that `listen` comes to, None for a host that nobody can dial.
+        `sealed=False`: collectives go unencrypted, which is for benchmarks alone; both ends must ask for it."""
         if announce:
             split_address(announce)
         self._peer_id = peer_id
@@ -54,15 +66,19 @@ class Engine:
         except (BulkError, ValueError):
             self._identity.close()
             raise
-        self._endpoint = Endpoint(announce or public_address(listening), self._identity.certificate)
+        address = "" if announce is None else announce or public_address(listening)
+        self._endpoint = Endpoint(address, self._identity.certificate)
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._transfers: dict[TransferId, tuple[Transfer, Callable[[Failure], None]]] = {}
         self._closed = False
         self._crew = Crew()
-        self._dialler = Dialler(self._trust, pace)
+        self._contacts = Contacts()
+        self._dialler = Dialler(self._trust, pace, self._contacts)
         self._collectives = Collectives()
-        self._channels = Channels(peer_id, self._trust, self._crew, self._collectives, sealed=sealed, pace=pace)
+        self._channels = Channels(
+            peer_id, self._trust, self._crew, self._collectives, sealed=sealed, pace=pace, contacts=self._contacts
+        )
         self._collectives.channels = self._channels
         self._watch = CollectiveWatch()
         self._server = Server(self._watch, serve_stall_s)
@@ -115,6 +131,21 @@ class Engine:
             forget()
             raise
 
+    def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None:
+        def forget() -> None:
+            self._forget(probe.transfer)
+
+        probe = Probe(job, self._channels, lambda: self._watch.runs, on_event, forget)
+        self._register(probe.transfer, probe.transfer.fail)
+        try:
+            self._crew.start(f"bulk-probe-{job.peer[-8:]}", probe.run)
+        except BaseException:
+            forget()
+            raise
+
+    def links(self) -> dict[str, PeerLink]:
+        return links_of(self._contacts, self._channels)
+
     def abort(self, transfer_id: TransferId) -> None:
         """Does nothing for a transfer that has ended or never was."""
         with self._lock:
@@ -143,6 +174,7 @@ class Engine:
             self._ended.wait_for(lambda: not self._transfers, GOODBYE_S)
 
     def _dispatch(self, link: Link, request: Request) -> None:
+        self._contacts.came(link.peer)
         match request:
             case GetRequest():
                 self._server.answer(link, request)

@@ -28,6 +28,7 @@ class FrameWriter:
         self._length = 0
         self.stall_s = 0.0
         self.sent_bytes = 0
+        self.paced_s = 0.0  # spent waiting for the rate limit
         self._poll = select.poll()
         self._poll.register(connection.fileno(), select.POLLOUT)
         self._poll.register(stop.fileno(), select.POLLIN)
@@ -86,6 +87,7 @@ class FrameWriter:
                 raise LinkLost(error.strerror or str(error)) from None
             done += count
             if pace is not None and (pause_s := pace.take(count)):
+                self.paced_s += pause_s
                 self._stop.wait(pause_s)
         self.sent_bytes += size
 

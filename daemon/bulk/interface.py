@@ -15,7 +15,7 @@ TransferId = bytes  # 32 bytes
 class Endpoint:
     """Where a peer's bulk engine listens, and the DER certificate to pin, both from its signed beacon."""
 
-    address: str  # "host:port"
+    address: str  # "host:port"; "" of one that nobody can dial
     certificate: bytes
 
 
@@ -54,6 +54,45 @@ class FetchJob:
 
 
 @dataclass(frozen=True)
+class ProbeJob:
+    """Send `peer` at most `bytes_max` bytes that mean nothing, to learn what its link carries. Collectives go first:
+    none begins while one runs, and it fails when one begins."""
+
+    probe_id: TransferId
+    peer: str
+    bytes_max: int
+    stall_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class LinkSeen:
+    """What this host's sending to a peer has shown, one way, from here."""
+
+    peer: str
+    bytes_per_s: float  # while there was something to send, above 0
+    rtt_s: float  # the least lately seen
+    streams: int
+    limit: str  # what held it back: "bbr", "loss", "sndbuf", "rwnd", "pace" or "app", see streams.diagnosed
+
+
+@dataclass(frozen=True)
+class PeerLink:
+    """How the bulk planes of this host and one peer reach each other, and what is known of the way there. Ages are in
+    seconds; None is never, in this process's life, or not known."""
+
+    wires: int = 0  # that stand now
+    came_s: float | None = None  # since it last reached this host and proved who it is
+    reached_s: float | None = None  # since this host last reached it
+    address: str = ""  # where this host tried last
+    failure: str = ""  # of this host's last attempt, "" if that succeeded
+    bytes_per_s: float | None = None
+    rtt_s: float | None = None
+    limit: str = ""
+    measured_s: float | None = None
+
+
+@dataclass(frozen=True)
 class TransferProgress:
     transfer_id: TransferId
     done_bytes: int
@@ -66,6 +105,7 @@ class TransferDone:
     sent_bytes: int  # on the wire as given to the socket, headers included
     received_bytes: int
     seconds: float
+    links: tuple[LinkSeen, ...] = ()  # what it showed of those it sent to, if it sent enough to tell
 
 
 @dataclass(frozen=True)
@@ -76,6 +116,7 @@ class TransferFailed:
     suspect: str | None
     reason: str
     silent: bool  # True: no progress in time. False: the connection said so (reset, refused, garbage)
+    links: tuple[LinkSeen, ...] = ()  # as of a TransferDone
 
 
 BulkEvent = TransferProgress | TransferDone | TransferFailed
@@ -95,6 +136,12 @@ class BulkEngine(Protocol):
     def start_collective(self, job: CollectiveJob, on_event: OnBulkEvent) -> None: ...
 
     def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None: ...
+
+    def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None: ...
+
+    def links(self) -> dict[str, PeerLink]:
+        """Of every peer with which there was any contact, or an attempt; at most 1,024."""
+        ...
 
     def abort(self, transfer_id: TransferId) -> None:
         """End a transfer within a second; its buffers are not touched after the TransferFailed that follows."""

@@ -25,6 +25,7 @@ PARKED_PER_PEER_MAX = 4
 PARKED_S = 5.0
 
 TRUSTED_MAX = 1024  # interface.py; the wire's records stay under it
+CONTACTS_MAX = TRUSTED_MAX  # peers of which is remembered who reached whom
 CERTIFICATE_BYTES_MAX = 2048  # ours are about 420 bytes
 PEER_ID_BYTES_MAX = 64  # X.520's bound on a common name; a libp2p id of an Ed25519 key has 52
 REQUEST_BYTES_MAX = 1024  # an object name and three numbers
@@ -71,6 +72,13 @@ DISOWNED_S = 1.0  # a wire this old which the peer does not list is dead there; 
 ON_BYTES_EVERY = 64 * 1024  # between two signs of progress within a chunk
 
 MEASURED_BYTES_MIN = 256 * 1024  # sent in one transfer; of less, the kernel tells slow start and not the path
+
+# A probe: a look at a link of which nothing is known. A link has its turn once in hours (SPEC B14).
+PROBE_PIECE_BYTES = 64 * 1024  # a chunk: as PIECE_BYTES, so that what goes first waits little behind one
+PROBE_WINDOW_BYTES = MEASURED_BYTES_MIN  # under way at first, then as much as has arrived: a queue fills by doubling
+PROBE_S = 5.0  # of sending: at 0.5 Mbit/s just enough to say anything, on a faster link over long before
+PROBE_LOOK_S = 0.02  # between two looks at the counters: a round trip of a short path
+PROBE_BUSY_S_MIN = 0.004  # the kernel counts busy time in ticks of 1 to 4 ms
 
 # How many wires: thresholds of a decision that measures its own effect, so they need not be exact.
 STREAM_JUDGED_BYTES = 8 * 1024 * 1024  # twice the kernel's usual largest buffer: less shows the buffer, not the path

@@ -37,6 +37,10 @@ class CollectiveWatch:
             if not self._running:
                 self._idle.set()
 
+    @property
+    def runs(self) -> bool:
+        return not self._idle.is_set()
+
     def give_way(self) -> None:
         """Return at once when none runs, else after a pause."""
         self._idle.wait(SERVE_YIELD_S)

@@ -8,6 +8,7 @@ to send. Whether they helped is measured: if the rate did not rise, they go agai
 
 from dataclasses import dataclass, replace
 
+from intellectd.daemon.bulk.interface import LinkSeen
 from intellectd.daemon.bulk.limits import (
     STREAM_HOLD_MAX,
     STREAM_JUDGED_BYTES,
@@ -30,6 +31,12 @@ class LinkMeasure:
     limit: str
     measured_s: float  # on the bulk plane's clock
 
+    def seen(self, peer: str, since_s: float) -> LinkSeen | None:
+        """For the app, unless it is older than that or says too little."""
+        if self.bytes_per_s is None or self.rtt_s is None or self.bytes_per_s <= 0 or self.measured_s < since_s:
+            return None
+        return LinkSeen(peer, self.bytes_per_s, self.rtt_s, self.streams, self.limit)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -39,6 +46,7 @@ class Sample:
     counters: TcpCounters
     busy_s: float
     congestion: str
+    paced_s: float = 0.0  # in which a wire waited for the operator's rate limit; of several the longest
 
     @property
     def seconds(self) -> float:
@@ -56,11 +64,14 @@ class Sample:
 
 
 def diagnosed(sample: Sample) -> str:
-    """ "rwnd", "sndbuf": a window was too small; "loss": a loss-based congestion control saw losses; "bbr": the path
-    itself, as bbr finds it; "app": none of these, the sender had no more to send."""
+    """ "pace": the operator's rate limit; "rwnd", "sndbuf": a window was too small; "loss": a loss-based congestion
+    control saw losses; "bbr": the path itself, as bbr finds it; "app": none of these, the sender had no more to send.
+    """
     counters, seconds = sample.counters, sample.seconds
     if seconds <= 0:
         return "app"
+    if sample.paced_s >= STREAM_LIMITED_SHARE * seconds:
+        return "pace"
     if counters.rwnd_limited_s >= STREAM_LIMITED_SHARE * seconds:
         return "rwnd"
     if counters.sndbuf_limited_s >= STREAM_LIMITED_SHARE * seconds:

@@ -7,7 +7,14 @@ import threading
 
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.errors import DeadlinePassed, Failure
-from intellectd.daemon.bulk.interface import OnBulkEvent, TransferDone, TransferFailed, TransferId, TransferProgress
+from intellectd.daemon.bulk.interface import (
+    LinkSeen,
+    OnBulkEvent,
+    TransferDone,
+    TransferFailed,
+    TransferId,
+    TransferProgress,
+)
 from intellectd.daemon.bulk.limits import PROGRESS_EVERY_S
 
 
@@ -53,14 +60,14 @@ class Transfer:
             self._reported_s = now
             self._on_event(TransferProgress(self.transfer_id, done_bytes, total_bytes))
 
-    def report_end(self, sent_bytes: int, received_bytes: int) -> None:
+    def report_end(self, sent_bytes: int, received_bytes: int, links: tuple[LinkSeen, ...] = ()) -> None:
         """The last event. Whoever calls this has let go of the job's buffers before."""
         failure = self._failure
         if failure is not None:
-            self._on_event(TransferFailed(self.transfer_id, failure.suspect, failure.reason, failure.silent))
+            self._on_event(TransferFailed(self.transfer_id, failure.suspect, failure.reason, failure.silent, links))
             return
         seconds = now_s() - self.started_s
-        self._on_event(TransferDone(self.transfer_id, sent_bytes, received_bytes, seconds))
+        self._on_event(TransferDone(self.transfer_id, sent_bytes, received_bytes, seconds, links))
 
     def thread_ends(self) -> bool:
         """To be called by each of its threads, last of all. True for the last, which closes what they shared."""

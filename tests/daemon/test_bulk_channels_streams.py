@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intellectd.daemon.bulk.channel_measure import Meter
+from intellectd.daemon.bulk.interface import LinkSeen
 from intellectd.daemon.bulk.limits import (
     PACE_BURST_S,
     PACE_PIECE_MIN,
@@ -17,7 +18,7 @@ from intellectd.daemon.bulk.limits import (
     STREAMS_MAX,
 )
 from intellectd.daemon.bulk.pace import Bucket, Pace
-from intellectd.daemon.bulk.streams import Sample, Streams, decide, diagnosed
+from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, decide, diagnosed
 from intellectd.daemon.bulk.tcp_info import TcpCounters, congestion_control, parse_counters, read_counters
 
 MIB = 2**20
@@ -191,6 +192,7 @@ class FakeWire:
 
     def __init__(self, counters: TcpCounters | None) -> None:
         self.now, self.counted, self.ping_rtt_s = counters, TcpCounters(), None
+        self.paced_s = self.counted_paced_s = 0.0
 
     def counters(self) -> TcpCounters | None:
         return self.now
@@ -220,3 +222,23 @@ def test_before_the_first_transfer_the_distance_is_known_and_the_rate_is_not() -
     assert meter.last([]) is None
     found = meter.last([FakeWire(TcpCounters(min_rtt_s=0.1)), FakeWire(None)])
     assert found is not None and (found.bytes_per_s, found.rtt_s, found.streams) == (None, 0.1, 1)
+
+
+def test_who_waits_for_the_operators_limit_is_held_back_by_nothing_else() -> None:
+    meter, wire = Meter(), FakeWire(TcpCounters(40 * MIB, busy_s=2.0, sndbuf_limited_s=1.0))
+    wire.paced_s = 1.5
+    meter.transfer_ended([wire], busy_s=3.0)
+    measure = meter.last([wire])
+    assert measure is not None and measure.limit == "pace" and meter.wanted == 1
+    wire.now = TcpCounters(80 * MIB, busy_s=4.0, sndbuf_limited_s=2.0)  # the limit was lifted, and counts once
+    meter.transfer_ended([wire], busy_s=6.0)
+    measure = meter.last([wire])
+    assert measure is not None and measure.limit == "sndbuf" and meter.wanted == 2
+
+
+def test_the_app_is_told_what_is_new_and_says_something() -> None:
+    measure = LinkMeasure(5e6, 0.1, 2, "bbr", measured_s=10.0)
+    assert measure.seen("b", 9.0) == LinkSeen("b", 5e6, 0.1, 2, "bbr")
+    assert measure.seen("b", 10.5) is None
+    for less in (replace(measure, bytes_per_s=None), replace(measure, rtt_s=None), replace(measure, bytes_per_s=0.0)):
+        assert less.seen("b", 9.0) is None

@@ -194,3 +194,10 @@ def test_a_state_directory_that_is_a_file_is_a_configuration_error(load: Load, t
             load("", {"state_dir": str(tmp_path / name)})
         assert raised.value.exit_code == 78 and "name a folder" in raised.value.hint
     assert load("", {"state_dir": str(tmp_path / "not/yet")}).state_dir == tmp_path / "not/yet"
+
+
+def test_a_host_that_nobody_can_dial_says_so(load: Load) -> None:
+    assert load('[network]\nbulk_announce = "none"').network.bulk_announce == "none"
+    assert load("", INTELLECTD_NETWORK_BULK_ANNOUNCE="none").network.bulk_announce == "none"
+    with pytest.raises(ConfigError, match='or "none"'):
+        load('[network]\nbulk_announce = "0.0.0.0:4002"')

@@ -3,7 +3,15 @@
 import trio
 import trio.testing
 
-from intellectd.daemon.bulk.interface import BulkEvent, Endpoint, FetchJob, TransferDone, TransferFailed
+from intellectd.daemon.bulk.interface import (
+    BulkEvent,
+    Endpoint,
+    FetchJob,
+    LinkSeen,
+    ProbeJob,
+    TransferDone,
+    TransferFailed,
+)
 from intellectd.daemon.memory_bulk import MemoryBulk, MemoryBulkHub
 from intellectd.kernels.codec import GROUP
 from tests.daemon.bulk_swarm import Case, swarm, transfer_id
@@ -119,3 +127,25 @@ async def test_objects_are_fetched_from_those_who_trust_the_asker_as_it_is_now(a
         b.trust({"a": Endpoint("memory:99", b"of an earlier life")})
         refused, _ = await fetch("x")
         assert isinstance(refused, TransferFailed) and refused.silent and refused.suspect == "b"
+
+
+async def test_links_are_measured_where_the_hub_says_what_they_carry(autojump_clock: Clock) -> None:
+    async with trio.open_nursery() as nursery:
+        hub = MemoryBulkHub(nursery)
+        a, b = trusting(hub, "a", "b")
+        hub.rates["a", "b"] = (5e6, 0.05)
+        ends = [await end.wait() for end in await ring_of(hub, Case(("a", "b")), "ab")]
+        assert [end.links for end in ends if isinstance(end, TransferDone)] == [
+            (LinkSeen("b", 5e6, 0.05, 1, "bbr"),),
+            (),
+        ]
+        assert a.links()["b"].bytes_per_s == 5e6 and b.links()["a"].bytes_per_s is None
+
+        async def probe(engine: MemoryBulk, peer: str) -> BulkEvent:
+            end = Ended()
+            engine.start_probe(ProbeJob(transfer_id("probe"), peer, 1 << 20, 5.0, 60.0), end)
+            return await end.wait()
+
+        done, nothing = await probe(a, "b"), await probe(b, "a")
+        assert isinstance(done, TransferDone) and [link.bytes_per_s for link in done.links] == [5e6]
+        assert isinstance(nothing, TransferFailed) and nothing.suspect is None
