@@ -193,6 +193,7 @@ class MemoryNetwork(RpcNetwork):
         if host.peer_id != target.peer:
             raise PeerUnreachable(f"{target.transport()} belongs to another peer")
         here, there = connect(self.peer_id, target.peer, wire)
+        host._came_in(self.peer_id)
         host._adopt(there)
         self._adopt(here)
 

@@ -4,12 +4,14 @@ Owns a registry of its own (libraries fill the default one with names and peer i
 the run's name and small enums; never a peer id but this host's own, never a run id, which is a secret.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from statistics import median
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client import generate_latest as _generate_latest
 
+from intellectd.daemon.bulk.interface import PeerLink
 from intellectd.protocol.messages import FaultKind
 
 Outcome = Literal["committed", "aborted"]
@@ -164,6 +166,14 @@ class Metrics:
         )
         self._voters = self._gauge("voters", "Voters of the next outer step: are they heard?", "run", "state")
         self._quorum = self._gauge("quorum", "1 unless too few voters are heard to decide an outer step.", "run")
+        stats = "over the peers whose links are known"
+        self._link_rate = self._gauge("link_bytes_per_second", f"Measured to peers, while sending: {stats}.", "stat")
+        self._link_rtt = self._gauge("link_round_trip_seconds", f"Round trips on the bulk plane: {stats}.", "stat")
+        self._bulk_reached = self._gauge(
+            "bulk_reached_peers",
+            "Peers that connected to this host for tensors (in), and it to them (out).",
+            "direction",
+        )
         self._routing = self._gauge("dht_routing_table_peers", "Peers in the DHT routing table.")
         self._dht = self._counter("dht_requests_total", "Requests to the DHT, by outcome.", "op", "outcome")
 
@@ -181,6 +191,14 @@ class Metrics:
         self._voters.labels(run, "reachable").set(reachable)
         self._voters.labels(run, "missing").set(seats - reachable)
         self._quorum.labels(run).set(int(quorum))
+
+    def links(self, links: Iterable[PeerLink]) -> None:
+        """Aggregates alone: a series for each peer would grow without bound."""
+        found = list(links)
+        _tell_stats(self._link_rate, [link.bytes_per_s for link in found if link.bytes_per_s is not None])
+        _tell_stats(self._link_rtt, [link.rtt_s for link in found if link.rtt_s is not None])
+        self._bulk_reached.labels("in").set(sum(link.came_s is not None for link in found))
+        self._bulk_reached.labels("out").set(sum(link.reached_s is not None for link in found))
 
     def dht_routing_table(self, peers: int) -> None:
         self._routing.set(peers)
@@ -278,3 +296,11 @@ class Metrics:
 
     def end_run(self, owner: str) -> None:
         self._refreshers.pop(owner, None)
+
+
+def _tell_stats(gauge: Gauge, values: list[float]) -> None:
+    """Least, middle and largest; nothing at all while there are no values."""
+    gauge.clear()
+    if values:
+        for stat, value in (("min", min(values)), ("median", median(values)), ("max", max(values))):
+            gauge.labels(stat).set(value)

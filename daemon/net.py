@@ -95,6 +95,10 @@ class Network(Protocol):
 
     def contact(self, peer: str) -> Contact: ...
 
+    def came(self) -> dict[str, float]:
+        """Peers that have connected to this host in its life, and when last, on trio's clock; at most 1,024."""
+        ...
+
     def directory_peers(self) -> int:
         """How many peers this host's part of the DHT knows."""
         ...

@@ -115,8 +115,8 @@ class AbortTransfer:
 
 @dataclass(frozen=True)
 class ProbeLink:
-    """Perhaps later: LinkMeasured. Nothing is known of the link to this peer, and no transfer is under way. A shell may
-    leave it: then links are known from transfers alone."""
+    """Perhaps later: LinkMeasured. Nothing is known of the link to this peer, and no transfer is under way. A probe
+    that comes to nothing is not reported: links are then known from transfers alone."""
 
     peer: str
 

@@ -1,4 +1,5 @@
-"""The verbs that look: status, runs, peers, metrics. They ask, show, and say by exit code whether all is well."""
+"""The verbs that look: status, runs, peers, netcheck, metrics. They ask, show, and say by exit code
+whether all is well."""
 
 import sys
 import time
@@ -7,6 +8,7 @@ from typing import Any
 
 from intellectd.daemon.cli import views
 from intellectd.daemon.cli.client import ask, socket_of
+from intellectd.daemon.cli.netcheck import netcheck_lines
 from intellectd.daemon.cli.output import complain, paint, printable, write, write_error, write_json
 from intellectd.daemon.errors import EXIT_DEGRADED, EXIT_OK
 
@@ -32,6 +34,20 @@ def runs(arguments: Any) -> int:
 def peers(arguments: Any) -> int:
     _show(arguments, "peers", views.peers_lines)
     return EXIT_OK
+
+
+def netcheck(arguments: Any) -> int:
+    from intellectd.daemon.cli.membership import named_run
+
+    fields = {} if arguments.run_id is None else {"run_id": named_run(arguments.run_id)}
+    answer = ask(socket_of(arguments), "netcheck", **fields)
+    if arguments.json:
+        write_json(answer)
+    else:
+        write("\n".join(_painted(line) for line in netcheck_lines(answer)))
+    if not answer.get("runs"):
+        complain("this host is in no run, so there are no peers to reach", "`intellectd join RUN-ID --peer MULTIADDR`")
+    return EXIT_DEGRADED if answer.get("problems") else EXIT_OK
 
 
 def metrics(arguments: Any) -> int:
@@ -60,7 +76,7 @@ def _show(arguments: Any, op: str, lines: Lines) -> dict[str, Any]:
 
 def _painted(line: str) -> str:
     line = printable(line)
-    if line.startswith("warning"):
+    if line.startswith(("warning", "problem")):
         return paint(line, "yellow")
     if line.startswith("state") and "halted" in line:
         return paint(line, "red")

@@ -102,7 +102,7 @@ def _config_flags(verb: Any) -> None:
         ("trainer_threads", "N", "torch threads of the trainer, 0 for torch's default"),
         ("evaluate", "BOOL", "compute the held-out loss of each new anchor here"),
         ("network.bulk_listen", "HOST:PORT", "where tensors are received"),
-        ("network.bulk_announce", "HOST:PORT", "what peers are told instead"),
+        ("network.bulk_announce", "HOST:PORT", "what peers are told instead, none if nobody can dial this host"),
         ("network.upload_mbit", "N", "Mbit/s of tensors sent, 0 for no limit"),
         ("network.download_mbit", "N", "Mbit/s of tensors received, 0 for no limit"),
         ("metrics.listen", "HOST:PORT", 'where Prometheus reads, "" for nowhere'),
@@ -181,6 +181,10 @@ def _look_verbs(verbs: Any) -> None:
     ):
         verb = _verb(verbs, name, f"look:{name}", what)
         verb.add_argument("--watch", action="store_true", help="again every two seconds, until interrupted")
+    netcheck = _verb(verbs, "netcheck", "look:netcheck", "who reaches whom, how fast, and what to do about it")
+    netcheck.add_argument(
+        "run_id", metavar="RUN", nargs="?", default=None, help="its id or name; of the peers of all runs without it"
+    )
     _verb(verbs, "metrics", "look:metrics", "the metrics as Prometheus would read them")
 
 

@@ -28,7 +28,7 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
         ("version", f"{answer.get('version', '-')}, pid {answer.get('pid', '-')}"),
         ("up", in_time(float(answer.get("uptime_s") or 0))),
         *[("address" if index == 0 else "", str(address)) for index, address in enumerate(addresses)],
-        ("bulk", str(answer.get("bulk", "-"))),
+        ("bulk", str(answer.get("bulk", "-") or "none: this host dials the others")),
         ("state", str(answer.get("state_dir", "-"))),
         ("kernels", f"{kernels.get('implementation', '-')}{f' ({why})' if why else ''}"),
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import trio
 from libp2p.abc import INotifee
 from libp2p.peer.id import ID
+from libp2p.rcmgr import Direction
 
 from intellectd.daemon.net import PeerUnreachable
 from intellectd.daemon.p2p.dialer import Dialer
@@ -66,6 +67,7 @@ class Connections(INotifee):  # type: ignore[misc]
         self._nursery = nursery
         self._up: dict[str, None] = {}
         self.on_up: Callable[[str], None] = lambda peer: None
+        self.on_inbound: Callable[[str], None] = lambda peer: None
         self.on_down: Callable[[str], None] = lambda peer: None
         self._swarm.register_notifee(self)
 
@@ -118,6 +120,8 @@ class Connections(INotifee):  # type: ignore[misc]
         peer = str(conn.muxed_conn.peer_id)
         self._up[peer] = None
         self._nursery.start_soon(self._watch, peer, conn)
+        if conn.direction is Direction.INBOUND:
+            self._tell(self.on_inbound, peer)
         self._tell(self.on_up, peer)
 
     async def _watch(self, peer: str, conn: Any) -> None:

@@ -25,6 +25,8 @@ from intellectd.daemon.p2p.rpc import Rpc, is_peer_id
 from intellectd.daemon.p2p.streams import Transport
 from intellectd.daemon.p2p.wire import Preamble
 
+INBOUND_REMEMBERED_MAX = 1024  # as many as may be members
+
 log = logging.getLogger("intellectd.p2p")
 
 
@@ -41,6 +43,7 @@ class RpcNetwork(ABC):
         self._book = book
         self._nursery = nursery
         self._rpc = Rpc(transport, nursery, preamble)
+        self._inbound: dict[str, float] = {}  # who came last stands last
         self._on_disconnect: list[DisconnectHandler] = []
         self._bootstrapper = Bootstrapper(peer_id, self._meet, self.connected, nursery)
         nursery.start_soon(self._bootstrapper.run)
@@ -107,6 +110,9 @@ class RpcNetwork(ABC):
     def on_traffic(self, handler: TrafficHandler) -> None:
         self._rpc.on_traffic(handler)
 
+    def came(self) -> dict[str, float]:
+        return dict(self._inbound)
+
     def contact(self, peer: str) -> Contact:
         return self._rpc.contact(peer)
 
@@ -121,6 +127,13 @@ class RpcNetwork(ABC):
 
     def _came(self, peer: str) -> None:
         self._rpc.reachable(peer)
+
+    def _came_in(self, peer: str) -> None:
+        """It was the peer that dialled."""
+        self._inbound.pop(peer, None)
+        self._inbound[peer] = trio.current_time()
+        if len(self._inbound) > INBOUND_REMEMBERED_MAX:
+            del self._inbound[next(iter(self._inbound))]
 
     def _went(self, peer: str) -> None:
         for handler in self._on_disconnect:

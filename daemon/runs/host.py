@@ -45,6 +45,7 @@ class Host:
             network.learn(peer, addresses)
         network.on_traffic(lambda direction, size: metrics.network_bytes(direction, "control", size))
         metrics.before_reading("network", lambda: metrics.dht_routing_table(network.directory_peers()))
+        metrics.before_reading("links", lambda: metrics.links(bulk.links().values()))
         nursery.start_soon(self.known.save_always)
 
     @property

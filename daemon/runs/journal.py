@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from intellectd.daemon.attach_events import TrainerLog, TrainerReady
-from intellectd.daemon.bulk.interface import TransferDone, TransferFailed
+from intellectd.daemon.bulk.interface import LinkSeen, TransferDone, TransferFailed
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.metrics import Metrics, RingFailure
 from intellectd.daemon.runs.history import History
@@ -247,6 +247,13 @@ class Journal:
         # What it means for the round is the node's to say, in a note.
         log.debug("ring broke", run=self.run_name, suspect=failed.suspect, reason=failed.reason)
         self.phase("match")
+
+    def link_measured(self, link: LinkSeen) -> None:
+        seen = {"bytes_per_s": round(link.bytes_per_s), "rtt_s": round(link.rtt_s, 4), "limit": link.limit}
+        log.debug("a link was measured", run=self.run_name, to=link.peer, **seen)
+
+    def probe_failed(self, peer: str, reason: str) -> None:
+        log.debug("a link could not be measured", run=self.run_name, to=peer, reason=reason)
 
     def fetched(self, part: bytes, done_bytes: int, total_bytes: int) -> None:
         if self.catchup is not None and self.catchup.ended_at is None:

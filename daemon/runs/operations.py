@@ -14,6 +14,7 @@ import trio
 from intellectd.daemon.control import ControlError, Handler
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.runs import recovering
+from intellectd.daemon.runs.netcheck import netcheck
 from intellectd.daemon.runs.peers import peer_rows
 from intellectd.daemon.runs.registry import LEAVE_S_MAX, Registry, parse_run_id
 from intellectd.daemon.runs.service import RunService
@@ -38,7 +39,7 @@ class Operations:
         self._host = registry.host
 
     def handlers(self) -> dict[str, Handler]:
-        questions = ("status", "runs", "peers", "rounds", "metrics", "wait")
+        questions = ("status", "runs", "peers", "rounds", "netcheck", "metrics", "wait")
         orders = ("init", "join", "leave", "recovery_draft", "recover", "export", "export_fetched", "shutdown")
         return {name: getattr(self, f"_{name}") for name in (*questions, *orders)}
 
@@ -71,6 +72,13 @@ class Operations:
 
     async def _peers(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"peers": peer_rows(self._registry.runs.values())}
+
+    async def _netcheck(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Of one run, or without `run_id` of all."""
+        named = request.get("run_id")
+        runs = self._registry
+        services = list(runs.runs.values()) if named is None else [runs.get(_text(request, "run_id"))]
+        return netcheck(self._host, services, trio.current_time() - self._started_at)
 
     async def _rounds(self, request: dict[str, Any]) -> dict[str, Any]:
         service = self._registry.get(_text(request, "run_id", ""))

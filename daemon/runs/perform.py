@@ -109,7 +109,7 @@ class Performer:
             case ef.StartTransfer():
                 await self._transfers.start_ring(effect)
             case ef.ProbeLink():
-                pass  # links are measured by the transfers alone, so far
+                self._transfers.probe(effect)
             case ef.AbortTransfer():
                 self._transfers.abort(effect.transfer)
             case ef.FetchUpdate():

@@ -16,6 +16,7 @@ from intellectd.daemon.bulk.interface import (
     BulkEvent,
     CollectiveJob,
     FetchJob,
+    ProbeJob,
     TransferDone,
     TransferFailed,
     TransferProgress,
@@ -31,10 +32,16 @@ from intellectd.kernels.codec import codec_by_name
 from intellectd.kernels.digest import update_root
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
+from intellectd.protocol.ids import hash_of
 
 FETCH_S_MIN = 600.0  # any object is given this long; the stall limit ends dead donors long before
 FAILED_HERE_PAUSE_S = 1.0  # what fails without a packet sent is told late, or failing and retrying would spin
 FETCH_BYTES_PER_S_MIN = 250_000  # a donor slower than 2 Mbit/s is no donor: the run is faster than the catch-up
+
+# Of a link nothing is known of: at 500 Mbit/s and 100 ms TCP has found most of its pace by then, and a home's uplink
+# of 10 Mbit/s is taken for 3 s, once in hours.
+PROBE_BYTES_MAX = 4 * 1024 * 1024
+PROBE_DEADLINE_S = 30.0  # half of the time until the next one (SPEC B14)
 
 Post = Callable[[ev.Event], None]
 
@@ -122,13 +129,41 @@ class Transfers:
             case TransferProgress():
                 self._post(ev.TransferMoved(name, event.done_bytes, event.total_bytes))
             case TransferDone():
+                self._measured(event)
                 self._journal.transfer_ended(event, self._elements * 4)
                 self._keep(name, codec, None)
             case TransferFailed():
+                self._measured(event)
                 incoming = self._incoming.get(name)
                 self._journal.transfer_failed(event, aborted=incoming is not None and incoming.aborted)
                 broke = ev.TransferBroke(name, event.suspect, event.silent, event.reason)
                 self._spawn(self._drop, name, broke)
+
+    # ---- what is known of links
+
+    def _measured(self, event: TransferDone | TransferFailed) -> None:
+        """Before the end itself: the next plan may follow from that at once."""
+        for link in event.links:
+            self._journal.link_measured(link)
+            self._post(ev.LinkMeasured(link.peer, link.bytes_per_s, link.rtt_s))
+
+    def probe(self, effect: ef.ProbeLink) -> None:
+        """Nobody waits for it: what comes to nothing is for the debug log alone."""
+        if self._incoming:
+            return
+        name = hash_of("probe", self._run, effect.peer.encode())
+        job = ProbeJob(name, effect.peer, PROBE_BYTES_MAX, self._stall_s, PROBE_DEADLINE_S)
+        try:
+            self._bulk.start_probe(job, self._inbox.marshal(lambda event: self._probe_event(event, effect.peer)))
+        except (ValueError, BulkError) as error:
+            self._journal.probe_failed(effect.peer, str(error))
+
+    def _probe_event(self, event: BulkEvent, peer: str) -> None:
+        match event:
+            case TransferDone():
+                self._measured(event)
+            case TransferFailed():
+                self._journal.probe_failed(peer, event.reason)
 
     # ---- from a donor
 

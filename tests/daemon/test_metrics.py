@@ -13,13 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from intellectd.daemon import metrics_http
 from intellectd.daemon.attach_events import TrainerLog, TrainerReady
+from intellectd.daemon.bulk.interface import PeerLink
 from intellectd.daemon.listeners import PortUnavailable
 from intellectd.daemon.metrics import Metrics
 from intellectd.daemon.metrics_http import MetricsServer
 from intellectd.daemon.runs.journal import Journal
 from intellectd.protocol.effects import Note
 
-LABELS_ALLOWED = {"run", "outcome", "phase", "direction", "protocol", "reason", "state", "op", "stage", "le"}
+LABELS_ALLOWED = {"run", "outcome", "phase", "direction", "protocol", "reason", "state", "op", "stage", "stat", "le"}
 INFO_LABELS = {"version", "kernels", "model", "peer_id"}
 
 
@@ -46,6 +47,7 @@ def everything_told() -> Metrics:
     metrics.peers("mini", {"alive": 3})
     metrics.peer_fault("mini", "record")
     metrics.voters("mini", reachable=1, seats=2, quorum=False)
+    metrics.links([PeerLink(came_s=1.0, bytes_per_s=2e6, rtt_s=0.1)])
     metrics.dht_routing_table(7)
     metrics.dht_request("find", "ok")
     metrics.snapshot_written("mini", step=4, timestamp_s=1e9)
@@ -102,6 +104,20 @@ def test_a_forecast_is_told_beside_what_came_true() -> None:
         name = "intellectd_allreduce_planned_seconds"
         stages = {labels[1][1]: value for (found, labels), value in told.items() if found == name}
         assert stages == ({} if predicted is None else {"predicted": 2.5, "actual": 3.0})
+
+
+def test_links_are_told_as_three_numbers_however_many_there_are() -> None:
+    metrics = Metrics()
+    metrics.links([PeerLink(reached_s=5.0, bytes_per_s=rate, rtt_s=0.1) for rate in (4e6, 1e6, 3e6, 9e6)])
+    metrics.links([PeerLink(reached_s=5.0, bytes_per_s=rate, rtt_s=0.1) for rate in (4e6, 1e6, 9e6)] + [PeerLink()])
+    told = samples(metrics)
+    name = "intellectd_link_bytes_per_second"
+    rates = {labels[0][1]: value for (found, labels), value in told.items() if found == name}
+    assert rates == {"min": 1e6, "median": 4e6, "max": 9e6}
+    assert told["intellectd_bulk_reached_peers", (("direction", "out"),)] == 3
+    assert told["intellectd_bulk_reached_peers", (("direction", "in"),)] == 0
+    metrics.links([PeerLink()])
+    assert not [found for found, _ in samples(metrics) if found == name], "an unknown rate is no rate of 0"
 
 
 def test_training_is_told_while_it_goes_on_and_nothing_twice() -> None:
