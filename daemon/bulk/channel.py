@@ -167,6 +167,7 @@ class Channel:
                 news, self._found = not self._found, True
                 self._changed.notify_all()
             wire.stall_after(stall_s)
+            self.meter.wire_stands(wire)
             if news:
                 self.handler.on_found(self.peer)
         return True

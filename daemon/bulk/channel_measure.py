@@ -10,7 +10,7 @@ from typing import Protocol
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.limits import MEASURED_BYTES_MIN
-from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, decide, diagnosed
+from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, at_first, decide, diagnosed
 from intellectd.daemon.bulk.tcp_info import TcpCounters
 
 
@@ -32,7 +32,7 @@ class Counted(Protocol):
 class Meter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._streams = Streams()
+        self._streams: Streams | None = None  # until a wire stands
         self._ended = TcpCounters()  # of wires that ended since the last account
         self._busy_s = 0.0  # at the last account
         self._measure: LinkMeasure | None = None
@@ -40,7 +40,13 @@ class Meter:
     @property
     def wanted(self) -> int:
         """Wires that this side wants to stand."""
-        return self._streams.wires
+        return self._streams.wires if self._streams else 1
+
+    def wire_stands(self, wire: Counted) -> None:
+        """The first one tells which congestion control there is."""
+        with self._lock:
+            if self._streams is None:
+                self._streams = at_first(wire.congestion())
 
     def wire_ended(self, wire: Counted) -> None:
         with self._lock:
@@ -60,7 +66,7 @@ class Meter:
                 rtts += [wire.ping_rtt_s] if wire.ping_rtt_s is not None else []
             sample = Sample(streams, counters, busy_s - self._busy_s, congestion, paced_s)
             self._busy_s = busy_s
-            self._streams = decide(self._streams, sample)
+            self._streams = decide(self._streams or Streams(), sample)
             self._measure = self._measured(sample, min(rtts, default=None))
 
     def probed(self, measure: LinkMeasure) -> None:

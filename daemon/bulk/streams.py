@@ -16,9 +16,12 @@ from intellectd.daemon.bulk.limits import (
     STREAM_LIMITED_SHARE,
     STREAM_LOSS_SHARE,
     STREAM_WORTH,
+    STREAMS_LOSS_BASED,
     STREAMS_MAX,
 )
 from intellectd.daemon.bulk.tcp_info import TcpCounters
+
+WIRES_HELP = ("rwnd", "sndbuf", "loss")  # limits that more wires may lift
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,29 @@ def decide(memory: Streams, sample: Sample) -> Streams:
         return _judged(memory, memory.before, sample)
     if memory.hold:
         return replace(memory, hold=memory.hold - 1)
-    limited = diagnosed(sample) in ("rwnd", "sndbuf", "loss")
-    if limited and memory.wires < STREAMS_MAX:
-        return replace(memory, wires=min(2 * memory.wires, STREAMS_MAX), before=(memory.wires, sample.bytes_per_s))
-    if not limited and memory.wires > 1:
+    more = _more(memory, sample)
+    if more == memory.wires > 1 and diagnosed(sample) not in WIRES_HELP:
         return replace(memory, wires=memory.wires // 2, before=(memory.wires, sample.bytes_per_s))
-    return memory
+    return _tried(memory, more, sample)
+
+
+def _tried(memory: Streams, wires: int, sample: Sample) -> Streams:
+    return memory if wires == memory.wires else replace(memory, wires=wires, before=(memory.wires, sample.bytes_per_s))
+
+
+def _more(memory: Streams, sample: Sample) -> int:
+    """How many to try next: four times as many where most of the time is lost, else twice."""
+    limit = diagnosed(sample)
+    if limit not in WIRES_HELP:
+        return memory.wires
+    short_s = max(sample.counters.rwnd_limited_s, sample.counters.sndbuf_limited_s)
+    much = limit == "loss" or 2 * short_s >= sample.seconds
+    return min((4 if much else 2) * memory.wires, STREAMS_MAX)
+
+
+def at_first(congestion: str) -> Streams:
+    """Before anything is measured: one wire under bbr; under what takes each loss for a full queue, several."""
+    return Streams(STREAMS_LOSS_BASED) if congestion and congestion != "bbr" else Streams()
 
 
 def _judged(memory: Streams, before: tuple[int, float], sample: Sample) -> Streams:
@@ -116,6 +136,7 @@ def _judged(memory: Streams, before: tuple[int, float], sample: Sample) -> Strea
     more = memory.wires > wires
     good = sample.bytes_per_s >= rate * (STREAM_WORTH if more else 1 / STREAM_WORTH)
     if good:
-        return replace(memory, before=None, next_hold=1)
+        settled = replace(memory, before=None, next_hold=1)
+        return _tried(settled, _more(settled, sample), sample) if more else settled
     hold = memory.next_hold
     return Streams(wires, None, hold, min(2 * hold, STREAM_HOLD_MAX))

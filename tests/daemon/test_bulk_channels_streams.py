@@ -18,7 +18,7 @@ from intellectd.daemon.bulk.limits import (
     STREAMS_MAX,
 )
 from intellectd.daemon.bulk.pace import Bucket, Pace
-from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, decide, diagnosed
+from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, at_first, decide, diagnosed
 from intellectd.daemon.bulk.tcp_info import TcpCounters, congestion_control, parse_counters, read_counters
 
 MIB = 2**20
@@ -72,13 +72,16 @@ TRIAL_DOWN = Streams(wires=2, before=(4, 10 * MIB))
     [
         # Settled: held back by something that more wires help with, they are tried; by nothing of it, fewer are.
         (SETTLED, sample(), SETTLED),
-        (SETTLED, sample(sndbuf=0.5), Streams(wires=2, before=(1, 10 * MIB))),
-        (SETTLED, sample(rwnd=0.5), Streams(wires=2, before=(1, 10 * MIB))),
-        (SETTLED, sample(congestion="cubic", lost=1e-4), Streams(wires=2, before=(1, 10 * MIB))),
+        (SETTLED, sample(sndbuf=0.4), Streams(wires=2, before=(1, 10 * MIB))),
+        (SETTLED, sample(sndbuf=0.5), Streams(wires=4, before=(1, 10 * MIB))),
+        (SETTLED, sample(rwnd=0.5), Streams(wires=4, before=(1, 10 * MIB))),
+        (SETTLED, sample(congestion="cubic", lost=1e-4), Streams(wires=4, before=(1, 10 * MIB))),
         (Streams(wires=4), sample(4), Streams(wires=2, before=(4, 10 * MIB))),
         (Streams(wires=8), sample(8, sndbuf=0.5), Streams(wires=8)),
         # A trial: more have to be worth it, fewer must not cost.
-        (TRIAL_UP, sample(4, 12 * MIB, sndbuf=0.5), Streams(wires=4)),
+        (TRIAL_UP, sample(4, 12 * MIB), Streams(wires=4)),
+        (TRIAL_UP, sample(4, 12 * MIB, sndbuf=0.4), Streams(wires=8, before=(4, 12 * MIB))),
+        (replace(TRIAL_UP, wires=8), sample(8, 12 * MIB, sndbuf=0.5), Streams(wires=8)),
         (TRIAL_UP, sample(4, 10.5 * MIB, sndbuf=0.5), Streams(wires=2, hold=1, next_hold=2)),
         (TRIAL_UP, sample(4, 2 * MIB), Streams(wires=2, hold=1, next_hold=2)),
         (TRIAL_DOWN, sample(2, 9.5 * MIB), Streams(wires=2)),
@@ -106,6 +109,20 @@ def test_it_climbs_to_what_the_path_needs_and_stays(useful: int, expected: int) 
     settled = asked[10:]
     assert max(asked) <= STREAMS_MAX
     assert settled.count(expected) > 0.9 * len(settled), settled
+
+
+@pytest.mark.parametrize(("congestion", "wires"), [("bbr", 1), ("cubic", 4), ("reno", 4), ("", 1)])
+def test_it_begins_with_several_where_a_loss_counts_as_a_full_queue(congestion: str, wires: int) -> None:
+    assert at_first(congestion) == Streams(wires)
+
+
+def test_eight_wires_are_there_for_the_third_transfer() -> None:
+    """Of a path with small buffers, on which a wire brings a tenth."""
+    memory, asked = at_first("bbr"), []
+    for _ in range(3):
+        asked.append(memory.wires)
+        memory = decide(memory, sample(memory.wires, 10 * MIB * memory.wires, sndbuf=0.9))
+    assert asked == [1, 4, 8]
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e10), st.sampled_from(["bbr", "cubic"]), st.floats(0, 1), st.floats(0, 1))))
