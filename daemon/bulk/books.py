@@ -63,6 +63,7 @@ class Books:
     def came(self, neighbour: Neighbour, size: int) -> None:
         self.chunk_at = now_s()
         neighbour.heard(self.chunk_at)
+        neighbour.nudges = 0
         neighbour.arrivals -= 1
         self._arrivals -= 1
         self.moved_bytes += size

@@ -25,6 +25,8 @@ from intellectd.daemon.bulk.limits import (
     FRAME_BYTES_MAX,
     IDLE_S,
     STREAMS_MAX,
+    UNSENT_BYTES_MAX,
+    UNSENT_BYTES_MIN,
 )
 from intellectd.daemon.bulk.outbox import Control, Outbox
 from intellectd.daemon.bulk.tcp_info import TcpCounters
@@ -71,6 +73,10 @@ class Channel:
     def drop(self, transfer: int) -> None:
         """Forget what is queued of it. One that a wire has taken is in the wire's own buffer, or asks `fill` yet."""
         self.outbox.drop(transfer)
+
+    @property
+    def width(self) -> int:
+        return len(self._wires)
 
     @property
     def wires(self) -> list[Wire]:
@@ -168,9 +174,16 @@ class Channel:
                 self._changed.notify_all()
             wire.stall_after(stall_s)
             self.meter.wire_stands(wire)
+            self._share_room()
             if news:
                 self.handler.on_found(self.peer)
         return True
+
+    def _share_room(self) -> None:
+        """Many wires together may hold as much back as one alone."""
+        wires = self.wires
+        for wire in wires:
+            wire.unsent_at_most(max(UNSENT_BYTES_MIN, UNSENT_BYTES_MAX // len(wires)))
 
     def wire_ended(self, wire: Wire, failure: Exception | None) -> None:
         with self._news:

@@ -7,6 +7,11 @@ from intellectd.daemon.bulk.streams import LinkMeasure
 
 
 class ChannelPort(Protocol):
+    @property
+    def width(self) -> int:
+        """Wires that stand."""
+        ...
+
     def tell(self, header: Header, payload: bytes = b"") -> None: ...
 
     def send(self, item: Outgoing, *, first: bool = False) -> None: ...

@@ -20,7 +20,7 @@ from intellectd.daemon.bulk.limits import KEEPALIVE_S, SILENT_S
 from intellectd.daemon.bulk.outbox import Control, Outbox
 from intellectd.daemon.bulk.pace import Pace
 from intellectd.daemon.bulk.sealed import AesGcm, Cipher, Clear, WireKeys
-from intellectd.daemon.bulk.sockets import give_up_after
+from intellectd.daemon.bulk.sockets import give_up_after, unsent_at_most
 from intellectd.daemon.bulk.tcp_info import TcpCounters, congestion_control, read_counters
 
 _OWN = (Kind.PING, Kind.PONG, Kind.BYE)
@@ -116,6 +116,10 @@ class Wire:
         """What is begun has to move within so many seconds."""
         self._reader.stall_s = self._writer.stall_s = stall_s
         give_up_after(self._socket, stall_s)
+
+    def unsent_at_most(self, count: int) -> None:
+        """Bytes that may wait behind the congestion window. What waits there no other wire can take."""
+        unsent_at_most(self._socket, count)
 
     def retire(self) -> None:
         """Take no more chunks; say BYE once the control frames are gone, and end when the peer has said it too."""

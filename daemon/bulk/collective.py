@@ -127,10 +127,13 @@ class Collective:
             neighbours = list(books.neighbours.values())
             failure = self._watch.judge(neighbours, books.chunk_at, now)
             told = self._watch.to_tell(neighbours, now)
+            nudged = self._watch.to_nudge(neighbours, now)
         if failure is not None:
             self.fail(failure)
         for neighbour in told:
             neighbour.channel.tell(self._word(Kind.WAITING))
+        for neighbour in nudged:
+            self._say_what_came(neighbour)
         self._report()
 
     def _report(self) -> None:

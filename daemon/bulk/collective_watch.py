@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from intellectd.daemon.bulk.errors import Failure
-from intellectd.daemon.bulk.limits import HEARTBEATS_PER_STALL, STARVED_STALLS
+from intellectd.daemon.bulk.limits import HEARTBEATS_PER_STALL, NUDGE_DOUBLINGS_MAX, NUDGE_S, STARVED_STALLS
 from intellectd.daemon.bulk.neighbour import Neighbour
 
 
@@ -48,6 +48,18 @@ class Watch:
             words = f"{neighbour.peer}: it lives, and took nothing for {stuck_s:.1f} s"
             return Failure(neighbour.peer, words, silent=True)
         return None
+
+    def to_nudge(self, neighbours: Iterable[Neighbour], now: float) -> list[Neighbour]:
+        """Those that should hear what has come, though nothing broke: of several wires one may have fallen far behind
+        (a window that collapsed takes seconds to open), with the very chunk that all wait for, and others are idle."""
+        found = []
+        for neighbour in neighbours:
+            since = max(neighbour.heard_at, neighbour.nudged_at)
+            late = now - since >= NUDGE_S * 2 ** min(neighbour.nudges, NUDGE_DOUBLINGS_MAX)
+            if neighbour.arrivals > 0 and neighbour.met and neighbour.channel.width > 1 and late:
+                neighbour.nudges, neighbour.nudged_at = neighbour.nudges + 1, now
+                found.append(neighbour)
+        return found
 
     def to_tell(self, neighbours: Iterable[Neighbour], now: float) -> list[Neighbour]:
         """Those who have heard nothing for a while of how this host lives."""

@@ -42,6 +42,7 @@ DIAL_ATTEMPT_S = 10.0  # connect, handshake; as HANDSHAKE_S on the other side
 PIECE_BYTES = 64 * 1024  # given to the socket at once: four TLS records; the grain of "nothing was taken"
 CHUNK_GROUPS = 16  # 266 KB of int8, 1 MiB of fp32; 256 KiB to 4 MiB measured alike on a 500 Mbit/s, 100 ms link
 SOCKET_BUFFER_BYTES = 64 * 1024 * 1024  # measured: 494 Mbit/s against 263 with 4 MiB at 500 Mbit/s, 100 ms
+UNSENT_BYTES_MIN = 128 * 1024  # of each of several wires: a little more than one writes at a time
 UNSENT_BYTES_MAX = 1024 * 1024  # what waits behind the congestion window: keeps an abort from queueing for long
 
 # A host that has nothing to pass on says so, four times per stall_s, so that only the neighbour of the one
@@ -49,6 +50,10 @@ UNSENT_BYTES_MAX = 1024 * 1024  # what waits behind the congestion window: keeps
 HEARTBEATS_PER_STALL = 4
 STARVED_STALLS = 3
 
+# What is on a wire that fell behind goes again on another after so long without a byte from that neighbour: longer than
+# a round trip of any link that is of use, far shorter than what a collapsed window takes to open.
+NUDGE_S = 0.5
+NUDGE_DOUBLINGS_MAX = 5
 WATCH_S = 0.25  # between two looks at whether a collective's neighbours live: far below any stall_s that makes sense
 GATHERED_MAX = 32  # chunks of a direct exchange that are being summed, 1 MiB of fp32 each
 ENDED_MAX = 64  # transfers whose end is remembered, so that who asks for more of one hears it: as many as run at once

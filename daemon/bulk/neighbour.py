@@ -83,9 +83,11 @@ class Neighbour:
     heard_at: float = field(init=False)
     moved_at: float = field(init=False)  # when it last took something, or there was nothing to take
     told_at: float = field(init=False)
+    nudged_at: float = field(init=False)  # when it was last told what has come, of itself
+    nudges: int = 0  # since a chunk came
 
     def __post_init__(self) -> None:
-        self.heard_at = self.moved_at = self.told_at = self.now
+        self.heard_at = self.moved_at = self.told_at = self.nudged_at = self.now
 
     @property
     def chunks_epoch(self) -> int:

@@ -12,6 +12,8 @@ NEVER = STARVED_STALLS * STALL_S
 
 
 class NoChannel:
+    width = 1
+
     def tell(self, header: Header, payload: bytes = b"") -> None: ...
 
     def send(self, item: Outgoing) -> None: ...
@@ -70,3 +72,14 @@ def test_a_neighbour_hears_four_times_a_stall_that_this_host_lives() -> None:
     told = [now / 10 for now in range(101) if watch.to_tell([one], now / 10)]
     assert told == [2.5, 5.0, 7.5, 10.0] and len(told) == HEARTBEATS_PER_STALL
     assert not watch.to_tell([neighbour(arrivals=0, departures=0)], 99.0)
+
+
+def test_what_has_come_is_told_when_one_of_several_wires_falls_behind() -> None:
+    one, watch = neighbour(met=True), Watch(STALL_S)
+    assert not watch.to_nudge([one], 5.0), "one wire keeps the order: nothing can be behind"
+    one.channel.width = 2  # type: ignore[misc]
+    told = [now / 10 for now in range(100) if watch.to_nudge([one], now / 10)]
+    assert told == [0.5, 1.5, 3.5, 7.5], "ever more seldom"
+    one.nudges, one.heard_at = 0, 9.0  # a chunk has come
+    assert not watch.to_nudge([one], 9.4) and watch.to_nudge([one], 9.5)
+    assert not watch.to_nudge([neighbour(arrivals=0, met=True, channel=one.channel)], 99.0)
