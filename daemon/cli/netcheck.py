@@ -59,7 +59,7 @@ def _row(peer: Mapping[str, Any]) -> tuple[str, ...]:
         str(peer.get("state", "-")),
         REACH.get(str(tensors.get("reach")), "-"),
         "-" if address is None else str(address) or "none",
-        "-" if round_trip_s is None else in_time(round_trip_s),
+        "-" if round_trip_s is None else "<1 ms" if round_trip_s < 1e-3 else in_time(round_trip_s),
         "-" if rate is None else f"{in_bytes(rate)}/s",
         LIMITS.get(str(tensors.get("limit")), "-"),
         str(tensors.get("wires", "-")),

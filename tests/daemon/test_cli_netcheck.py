@@ -49,6 +49,8 @@ def netcheck_answer(*peers: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 async def test_the_table_says_who_is_reached_how_fast_and_what_holds_it_back(cli: Cli, answers: Answers) -> None:
+    near = {**ROW, "tensors": {**ROW["tensors"], "round_trip_s": 0.0004}}
+    assert " <1 ms " in netcheck_lines(netcheck_answer(near))[-1]
     never = {**ROW, "tensors": {"address": "", "reach": "untried", "wires": 0, "bytes_per_s": None, "limit": None}}
     answers.give("netcheck", netcheck_answer(ROW, never))
     code, out, err = await cli("netcheck")

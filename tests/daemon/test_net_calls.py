@@ -27,6 +27,8 @@ async def test_a_call_tells_the_handler_who_called_and_the_caller_what_it_said(k
         await connect(here, there)
         assert await here.call(there.peer_id, "greet", b"hi", PATIENCE_S) == here.peer_id.encode() + b" said hi"
         assert here.connected() == [there.peer_id]
+        await eventually(lambda: list(there.came()) == [here.peer_id])
+        assert here.came() == {}, "it dialled, and nobody dialled it"
 
 
 async def test_calls_in_flight_are_answered_in_any_order(kind: str, clock: object) -> None:
