@@ -57,6 +57,10 @@ class Attempts:
         elif self.startable_at is None:
             self.startable_at = now
 
+    def resumes_at(self, now: float) -> float:
+        """When the next one may begin: now, or after the pause."""
+        return max(now, self._waits_until)
+
     # ---- judgements
 
     def expired(self, now: float) -> bool:

@@ -4,6 +4,8 @@ Owns the judgement of a schedule and its shape, and the torus's possible shapes.
 planner.py's, and to know how bytes move.
 """
 
+from itertools import combinations
+
 from intellectd.protocol import limits
 from intellectd.protocol.entries import Collective
 
@@ -29,6 +31,18 @@ def misfit(collective: Collective, manifest: str) -> str:
 def torus_rows(members: int) -> list[int]:
     """The numbers of rows, fewest first, that make whole rows and whole columns of two members or more."""
     return [rows for rows in range(2, members // 2 + 1) if members % rows == 0]
+
+
+def neighbours(collective: Collective) -> list[tuple[str, str]]:
+    """Pairs of members between which its bytes go, of a valid collective."""
+    peers = [m.peer for m in collective.members]
+    if collective.schedule == DIRECT:
+        return list(combinations(peers, 2))
+    rows = collective.shape[0] if collective.schedule == TORUS else 1
+    columns = len(peers) // rows
+    rings = [peers[r * columns : (r + 1) * columns] for r in range(rows)]
+    rings += [peers[c::columns] for c in range(columns)] if rows > 1 else []
+    return [pair for ring in rings for pair in zip(ring, [*ring[1:], ring[0]], strict=True)]
 
 
 def may_be_direct(members: int) -> bool:

@@ -26,8 +26,15 @@ SEARCH_STEPS = 40  # halvings of a bracket: to a millionth of a millionth
 class Network:
     """Some members and what is known of the links among them."""
 
-    def __init__(self, dialable: list[bool], known: Mapping[tuple[int, int], Estimate], size: int) -> None:
+    def __init__(
+        self,
+        dialable: list[bool],
+        known: Mapping[tuple[int, int], Estimate],
+        size: int,
+        parted: Sequence[tuple[int, int]] = (),
+    ) -> None:
         self.dialable, self.size = dialable, size
+        self.parted = dict.fromkeys([*parted, *((j, i) for i, j in parted)])  # both ways: no neighbours, whoever erred
         self.members, self.known = len(dialable), len(known)
         self._rates = {pair: e.rate for pair, e in known.items()}
         self._rtts = {pair: e.rtt_s for pair, e in known.items()}
@@ -37,8 +44,8 @@ class Network:
         self._down = self._lines(1)
 
     def joined(self, one: int, other: int) -> bool:
-        """A connection needs one end that can be dialled."""
-        return one != other and (self.dialable[one] or self.dialable[other])
+        """A connection needs one end that can be dialled, and to have broken no transfer of this decision."""
+        return one != other and (self.dialable[one] or self.dialable[other]) and (one, other) not in self.parted
 
     def rate(self, source: int, to: int) -> float:
         """Of what was not measured: as the middle one of what was, but no more than the lines at its ends carry."""

@@ -19,7 +19,7 @@ class Exchange:
         self._context, self._head = context, head
         self._timers = context.config.timers
         self.plan: Plan | None = None
-        self.newest: Ballot | None = None  # of the plans seen: a late one from an old leader starts nothing
+        self.followed: Plan | None = None  # the newest, given up or not: a late one from an old leader starts nothing
         self._named: list[tuple[Collective, bytes]] = []  # what was named last, and as what
         self._started: dict[bytes, Collective] = {}  # the newest TRANSFERS_KEPT
         self._results: dict[bytes, Result] = {}  # on disk here, by transfer
@@ -32,6 +32,10 @@ class Exchange:
             return None
         transfer = self.name(self.plan.collective)
         return None if transfer in self._results else transfer
+
+    @property
+    def newest(self) -> Ballot | None:
+        return self.followed.ballot if self.followed else None
 
     def name(self, collective: Collective) -> bytes:
         for known, transfer in self._named:  # asked with every event, of up to 1,024 members
@@ -71,7 +75,7 @@ class Exchange:
         if not known and (own_ready is None or mine != Member(mine.peer, own_ready.tokens, own_ready.delta_root)):
             no = Abort(self._head.at, plan.ballot, self._context.peer, False, "my delta is another")
             return [To(plan.ballot.leader, no)]
-        self.plan, self.newest = plan, plan.ballot
+        self.plan = self.followed = plan
         if transfer in self._results:
             return [*self._stop(running), To(plan.ballot.leader, self._results[transfer])]
         if running == transfer:

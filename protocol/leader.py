@@ -5,7 +5,7 @@ other attempts do.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from intellectd.protocol import limits
 from intellectd.protocol.collectives import misfit
@@ -100,9 +100,12 @@ class Leader:
             return None
         return max(found, key=lambda p: p.accepted_ballot or self.ballot).accepted
 
-    def completed(self, known: dict[str, Ready], here: Sequence[str]) -> Collective | None:
+    def completed(
+        self, known: dict[str, Ready], here: Sequence[str], parted: Callable[[Collective], bool]
+    ) -> Collective | None:
         """The largest transfer whose result already lies on disks, if naming its members again can work: they are
-        `known` to stand as they did then, and either all are `here` or a majority of them holds the result."""
+        `known` to stand as they did then, and either all are `here` and no neighbours `parted`, or a majority of them
+        holds the result."""
         best: Collective | None = None
         for promise in self.promises.values():
             done = promise.completed
@@ -111,7 +114,7 @@ class Leader:
             peers = [m.peer for m in done.members]
             same = done.members == [Member(p, known[p].tokens, known[p].delta_root) for p in peers if p in known]
             holders = [v for v, p in self.promises.items() if p.completed == done]
-            reached = all(peer in here for peer in peers) or is_majority(peers, holders)
+            reached = is_majority(peers, holders) or (all(peer in here for peer in peers) and not parted(done))
             unique = len(dict.fromkeys(peers)) == len(peers)
             if same and reached and unique and (best is None or len(done.members) > len(best.members)):
                 best = done

@@ -4,6 +4,7 @@ Owns the attempt that is led here, if any. Refuses to count answers, which is le
 """
 
 from intellectd.protocol import limits
+from intellectd.protocol.collectives import neighbours
 from intellectd.protocol.context import can_be_dialled
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Halt, Note, Out, Through, To
@@ -161,7 +162,7 @@ class Leading:
             decision.muster.standing(now),
             decision.muster.all_ready(),
         )
-        done = leader.completed(known, standing.ready)
+        done = leader.completed(known, standing.ready, self._has_parted)
         if done and len(done.members) >= swarm.min_peers:
             return self._plan(leader, done, {m.peer: known[m.peer] for m in done.members}, None, now)
         if not enough(standing, swarm.start_peers, swarm.min_peers):
@@ -187,16 +188,27 @@ class Leading:
         places = {peer: place for place, peer in enumerate(ring)}
         last = [places[c.peer] for c in decision.head.blob.contributions if c.peer in places]
         last = last if len(last) == len(ring) else []
-        course = chart(dialable, links, decision.head.update_bytes, context.config.outer.schedule, last)
+        parted = decision.suspicion.parted(ring)
+        manifest, least = context.config.outer.schedule, context.config.swarm.min_peers
+        course = chart(dialable, links, decision.head.update_bytes, manifest, last, parted, least)
         out: list[Out] = []
-        if course.left:
-            names = " ".join(ring[place] for place in course.left)
-            text = f"of {len(ring)} members only {dialable.count(True)} can be dialled: {names} must wait for a round"
-            out.append(Note("unconnected", text, "warning"))
+        for left, why in (
+            (course.left, f"only {dialable.count(True)} can be dialled"),
+            (course.parted, "some found no way to each other"),
+        ):
+            names = " ".join(ring[place] for place in left)
+            text = f"of {len(ring)} members {why}: {names} must wait for a round"
+            out += [Note("unconnected", text, "warning")] if left else []
         if len(course.order) < context.config.swarm.min_peers:
             return [*out, *self._give_up(f"attempt {leader.ballot.attempt} cannot connect enough members", now)]
         collective = Collective([members[place] for place in course.order], course.schedule, course.shape)
         return [*out, *self._plan(leader, collective, known, course.seconds, now)]
+
+    def _has_parted(self, collective: Collective) -> bool:
+        """Are two neighbours in it between whom a ring of this decision broke?"""
+        peers = [m.peer for m in collective.members]
+        parted = [(peers[i], peers[j]) for i, j in self._decision.suspicion.parted(peers)]
+        return bool(parted) and any((i, j) in parted or (j, i) in parted for i, j in neighbours(collective))
 
     def _plan(
         self, leader: Leader, collective: Collective, ready: dict[str, Ready], predicted_s: float | None, now: float

@@ -52,6 +52,7 @@ RETRY_MIN_S = 0.5  # first retry of a failed fetch; doubles up to RETRY_MAX_S
 RETRY_MAX_S = 15.0
 VOTE_PATIENCE_ATTEMPTS = 1_000_000  # a ballot above is a lie: at one attempt in 10 s, four months of one round
 REPEAT_FRACTION = 0.3  # of attempt_s: a lost message is said three times before its attempt is given up
+PARTED_MAX = 16  # peers that one member is kept apart from: with pauses of 15 s, those of four minutes of attempts
 ACCUSATIONS_MAX = 3  # in one decision; who sees more transfers fail is left out itself
 EXCLUSION_DOUBLINGS_MAX = 6  # 15 s to 16 min: a peer that breaks each ring is tried again, ever more seldom
 TRANSFERS_KEPT = 8  # of one decision, with their results: a retry finds an equal one among the last few

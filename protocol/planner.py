@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from intellectd.protocol.collectives import AUTO, DIRECT, RING, TORUS, may_be_direct, torus_rows
 from intellectd.protocol.costs import Network, direct_s, fit_shares, ring_s, torus_s
 from intellectd.protocol.links import Estimate
-from intellectd.protocol.ring_order import DENSE_MAX, widest_ring
+from intellectd.protocol.ring_order import DENSE_MAX, EXACT_MAX, widest_ring
 
 # Another schedule than a ring must be so much quicker by the model: of its many links fewer are known.
 WORTH_IT = 0.9
 # Another ring than the last must be so much quicker: connections that stand have their windows open.
 WORTH_ANOTHER = 0.95
+WITNESSES = 2  # members that each found no way to another: it is at fault rather than two links
 WINDOW = 16  # of a large swarm: so many places on a member is looked for whose links are wider
 
 
@@ -26,6 +27,7 @@ class Course:
     shape: list[int]
     seconds: float | None  # predicted; None where no link is known
     left: list[int] = field(default_factory=list)  # those that nobody can connect: too few others can be dialled
+    parted: list[int] = field(default_factory=list)  # those without whom the others make a ring that broke nowhere yet
 
 
 def chart(
@@ -34,14 +36,16 @@ def chart(
     size: int,
     manifest: str = AUTO,
     last: Sequence[int] = (),
+    parted: Sequence[tuple[int, int]] = (),
+    least: int = 1,
 ) -> Course:
     """`dialable`: of each member in its turn (C2), can others dial it; `known`: links by their places; `size`: bytes of
     an encoded update; `manifest`: its outer.schedule; `last`: all of their places in the order of the record before, or
-    nothing."""
+    nothing; `parted`: (accuser, accused) of the rings that broke in this decision, which are to be no neighbours;
+    `least`: members of a ring that some are left out of for that."""
     kept, left = connectable(dialable)
-    network = Network([dialable[p] for p in kept], _among(kept, known), size)
-    order = _around(network)
-    if network.known and last and not left and _holds(network, last):
+    kept, apart, network, order = _apart(kept, dialable, known, size, parted, least)
+    if network.known and last and not left and not apart and _holds(network, last):
         stays = ring_s(network, order) >= WORTH_ANOTHER * ring_s(network, last)
         order = list(last) if stays else order
     best = Course(order, RING, [], ring_s(network, order))
@@ -51,7 +55,7 @@ def chart(
     if open_ or manifest == DIRECT:
         best = _better(best, _direct(network), manifest)
     seconds = best.seconds if network.known else None
-    return Course([kept[p] for p in best.order], best.schedule, best.shape, seconds, left)
+    return Course([kept[p] for p in best.order], best.schedule, best.shape, seconds, left, apart)
 
 
 def connectable(dialable: Sequence[bool]) -> tuple[list[int], list[int]]:
@@ -67,8 +71,39 @@ def connectable(dialable: Sequence[bool]) -> tuple[list[int], list[int]]:
 # ---- inside
 
 
-def _among(kept: list[int], known: Mapping[tuple[int, int], Estimate]) -> dict[tuple[int, int], Estimate]:
-    places = {place: k for k, place in enumerate(kept)}
+def _apart(
+    kept: list[int],
+    dialable: Sequence[bool],
+    known: Mapping[tuple[int, int], Estimate],
+    size: int,
+    parted: Sequence[tuple[int, int]],
+    least: int,
+) -> tuple[list[int], list[int], Network, list[int]]:
+    """(Who makes a ring in which no parted two are neighbours, who is left for it, their network, that ring). Whoever
+    was accused by WITNESSES waits for a round, and where there still is no such ring for certain the most accused; more
+    than half stay, and `least`. As a last resort it is a ring as if nobody had been accused."""
+    least = max(least, len(kept) // 2 + 1)
+    accused = sorted((p for p in kept if _guilt(p, parted)[0] >= WITNESSES), key=lambda p: _guilt(p, parted))
+    gone = dict.fromkeys(accused[least - len(kept) :] if least < len(kept) else [])
+    members = [place for place in kept if place not in gone]
+    while True:
+        places = {place: k for k, place in enumerate(members)}
+        pairs = [(places[i], places[j]) for i, j in parted if i in places and j in places]
+        network = Network([dialable[p] for p in members], _among(places, known), size, pairs)
+        order = _around(network)
+        if not pairs or _holds(network, order):
+            return members, [place for place in kept if place not in places], network, order
+        if len(members) > EXACT_MAX or len(members) <= least:
+            return _apart(kept, dialable, known, size, (), least)
+        members.remove(max(members, key=lambda place: _guilt(place, parted)))
+
+
+def _guilt(place: int, parted: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
+    accusers = sum(accused == place for _, accused in parted)
+    return accusers, sum(accuser == place for accuser, _ in parted), place
+
+
+def _among(places: Mapping[int, int], known: Mapping[tuple[int, int], Estimate]) -> dict[tuple[int, int], Estimate]:
     return {(places[i], places[j]): e for (i, j), e in known.items() if i in places and j in places}
 
 
@@ -82,9 +117,11 @@ def _better(best: Course, other: Course | None, manifest: str) -> Course:
 def _around(network: Network) -> list[int]:
     n = network.members
     plain = list(range(n))
-    if not network.known or n > DENSE_MAX:
+    if not network.known and _holds(network, plain):
+        return plain
+    if n > DENSE_MAX or not (network.known or network.parted):
         order = plain if _holds(network, plain) else _spread(network)
-        return _widened(network, order) if network.known else order
+        return _widened(network, order) if network.known or network.parted else order
     rates = [[network.rate(i, j) for j in range(n)] for i in range(n)]
     rtts = [[network.rtt(i, j) for j in range(n)] for i in range(n)]
     return widest_ring(rates, rtts) or _spread(network)
@@ -149,7 +186,7 @@ def _torus(network: Network, order: list[int]) -> Course | None:
 
 
 def _direct(network: Network) -> Course | None:
-    if not may_be_direct(network.members) or network.dialable.count(False) > 1:
+    if not may_be_direct(network.members) or network.dialable.count(False) > 1 or network.parted:
         return None
     plain = list(range(network.members))  # who owns which slice makes no difference
     shares = fit_shares(network)

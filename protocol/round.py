@@ -10,6 +10,7 @@ One object a head; the next head gets a new one. Refuses to know how bytes move 
 
 from intellectd.protocol import limits
 from intellectd.protocol.catchup import Wanted
+from intellectd.protocol.collectives import DIRECT, neighbours
 from intellectd.protocol.context import Context, WrongSender
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Note, Out, PersistVote, To
@@ -44,6 +45,7 @@ class Round:
         self.paused = False  # a better line of history may be there (G8)
         self.decided: Entry | None = None
         self._broken: Ballot | None = None  # whose transfer was aborted last
+        self._accused: dict[str, Ballot] = {}  # by suspect: under which it was accused last
         self._may_since: float | None = None
         self._worked_at = float("-inf")  # when a transfer last moved
 
@@ -269,18 +271,40 @@ class Round:
         parts, ballot = self.parts, message.ballot
         # Each member tells of the same ring: it failed once, and who says so after others is not what failures share.
         again = ballot == self._broken
-        if suspect != self.context.peer:
-            stale = suspect is not None and parts.members.overdue(suspect, now)
-            parts.suspicion.accuse(None if again else accuser, suspect, message.silent, stale, now)
+        saw = suspect is not None and self._saw(ballot, accuser, suspect)
+        if suspect is not None and saw:
+            parts.suspicion.part(accuser, suspect)
+        seen = suspect if saw or not message.silent else None
         plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"
         text = f"the ring of attempt {ballot.attempt} in round {self.head.round + 1} broke {where}: {message.reason}"
         if ballot < self._newest():  # word of an attempt that a later one has ended already
+            self._accuse(None if again else accuser, seen, message, now)
             stopped = parts.exchange.stop() if plan is not None and plan.ballot == ballot else []
             return [Note("transfer_aborted", text, "debug"), *stopped]
         self._broken = ballot
         self.leading.aborted(ballot)
         parts.attempts.failed(ballot.attempt, now, again)
+        self._accuse(None if again else accuser, seen, message, now)
         return [Note("transfer_aborted", text, "debug" if again else "warning"), *parts.exchange.stop()]
+
+    def _accuse(self, accuser: str | None, suspect: str | None, message: Abort, now: float) -> None:
+        """Whoever is left out misses the next attempt, however long the pause before it."""
+        if suspect != self.context.peer:
+            parts = self.parts
+            stale = suspect is not None and parts.members.overdue(suspect, now)
+            parts.suspicion.accuse(accuser, suspect, message.silent, stale, parts.attempts.resumes_at(now))
+
+    def _saw(self, ballot: Ballot, accuser: str, suspect: str) -> bool:
+        """Is it no hearsay, as far as it is known here? Who gives up tells its neighbours whom it suspects, and they
+        pass that on: of a ring only neighbours can know, of a direct exchange whoever is the first to say so."""
+        first = self._accused.get(suspect) != ballot
+        self._accused[suspect] = ballot
+        plan = self.parts.exchange.followed
+        if plan is None or plan.ballot != ballot:
+            return accuser != suspect
+        if plan.collective.schedule == DIRECT:
+            return first
+        return any(pair in ((accuser, suspect), (suspect, accuser)) for pair in neighbours(plan.collective))
 
     def _newest(self) -> Ballot:
         """Of the attempts that this host takes part in."""
@@ -289,8 +313,8 @@ class Round:
         return max((ballot for ballot in found if ballot is not None), default=NO_BALLOT)
 
     def _members(self, ballot: Ballot) -> list[str]:
-        """Who takes part in this ballot's transfer, as far as it is known here."""
-        plan = self.parts.exchange.plan
+        """Who takes part in this ballot's transfer, as far as it is known here, given up or not."""
+        plan = self.parts.exchange.followed
         if plan is not None and plan.ballot == ballot:
             return [m.peer for m in plan.members]
         if ballot == self.parts.acceptor.promised and not self.leading.members(ballot):
