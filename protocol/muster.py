@@ -36,19 +36,19 @@ class Muster:
         if now < judges_at:  # it would look through a roster of hundreds to see few
             return Standing(self._expected, [], [], [], False, False, float("inf"), judges_at)
         here = [p for p in self._expected if p in beacons or p == me]
-        alive = [p for p in here if not self._suspicion.excluded(p, now)]
+        alive = self._suspicion.left(here, now)
         ready = [p for p in alive if self.ready(p) is not None]
-        able = self.able_peers(now)
         if 2 * len(ready) > len(self._expected) and self._half_ready_at is None:
             self._half_ready_at = now
-        self._watch_short([p for p in here if self.ready(p) is not None or (p in able and not self._astray(p))], now)
+        self._watch_short(self._can_work(here, len(ready), now), now)
+        opening, all_silent = self._head.round == -1, self._all_silent(now)
         return Standing(
             expected=self._expected,
             alive=alive,
             ready=ready,
-            able=able,
-            opening=self._head.round == -1,
-            all_silent=self._all_silent(now),
+            able=self.able_peers(now) if opening or all_silent else [],
+            opening=opening,
+            all_silent=all_silent,
             grace_ends_at=self._grace_ends_at(),
             judges_at=self._judges_at(len(here), now),
         )
@@ -126,8 +126,17 @@ class Muster:
         timers = self._context.config.timers
         return grace_ends_at(timers, self._began_at, self._half_ready_at, self._some_ready_at)
 
-    def _watch_short(self, working: list[str], now: float) -> None:
-        if len(working) >= max(1, self._context.config.swarm.min_peers):
+    def _can_work(self, here: list[str], ready: int, now: float) -> bool:
+        """Are there enough to make a round, ready or able? So many are known to be ready."""
+        asked = max(1, self._context.config.swarm.min_peers)
+        if ready >= asked:
+            return True
+        able = dict.fromkeys(self.able_peers(now))
+        working = [p for p in here if self.ready(p) is not None or (p in able and not self._astray(p))]
+        return len(working) >= asked
+
+    def _watch_short(self, can_work: bool, now: float) -> None:
+        if can_work:
             self._short_since = None
         elif self._short_since is None:
             self._short_since = now

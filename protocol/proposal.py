@@ -57,7 +57,8 @@ def next_blob(head: Head, contributed: list[Contribution], able: Sequence[str], 
     A slot stays with its peer; a newcomer gets the lowest free one. Data that was handed out and not used
     stays with a peer that goes on (for two rounds), else it goes back and is handed out again.
     """
-    named = list(dict.fromkeys([*(c.peer for c in contributed if c.peer not in gone), *able]))[: limits.ASSIGNMENTS_MAX]
+    left = dict.fromkeys(gone)
+    named = list(dict.fromkeys([*(c.peer for c in contributed if c.peer not in left), *able]))[: limits.ASSIGNMENTS_MAX]
     pending, returned = _unused(head, contributed, named)
     waiting = [*head.blob.unconsumed, *returned]
     assignments = []
@@ -71,7 +72,8 @@ def next_blob(head: Head, contributed: list[Contribution], able: Sequence[str], 
 
 
 def _slots(head: Head, named: list[str]) -> dict[str, int]:
-    slots = {a.peer: a.slot for a in head.blob.assignments if a.peer in named}
+    there = dict.fromkeys(named)
+    slots = {a.peer: a.slot for a in head.blob.assignments if a.peer in there}
     taken = dict.fromkeys(slots.values())
     free = (n for n in range(len(named) + len(slots) + 1) if n not in taken)
     for peer in sorted(named):
@@ -90,7 +92,7 @@ def _unused(head: Head, contributed: list[Contribution], named: list[str]) -> tu
     ]
     pending, returned = [], []
     for item in handed:
-        if item.stream in used.get(item.peer, []):
+        if item.peer in used and item.stream in used[item.peer]:
             continue
         # A peer that contributed keeps nothing back: what it was given and did not use is free again.
         old = head.round + 1 - item.since >= limits.CARRY_ROUNDS_MAX
@@ -104,7 +106,8 @@ def _unused(head: Head, contributed: list[Contribution], named: list[str]) -> tu
 def next_voters(head: Head, contributed: list[Contribution], gone: Sequence[str], opening: Sequence[str]) -> list[str]:
     """By seniority: those before, without the gone, then this round's contributors (at the opening: the able)."""
     newcomers = [c.peer for c in contributed] + (sorted(opening) if head.round == -1 else [])
-    seated = [peer for peer in dict.fromkeys([*head.voters, *newcomers]) if peer not in gone]
+    left = dict.fromkeys(gone)
+    seated = [peer for peer in dict.fromkeys([*head.voters, *newcomers]) if peer not in left]
     return seated[: limits.VOTERS_MAX] or list(head.voters)
 
 

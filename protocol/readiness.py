@@ -17,7 +17,7 @@ class Standing:
     expected: Sequence[str]  # named eligible by the head
     alive: Sequence[str]  # of the expected, without suspects
     ready: Sequence[str]  # of the alive, with a frozen delta on this head
-    able: Sequence[str]  # alive, synced, with a trainer; named or not
+    able: Sequence[str]  # alive, synced, with a trainer, named or not; looked for where a roster is named (A3)
     opening: bool
     all_silent: bool  # for expel_s, fewer than min_peers of the expected were here to work
     grace_ends_at: float  # when it stops waiting for those not ready; infinity while nobody is

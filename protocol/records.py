@@ -86,10 +86,11 @@ def _check_update(head: Head, record: Record, blob: Blob) -> None:
 def _check_next(head: Head, record: Record, blob: Blob) -> None:
     """Who is named is the leader's to say; which data they get and who may vote follows from that (R8-R11)."""
     named = [a.peer for a in blob.assignments]
-    left = [c.peer for c in blob.contributions if c.peer not in named]
+    there, voters = dict.fromkeys(named), dict.fromkeys(record.next_voters)  # of a thousand each is looked for
+    left = [c.peer for c in blob.contributions if c.peer not in there]
     _require(blob == next_blob(head, blob.contributions, named, left), "the data of the next round")
     known = [*head.voters, *(c.peer for c in blob.contributions), *(named if head.round == -1 else [])]
-    gone = [peer for peer in known if peer not in record.next_voters]
+    gone = [peer for peer in known if peer not in voters]
     _require(record.next_voters == next_voters(head, blob.contributions, gone, named), "the next voters")
 
 

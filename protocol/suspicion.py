@@ -53,6 +53,10 @@ class Suspicion:
     def excluded(self, peer: str, now: float) -> bool:
         return now < self._until.get(peer, float("-inf"))
 
+    def left(self, peers: list[str], now: float) -> list[str]:
+        """Those of them that are not excluded."""
+        return [peer for peer in peers if not self.excluded(peer, now)] if self._until else peers
+
     def deadline(self, now: float) -> float:
         """When the next one is let in again."""
         return min((at for at in self._until.values() if at > now), default=float("inf"))
