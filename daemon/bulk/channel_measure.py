@@ -9,20 +9,24 @@ from dataclasses import replace
 from typing import Protocol
 
 from intellectd.daemon.bulk.bell import now_s
-from intellectd.daemon.bulk.limits import MEASURED_BYTES_MIN
+from intellectd.daemon.bulk.limits import MEASURED_BYTES_MIN, MEASURED_S_MIN
 from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, at_first, decide, diagnosed
 from intellectd.daemon.bulk.tcp_info import TcpCounters
 
 
 class Counted(Protocol):
-    """A wire, as far as it is measured. `counted`, `counted_paced_s`: what the last account included."""
+    """A wire, as far as it is measured. `counted` and the like: what the last account included."""
 
     counted: TcpCounters
     counted_paced_s: float
+    counted_handed_bytes: int
     ping_rtt_s: float | None
 
     @property
     def paced_s(self) -> float: ...
+
+    @property
+    def handed_bytes(self) -> int: ...
 
     def counters(self) -> TcpCounters | None: ...
 
@@ -85,7 +89,7 @@ class Meter:
 
     def _measured(self, sample: Sample, ping_rtt_s: float | None) -> LinkMeasure | None:
         rtt_s = sample.counters.min_rtt_s if sample.counters.min_rtt_s is not None else ping_rtt_s
-        if sample.counters.acked_bytes >= MEASURED_BYTES_MIN and sample.seconds > 0:
+        if sample.counters.acked_bytes >= MEASURED_BYTES_MIN and sample.seconds >= MEASURED_S_MIN:
             return LinkMeasure(sample.bytes_per_s, rtt_s, sample.streams, diagnosed(sample), now_s())
         if self._measure is not None:  # too little to change what is known of the rate
             return replace(self._measure, rtt_s=rtt_s if rtt_s is not None else self._measure.rtt_s)
@@ -98,4 +102,7 @@ def _taken(wire: Counted) -> TcpCounters:
     if now is None:
         return TcpCounters()
     before, wire.counted = wire.counted, now
-    return now.since(before)
+    handed, wire.counted_handed_bytes = wire.handed_bytes - wire.counted_handed_bytes, wire.handed_bytes
+    taken = now.since(before)
+    # What the last transfer left in the socket's buffer is sent and acknowledged in this one, in no time of its own.
+    return replace(taken, acked_bytes=min(taken.acked_bytes, handed))

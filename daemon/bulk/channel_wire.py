@@ -65,7 +65,7 @@ class Wire:
         self.stood_s = now_s()
         self.busy = False  # the outbox's
         self.counted = TcpCounters()  # up to where the channel has taken account of it
-        self.counted_paced_s = 0.0  # likewise
+        self.counted_paced_s, self.counted_handed_bytes = 0.0, 0  # likewise
         self.ping_rtt_s: float | None = None
         self._hub = hub
         self._socket = connection
@@ -92,6 +92,11 @@ class Wire:
     def paced_s(self) -> float:
         """In which it waited for the operator's rate limit."""
         return self._writer.paced_s
+
+    @property
+    def handed_bytes(self) -> int:
+        """Given to the socket so far."""
+        return self._writer.sent_bytes
 
     @property
     def wire_bytes(self) -> tuple[int, int]:

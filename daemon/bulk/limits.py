@@ -78,6 +78,7 @@ DISOWNED_S = 1.0  # a wire this old which the peer does not list is dead there; 
 ON_BYTES_EVERY = 64 * 1024  # between two signs of progress within a chunk
 
 MEASURED_BYTES_MIN = 256 * 1024  # sent in one transfer; of less, the kernel tells slow start and not the path
+MEASURED_S_MIN = 0.008  # likewise: the kernel counts busy time in ticks of 1 to 4 ms, two of which bound a mean
 
 # A probe: a look at a link of which nothing is known. A link has its turn once in hours (SPEC B14).
 PROBE_PIECE_BYTES = 64 * 1024  # a chunk: as PIECE_BYTES, so that what goes first waits little behind one

@@ -204,12 +204,22 @@ def test_a_connections_own_counters_grow_with_what_is_sent() -> None:
     assert read_counters(client) is None and congestion_control(client) == ""
 
 
+def moved(count: int, busy_s: float) -> TcpCounters:
+    """So much was sent and has arrived."""
+    return TcpCounters(count, count, busy_s=busy_s)
+
+
 class FakeWire:
     """A wire's counters, set by the test."""
 
     def __init__(self, counters: TcpCounters | None) -> None:
         self.now, self.counted, self.ping_rtt_s = counters, TcpCounters(), None
         self.paced_s = self.counted_paced_s = 0.0
+        self.counted_handed_bytes = 0
+
+    @property
+    def handed_bytes(self) -> int:
+        return 0 if self.now is None else self.now.sent_bytes - self.now.retransmitted_bytes
 
     def counters(self) -> TcpCounters | None:
         return self.now
@@ -219,16 +229,16 @@ class FakeWire:
 
 
 def test_a_transfer_is_counted_once_over_all_its_wires_and_those_that_broke() -> None:
-    meter, first, second = Meter(), FakeWire(TcpCounters(40 * MIB, busy_s=2.0)), FakeWire(TcpCounters(20 * MIB))
+    meter, first, second = Meter(), FakeWire(moved(40 * MIB, 2.0)), FakeWire(moved(20 * MIB, 0.0))
     meter.wire_ended(second)
     meter.transfer_ended([first], busy_s=3.0)
     measure = meter.last([first])
     assert measure is not None and measure.bytes_per_s == pytest.approx(20 * MIB)  # 60 MiB in 3 s
-    first.now = TcpCounters(50 * MIB, busy_s=7.0, min_rtt_s=0.02)
+    first.now = replace(moved(50 * MIB, 7.0), min_rtt_s=0.02)
     meter.transfer_ended([first], busy_s=4.0)
     measure = meter.last([first])
     assert measure is not None and measure.bytes_per_s == pytest.approx(2 * MIB)  # 10 MiB in the kernel's 5 s
-    first.now = TcpCounters(50 * MIB + 1, busy_s=7.0, min_rtt_s=0.01)
+    first.now = replace(moved(50 * MIB + 1, 7.0), min_rtt_s=0.01)
     meter.transfer_ended([first], busy_s=4.0)
     after = meter.last([first])
     assert after == replace(measure, rtt_s=0.01), "a byte says nothing of a rate"
@@ -242,12 +252,12 @@ def test_before_the_first_transfer_the_distance_is_known_and_the_rate_is_not() -
 
 
 def test_who_waits_for_the_operators_limit_is_held_back_by_nothing_else() -> None:
-    meter, wire = Meter(), FakeWire(TcpCounters(40 * MIB, busy_s=2.0, sndbuf_limited_s=1.0))
+    meter, wire = Meter(), FakeWire(replace(moved(40 * MIB, 2.0), sndbuf_limited_s=1.0))
     wire.paced_s = 1.5
     meter.transfer_ended([wire], busy_s=3.0)
     measure = meter.last([wire])
     assert measure is not None and measure.limit == "pace" and meter.wanted == 1
-    wire.now = TcpCounters(80 * MIB, busy_s=4.0, sndbuf_limited_s=2.0)  # the limit was lifted, and counts once
+    wire.now = replace(moved(80 * MIB, 4.0), sndbuf_limited_s=2.0)  # the limit was lifted, and counts once
     meter.transfer_ended([wire], busy_s=6.0)
     measure = meter.last([wire])
     assert measure is not None and measure.limit == "sndbuf" and meter.wanted == 2
@@ -259,3 +269,16 @@ def test_the_app_is_told_what_is_new_and_says_something() -> None:
     assert measure.seen("b", 10.5) is None
     for less in (replace(measure, bytes_per_s=None), replace(measure, rtt_s=None), replace(measure, bytes_per_s=0.0)):
         assert less.seen("b", 9.0) is None
+
+
+def test_what_is_acknowledged_after_a_transfer_is_not_the_next_ones_rate() -> None:
+    meter, wire = Meter(), FakeWire(TcpCounters(10 * MIB, 12 * MIB, MIB, busy_s=1.0))
+    meter.transfer_ended([wire], busy_s=1.0)
+    first = meter.last([wire])
+    assert first is not None and first.bytes_per_s == pytest.approx(10 * MIB)
+    wire.now = TcpCounters(11 * MIB + 1000, 12 * MIB + 1000, MIB, busy_s=1.0)  # a MiB came late, then a small transfer
+    meter.transfer_ended([wire], busy_s=1.00001)
+    assert meter.last([wire]) == first
+    wire.now = TcpCounters(15 * MIB, 16 * MIB, MIB, busy_s=1.0)  # faster than the kernel's clock ticks
+    meter.transfer_ended([wire], busy_s=1.0001)
+    assert meter.last([wire]) == first

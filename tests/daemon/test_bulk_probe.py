@@ -10,7 +10,7 @@ from intellectd.daemon.bulk.probe import Look, judged
 from tests.daemon.bulk_swarm import STALL_S, Case, Events, fetch_job, swarm, transfer_id, trust_all
 
 MIB = 1024 * 1024
-LARGE = 256 * 4096  # elements: 4 MiB of fp32, of which half goes each way
+LARGE = 256 * 65536  # elements: 64 MiB of fp32, far more than what the kernel's clock can tell a rate by
 
 
 def probe_job(peer: str, name: str = "probe", bytes_max: int = 2 * MIB, stall_s: float = STALL_S) -> ProbeJob:
@@ -108,7 +108,7 @@ def test_what_holds_back_a_sender_with_a_rate_limit_is_the_limit() -> None:
     engines = {"a": Engine("a", "127.0.0.1:0", pace=Pace(upload_mbit=80)), "b": Engine("b", "127.0.0.1:0")}
     try:
         trust_all(engines)
-        done, _ = reduced(engines, Case(("a", "b"), "fp32", LARGE))
+        done, _ = reduced(engines, Case(("a", "b"), "fp32", 256 * 4096))
         (link,) = done.links
         assert link.limit == "pace" and link.bytes_per_s < 1.5 * 80e6 / 8  # a bucket's burst is on top
         assert engines["a"].links()["b"].limit == "pace"
