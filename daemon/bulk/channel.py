@@ -29,18 +29,21 @@ from intellectd.daemon.bulk.limits import (
     UNSENT_BYTES_MIN,
 )
 from intellectd.daemon.bulk.outbox import Control, Outbox
+from intellectd.daemon.bulk.streams import First
 from intellectd.daemon.bulk.tcp_info import TcpCounters
 
 
 class Channel:
     """What layers above use: `peer`, `tell`, `send`, `drop`. The rest is for the wires and for Channels."""
 
-    def __init__(self, me: str, peer: str, handler: Handler, on_ended: Callable[["Channel"], None]) -> None:
+    def __init__(
+        self, me: str, peer: str, handler: Handler, on_ended: Callable[["Channel"], None], first: First
+    ) -> None:
         self.peer = peer
         self.handler = handler
         self.outbox = Outbox()
         self.offences = 0  # times that the peer broke the protocol
-        self.meter = Meter()
+        self.meter = Meter(first)
         self._dials_first = me < peer
         self._on_ended = on_ended  # a wire has ended
         self._news = threading.Lock()

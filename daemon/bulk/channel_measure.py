@@ -10,7 +10,8 @@ from typing import Protocol
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.limits import MEASURED_BYTES_MIN, MEASURED_S_MIN
-from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, at_first, decide, diagnosed
+from intellectd.daemon.bulk.sockets import largest_buffer
+from intellectd.daemon.bulk.streams import First, LinkMeasure, Sample, Streams, at_first, decide, diagnosed
 from intellectd.daemon.bulk.tcp_info import TcpCounters
 
 
@@ -34,7 +35,8 @@ class Counted(Protocol):
 
 
 class Meter:
-    def __init__(self) -> None:
+    def __init__(self, first: First = at_first) -> None:
+        self._first = first
         self._lock = threading.Lock()
         self._streams: Streams | None = None  # until a wire stands
         self._ended = TcpCounters()  # of wires that ended since the last account
@@ -47,10 +49,12 @@ class Meter:
         return self._streams.wires if self._streams else 1
 
     def wire_stands(self, wire: Counted) -> None:
-        """The first one tells which congestion control there is."""
+        """The first one tells how far it is, and under which congestion control."""
         with self._lock:
             if self._streams is None:
-                self._streams = at_first(wire.congestion())
+                counters = wire.counters()
+                rtt_s = counters.min_rtt_s if counters else None
+                self._streams = self._first(wire.congestion(), rtt_s, largest_buffer())
 
     def wire_ended(self, wire: Counted) -> None:
         with self._lock:

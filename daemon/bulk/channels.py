@@ -18,7 +18,7 @@ from intellectd.daemon.bulk.frames import Handler
 from intellectd.daemon.bulk.limits import CLOSE_S, GOODBYE_S, STREAMS_MAX, WIRES_MAX
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace
-from intellectd.daemon.bulk.streams import LinkMeasure
+from intellectd.daemon.bulk.streams import First, LinkMeasure, at_first
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import ChannelRequest
 
@@ -36,7 +36,10 @@ class Channels:
         sealed: bool = True,
         pace: Pace = UNLIMITED,
         contacts: Contacts | None = None,
+        first: First = at_first,
     ) -> None:
+        """`first`: how many wires a channel begins with."""
+        self._first = first
         self._me = peer_id
         self._trust = trust
         self._crew = crew
@@ -146,7 +149,7 @@ class Channels:
             if self._closed:
                 raise BulkClosed()
             if peer not in self._channels:
-                self._channels[peer] = Channel(self._me, peer, self._handler, self._wire_ended)
+                self._channels[peer] = Channel(self._me, peer, self._handler, self._wire_ended, self._first)
             return self._channels[peer]
 
     def _forget(self, channel: Channel) -> None:

@@ -62,7 +62,11 @@ ENDED_MAX = 64  # transfers whose end is remembered, so that who asks for more o
 FRAME_BYTES_MAX = 1024 * 1024 + 64 * 1024  # a chunk of 1 MiB of fp32 and whatever a codec or a schedule puts beside it
 CONTROL_BYTES_MAX = 1024  # of a control frame: a peer id, some numbers; a request has as much
 STREAMS_MAX = 8  # wires of one channel; measured at 500 Mbit/s, 100 ms, cubic: 4 as good as 8, 8 as 16
-STREAMS_LOSS_BASED = 4  # to begin with, where bbr is not to be had: 331 Mbit/s then, against 165 with one
+# To begin with. At 500 Mbit/s, 100 ms: cubic 331 Mbit/s with four and 165 with one, bbr with buffers of 4 MiB 414
+# and 208, bbr with large ones 406 and 458. On loopback four took 0.6 of the time that one did.
+STREAMS_SEVERAL = 4
+STREAMS_NEAR_S = 0.002  # of a round trip: the same city
+STREAMS_BUFFER_BYTES = 16 * 1024 * 1024  # twice what 500 Mbit/s over 100 ms has under way
 WIRES_LISTED_MAX = 2 * STREAMS_MAX  # in a request: those that stand, and those about to
 # Of all channels. Two buffers of a frame each: 96 wires use 209 MiB of the 256 MiB that an engine may, if all have
 # carried a chunk of full size; pages never written are never backed by memory.

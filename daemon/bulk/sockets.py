@@ -82,13 +82,24 @@ def unsent_at_most(connection: socket.socket, count: int) -> None:
 
 def _enlarge(connection: socket.socket, option: int, name: str) -> None:
     """Set a buffer only where that gives more than the kernel's own tuning reaches: setting it turns that off."""
+    fixed_max, tuned_max = _buffers(name)
+    if fixed_max > tuned_max:
+        _try(connection, socket.SOL_SOCKET, option, fixed_max)
+
+
+def largest_buffer() -> int:
+    """Bytes that a connection may have in its send buffer at most."""
+    return max(_buffers("wmem"))
+
+
+def _buffers(name: str) -> tuple[int, int]:
+    """(what may be set, what the kernel's own tuning reaches); nothing where the kernel does not tell."""
     try:
         fixed_max = int(Path(f"/proc/sys/net/core/{name}_max").read_text())
         tuned_max = int(Path(f"/proc/sys/net/ipv4/tcp_{name}").read_text().split()[2])
     except (OSError, ValueError, IndexError):
-        return
-    if min(fixed_max, SOCKET_BUFFER_BYTES) > tuned_max:
-        _try(connection, socket.SOL_SOCKET, option, min(fixed_max, SOCKET_BUFFER_BYTES))
+        return 0, 0
+    return min(fixed_max, SOCKET_BUFFER_BYTES), tuned_max
 
 
 def _try(connection: socket.socket, level: int, option: int, value: int | bytes) -> None:

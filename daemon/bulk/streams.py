@@ -6,6 +6,7 @@ control, which takes every lost packet for a full queue. They do not help bbr on
 to send. Whether they helped is measured: if the rate did not rise, they go again, and longer each time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from intellectd.daemon.bulk.interface import LinkSeen
@@ -16,11 +17,14 @@ from intellectd.daemon.bulk.limits import (
     STREAM_LIMITED_SHARE,
     STREAM_LOSS_SHARE,
     STREAM_WORTH,
-    STREAMS_LOSS_BASED,
+    STREAMS_BUFFER_BYTES,
     STREAMS_MAX,
+    STREAMS_NEAR_S,
+    STREAMS_SEVERAL,
 )
 from intellectd.daemon.bulk.tcp_info import TcpCounters
 
+First = Callable[[str, float | None, int], "Streams"]  # see at_first
 WIRES_HELP = ("rwnd", "sndbuf", "loss")  # limits that more wires may lift
 
 
@@ -125,9 +129,13 @@ def _more(memory: Streams, sample: Sample) -> int:
     return min((4 if much else 2) * memory.wires, STREAMS_MAX)
 
 
-def at_first(congestion: str) -> Streams:
-    """Before anything is measured: one wire under bbr; under what takes each loss for a full queue, several."""
-    return Streams(STREAMS_LOSS_BASED) if congestion and congestion != "bbr" else Streams()
+def at_first(congestion: str, rtt_s: float | None, buffer_bytes: int) -> Streams:
+    """Before anything is measured. Several: on a near path, where cores are what is short and each wire brings two
+    threads; where buffers are too small for a far one; and under what takes each loss for a full queue. Else one, for
+    several bbr on one far path get in each other's way. `buffer_bytes`: the most that the kernel gives a connection."""
+    near = rtt_s is not None and rtt_s < STREAMS_NEAR_S
+    several = near or buffer_bytes < STREAMS_BUFFER_BYTES or congestion not in ("", "bbr")
+    return Streams(STREAMS_SEVERAL if several else 1)
 
 
 def _judged(memory: Streams, before: tuple[int, float], sample: Sample) -> Streams:

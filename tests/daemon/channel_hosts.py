@@ -17,6 +17,7 @@ from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.listener import Listener
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.sockets import listen, public_address
+from intellectd.daemon.bulk.streams import Streams
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import ChannelRequest, Request
 
@@ -98,6 +99,11 @@ class Diary:
             self.next("chunk")
 
 
+def one(_congestion: str, _rtt_s: float | None, _buffer_bytes: int) -> Streams:
+    """So that a test knows how many wires there are."""
+    return Streams()
+
+
 class Host:
     def __init__(self, peer: str, *, sealed: bool = True, pace: Pace = UNLIMITED, at: str = "127.0.0.1:0") -> None:
         self.peer = peer
@@ -105,7 +111,7 @@ class Host:
         self.trust = TrustTable(self.identity)
         self.crew = Crew()
         self.diary = Diary()
-        self.channels = Channels(peer, self.trust, self.crew, self.diary, sealed=sealed, pace=pace)
+        self.channels = Channels(peer, self.trust, self.crew, self.diary, sealed=sealed, pace=pace, first=one)
         listening = listen(at)
         self.endpoint = Endpoint(public_address(listening), self.identity.certificate)
         self._listener = Listener(listening, self.trust, self.crew, self._dispatch)

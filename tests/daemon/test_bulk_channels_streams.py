@@ -111,14 +111,25 @@ def test_it_climbs_to_what_the_path_needs_and_stays(useful: int, expected: int) 
     assert settled.count(expected) > 0.9 * len(settled), settled
 
 
-@pytest.mark.parametrize(("congestion", "wires"), [("bbr", 1), ("cubic", 4), ("reno", 4), ("", 1)])
-def test_it_begins_with_several_where_a_loss_counts_as_a_full_queue(congestion: str, wires: int) -> None:
-    assert at_first(congestion) == Streams(wires)
+@pytest.mark.parametrize(
+    ("congestion", "rtt_s", "buffer_bytes", "wires"),
+    [
+        ("bbr", 0.1, 64 * MIB, 1),
+        ("bbr", None, 64 * MIB, 1),
+        ("bbr", 0.0001, 64 * MIB, 4),
+        ("bbr", 0.1, 4 * MIB, 4),
+        ("cubic", 0.1, 64 * MIB, 4),
+        ("", 0.1, 64 * MIB, 1),
+    ],
+)
+def test_what_it_begins_with(congestion: str, rtt_s: float | None, buffer_bytes: int, wires: int) -> None:
+    """One far bbr is best alone; a near path lacks cores, a small buffer and cubic lack windows."""
+    assert at_first(congestion, rtt_s, buffer_bytes) == Streams(wires)
 
 
 def test_eight_wires_are_there_for_the_third_transfer() -> None:
     """Of a path with small buffers, on which a wire brings a tenth."""
-    memory, asked = at_first("bbr"), []
+    memory, asked = Streams(), []
     for _ in range(3):
         asked.append(memory.wires)
         memory = decide(memory, sample(memory.wires, 10 * MIB * memory.wires, sndbuf=0.9))
