@@ -37,16 +37,16 @@ def test_a_probe_measures_a_link_and_leaves_the_other_side_as_it_was() -> None:
     with swarm("a", "b") as engines:
         (link,) = probed(engines["a"], probe_job("b")).done().links
         assert link.peer == "b" and link.bytes_per_s > 0 and link.rtt_s >= 0
-        assert link.streams == 1
+        assert link.streams >= 1
         known = engines["a"].links()["b"]
-        assert (known.bytes_per_s, known.rtt_s, known.wires) == (link.bytes_per_s, link.rtt_s, 1)
+        assert (known.bytes_per_s, known.rtt_s) == (link.bytes_per_s, link.rtt_s) and known.wires >= 1
         assert known.measured_s is not None and known.reached_s is not None and known.came_s is None
         there = engines["b"].links()["a"]
         assert there.came_s is not None and there.reached_s is None and there.bytes_per_s is None
         assert engines["b"]._channels.offences() == {}
-        # The wire stands, and a round goes over it.
+        # The channel stands, and a round goes over it.
         reduced(engines, Case(("a", "b")))
-        assert engines["a"].links()["b"].wires == 1
+        assert engines["a"].links()["b"].wires >= 1
 
 
 def test_no_probe_begins_while_a_collective_runs_and_one_that_begins_ends_it() -> None:
