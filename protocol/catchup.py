@@ -158,7 +158,7 @@ class Catchup:
         return {
             peer: beacon.head_round
             for peer, beacon in self._members.alive_beacons(now).items()
-            if beacon.generation == head.generation and beacon.head_round > head.round
+            if beacon.head_round > head.round and beacon.generation == head.generation  # of a thousand few are ahead
         }
 
     def _ask_records(self, head: Head, now: float) -> list[Out]:

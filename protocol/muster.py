@@ -8,7 +8,7 @@ from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.entries import Head
 from intellectd.protocol.membership import ABLE_STATES, Membership
-from intellectd.protocol.messages import Ready
+from intellectd.protocol.messages import Beacon, Ready
 from intellectd.protocol.readiness import Standing, grace_ends_at
 from intellectd.protocol.suspicion import Suspicion
 
@@ -105,11 +105,12 @@ class Muster:
     def able_peers(self, now: float) -> list[str]:
         """Alive, at the head or one record behind, and with a trainer: who can be named for the next round."""
         able = [self._context.peer] if self.able and not self.leaving else []
-        for peer, beacon in self._members.alive_beacons(now).items():
-            near = beacon.generation == self._head.generation and beacon.applied >= self._head.round - 1
-            if beacon.state in ABLE_STATES and near and not beacon.leaving:
-                able.append(peer)
+        able += [peer for peer, beacon in self._members.alive_beacons(now).items() if self._is_able(beacon)]
         return sorted(able)
+
+    def _is_able(self, beacon: Beacon) -> bool:
+        near = beacon.generation == self._head.generation and beacon.applied >= self._head.round - 1
+        return beacon.state in ABLE_STATES and near and not beacon.leaving
 
     def leaving_peers(self, now: float) -> list[str]:
         leaving = [p for p, b in self._members.alive_beacons(now).items() if b.leaving]
@@ -131,9 +132,13 @@ class Muster:
         asked = max(1, self._context.config.swarm.min_peers)
         if ready >= asked:
             return True
-        able = dict.fromkeys(self.able_peers(now))
-        working = [p for p in here if self.ready(p) is not None or (p in able and not self._astray(p))]
-        return len(working) >= asked
+        beacons, me, count = self._members.alive_beacons(now), self._context.peer, 0
+        for peer in here:
+            able = self.able and not self.leaving if peer == me else self._is_able(beacons[peer])
+            count += self.ready(peer) is not None or (able and not self._astray(peer))
+            if count >= asked:
+                return True
+        return False
 
     def _watch_short(self, can_work: bool, now: float) -> None:
         if can_work:
