@@ -17,8 +17,8 @@ from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Arrival, 
 
 
 class Arrivals:
-    def __init__(self, books: Books, departures: Departures) -> None:
-        self._books, self._departures, plan = books, departures, books.plan
+    def __init__(self, books: Books, departures: Departures, say_what_came: Callable[[Neighbour], None]) -> None:
+        self._books, self._departures, self._say_what_came, plan = books, departures, say_what_came, books.plan
         gathered = [chunk.index for chunk in plan.chunks if plan.program.gathered(chunk.index)]
         self._gathering = Gathering(plan.me, len(plan.members), gathered, books.buffers, books.changed)
         self._rows = bytearray(len(plan.chunks))  # `out` holds the row's sum
@@ -95,14 +95,40 @@ class Arrivals:
         if not self._claim(neighbour, number):
             return None
         if gathers:
-            self._await(neighbour, lambda: self._gathering.is_turn(chunk, step))
-        else:
-            self._await(neighbour, lambda: bool(self._rows[chunk.index]))
+            return self._gather(neighbour, chunk, number, step, part)
+        self._await(neighbour, lambda: bool(self._rows[chunk.index]))
         with buffers.inside:
-            if gathers:
-                return self._books.plan.program.gathered(chunk.index) if self._gathering.add(chunk, step, part) else ()
             buffers.merge(chunk, part, final=arrival.action is Action.MERGE_FINISH)
-            return arrival.then
+        return arrival.then
+
+    def _gather(
+        self, neighbour: Neighbour, chunk: Chunk, number: int, step: int, part: memoryview
+    ) -> tuple[Send, ...] | None:
+        gathering = self._gathering
+        self._await(neighbour, lambda: gathering.is_turn(chunk, step) or self._lost_before(neighbour, chunk, number))
+        if not neighbour.has(number):
+            return None
+        with self._books.buffers.inside:
+            is_last = gathering.add(chunk, step, part)
+        if not is_last:
+            return ()
+        with self._books.changed:
+            told = [other for other in self._books.neighbours.values() if other.gave_back]
+            for other in told:
+                other.gave_back = False
+        for other in told:
+            self._say_what_came(other)
+        return self._books.plan.program.gathered(chunk.index)
+
+    def _lost_before(self, neighbour: Neighbour, chunk: Chunk, number: int) -> bool:
+        """What lacks most was lost with a connection, and comes again behind this, perhaps on the same wire: this one
+        makes way."""
+        if not neighbour.lost or not self._gathering.is_far(chunk):
+            return False
+        if all(neighbour.has(item(near, False)) for near in self._gathering.near()):
+            return False  # what lacks is others'
+        neighbour.give_back(number)
+        return True
 
     def _opened(self, incoming: Incoming, size: int) -> memoryview:
         """In this thread's own memory."""

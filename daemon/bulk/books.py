@@ -77,7 +77,9 @@ class Books:
         self.moved_bytes += size
         self.sent_bytes += size + FRAME_OVERHEAD_BYTES
 
-    def goes_again(self, neighbour: Neighbour) -> None:
+    def goes_again(self, neighbour: Neighbour, size: int) -> None:
+        """It counts when it has gone again; the bytes on the wire count twice."""
+        self.moved_bytes -= size
         neighbour.waiting += 1
         neighbour.departures += 1
         self._departures += 1

@@ -29,6 +29,7 @@ from intellectd.daemon.bulk.transfer import Transfer
 AGAIN = 1  # the flag of a GO that tells what has come so far: what was lost on the way is to be sent again
 ASK = 1  # the flag of a WAITING that wants to know
 ASK_AGAIN = 2  # and what has come so far
+HELD = 3  # of one from a host where chunks of the neighbour's wait for others': that it takes nothing is not its fault
 
 
 class Table(Protocol):
@@ -55,7 +56,7 @@ class Collective:
         self._buffers, self._channels, self._table = buffers, channels, table
         self._books = Books(plan, buffers, transfer, epoch)
         self._departures = Departures(self._books)
-        self._arrivals = Arrivals(self._books, self._departures)
+        self._arrivals = Arrivals(self._books, self._departures, self._say_what_came)
         self._watch = Watch(transfer.stall_s)
         self.wants, self.on_chunk = self._arrivals.wants, self._arrivals.on_chunk
         self.fail = self._books.fail
@@ -131,7 +132,7 @@ class Collective:
         if failure is not None:
             self.fail(failure)
         for neighbour in told:
-            neighbour.channel.tell(self._word(Kind.WAITING))
+            neighbour.channel.tell(self._word(Kind.WAITING, HELD if neighbour.waits_here else 0))
         for neighbour in nudged:
             self._say_what_came(neighbour)
         self._report()
@@ -189,18 +190,23 @@ class Collective:
                 self._departures.send_again(neighbour, header.chunk, payload)
             case Kind.GO:
                 self._departures.begin(neighbour, header.step)
-            case Kind.WAITING if header.flag == ASK:
-                self._say_go(neighbour)
-            case Kind.WAITING if header.flag == ASK_AGAIN:
-                self._say_what_came(neighbour)
             case Kind.WAITING:
-                pass
+                self._answer(neighbour, header.flag)
             case Kind.ABORT:
                 self.fail(failure_of(self._aborted(header, payload), peer))
             case Kind.GONE:
                 self.fail(Failure(None, f"{peer} has ended this transfer"))
             case other:
                 raise WireError(f"it sent {other.name} in a collective")
+
+    def _answer(self, neighbour: Neighbour, flag: int) -> None:
+        if flag == ASK:
+            self._say_go(neighbour)
+        elif flag == ASK_AGAIN:
+            self._say_what_came(neighbour)
+        elif flag == HELD:
+            with self._books.changed:
+                neighbour.moved_at = now_s()
 
     def _aborted(self, header: Header, payload: bytes) -> NeighbourAborted:
         """It may name a member, and no one else."""
@@ -238,6 +244,7 @@ class Collective:
             return
         with self._books.changed:
             neighbour.lost = reason
+            self._books.changed.notify_all()
 
     def on_found(self, peer: str) -> None:
         """After a loss: this host says what it has, and asks what has come there."""

@@ -8,7 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from intellectd.daemon.bulk.errors import Failure
-from intellectd.daemon.bulk.limits import HEARTBEATS_PER_STALL, NUDGE_DOUBLINGS_MAX, NUDGE_S, STARVED_STALLS
+from intellectd.daemon.bulk.limits import (
+    HEARTBEATS_PER_STALL,
+    NUDGE_DOUBLINGS_MAX,
+    NUDGE_S,
+    STARVED_STALLS,
+    STUCK_STALLS,
+)
 from intellectd.daemon.bulk.neighbour import Neighbour
 
 
@@ -44,7 +50,7 @@ class Watch:
             why = f" ({neighbour.lost})" if neighbour.lost else ""
             return Failure(neighbour.peer, f"{neighbour.peer}: {said}{why}", silent=True)
         stuck_s = now - neighbour.moved_at
-        if stuck_s > STARVED_STALLS * self.stall_s:
+        if stuck_s > STUCK_STALLS * self.stall_s:
             words = f"{neighbour.peer}: it lives, and took nothing for {stuck_s:.1f} s"
             return Failure(neighbour.peer, words, silent=True)
         return None

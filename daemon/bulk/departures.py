@@ -47,7 +47,7 @@ class Departures:
 
     def _again(self, parcel: Parcel) -> Parcel:
         if parcel.way is Way.SENT:
-            self._books.goes_again(parcel.to)
+            self._books.goes_again(parcel.to, parcel.header.length)
         other = parcel.to.parcels[parcel.number] = parcel.again()
         return other
 
@@ -107,7 +107,9 @@ class Departures:
         except Exception as error:  # this host's own delta is not finite, or a kernel's
             books.fail(failure_of(error, ""))
             return False
-        parcel.way = Way.FILLED
+        with books.changed:
+            if parcel.way is Way.QUEUED:  # else the neighbour has just said that it has it, of an earlier copy
+                parcel.way = Way.FILLED
         return True
 
     def sent(self, parcel: Parcel) -> None:

@@ -1,7 +1,7 @@
 """Parts that are summed in the open, in fp32 and in the members' order, whoever's comes first.
 
-Owns the sums of those chunks that are being gathered, at most GATHERED_MAX at a time: what comes too early waits in
-its wire's thread, which holds its sender up. Refuses to know wires.
+Owns the sums of those chunks that are being gathered: those of the first GATHERED_MAX that are not finished. What
+comes too early waits in its wire's thread, which holds its sender up. Refuses to know wires.
 """
 
 import threading
@@ -23,23 +23,31 @@ class _Sum:
 
 class Gathering:
     def __init__(self, me: int, members: int, order: list[int], buffers: Buffers, changed: threading.Condition) -> None:
-        """`order`: the chunks that are gathered here, as every member sends them."""
+        """`order`: the chunks that are gathered here, as every member sends them; but after a loss, and on several
+        wires, they come in any."""
         self._me, self._buffers, self._changed = me, buffers, changed
         self._others = [member for member in range(members) if member != me]
-        self._order, self._opened = order, 0
+        self._order, self._place = order, {index: place for place, index in enumerate(order)}
+        self._finished = bytearray(len(order))
+        self._low = 0  # the first place that is not finished
         self._sums: dict[int, _Sum] = {}
 
     def is_turn(self, chunk: Chunk, member: int) -> bool:
         """May this member's part be added now? Under the lock. No other part of the chunk may before `add` is done."""
         found = self._sums.get(chunk.index)
         if found is None:
-            full = len(self._sums) >= GATHERED_MAX
-            if full or self._opened >= len(self._order) or self._order[self._opened] != chunk.index:
+            if self.is_far(chunk):
                 return False
-            self._opened += 1
             found = self._sums[chunk.index] = _Sum(self._buffers.new_sum(chunk), self._others[0])
-            self._changed.notify_all()  # the next chunk can be opened
         return found.next == member
+
+    def is_far(self, chunk: Chunk) -> bool:
+        """Too early, whoever's. Under the lock."""
+        return self._place[chunk.index] >= self._low + GATHERED_MAX
+
+    def near(self) -> list[int]:
+        """The chunks that are not far. Under the lock."""
+        return self._order[self._low : self._low + GATHERED_MAX]
 
     def add(self, chunk: Chunk, member: int, part: memoryview) -> bool:
         """True when it was the last, and the mean is in `out`. Raises WireError for what is not finite."""
@@ -55,6 +63,9 @@ class Gathering:
         with self._changed:
             if last:
                 del self._sums[chunk.index]
+                self._finished[self._place[chunk.index]] = 1
+                unfinished = self._finished.find(0, self._low)
+                self._low = unfinished if unfinished >= 0 else len(self._order)
             else:
                 found.next = self._others[self._others.index(member) + 1]
             self._changed.notify_all()

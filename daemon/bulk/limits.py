@@ -49,6 +49,7 @@ UNSENT_BYTES_MAX = 1024 * 1024  # what waits behind the congestion window: keeps
 # that fell silent accuses it. Alive but starved for this many stall_s, a ring ends without a suspect.
 HEARTBEATS_PER_STALL = 4
 STARVED_STALLS = 3
+STUCK_STALLS = 2  # alive, and takes nothing: seen by its neighbour before those behind it starve
 
 # What is on a wire that fell behind goes again on another after so long without a byte from that neighbour: longer than
 # a round trip of any link that is of use, far shorter than what a collapsed window takes to open.

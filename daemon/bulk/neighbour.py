@@ -79,6 +79,7 @@ class Neighbour:
     lost: str = ""  # why a connection to it broke last
     waiting: int = 0  # parcels made and not sent
     waits_here: int = 0  # its chunks that wait for others' in this host's threads
+    gave_back: bool = False  # something that has come from it, since it was last told what came
     parcels: dict[int, Parcel] = field(default_factory=dict)  # by item
     heard_at: float = field(init=False)
     moved_at: float = field(init=False)  # when it last took something, or there was nothing to take
@@ -118,6 +119,11 @@ class Neighbour:
 
     def take(self, number: int) -> None:
         self.taken[number >> 3] |= 1 << (number & 7)
+
+    def give_back(self, number: int) -> None:
+        """It came too early to be kept. It is asked for again."""
+        self.taken[number >> 3] &= ~(1 << (number & 7))
+        self.gave_back = True
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
         """(the first item's number, a bit for each from there on) of what has come."""

@@ -105,12 +105,20 @@ def one(_congestion: str, _rtt_s: float | None, _buffer_bytes: int) -> Streams:
 
 
 class Host:
-    def __init__(self, peer: str, *, sealed: bool = True, pace: Pace = UNLIMITED, at: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self,
+        peer: str,
+        *,
+        sealed: bool = True,
+        pace: Pace = UNLIMITED,
+        at: str = "127.0.0.1:0",
+        diary: Diary | None = None,
+    ) -> None:
         self.peer = peer
         self.identity = Identity(peer)
         self.trust = TrustTable(self.identity)
         self.crew = Crew()
-        self.diary = Diary()
+        self.diary = diary or Diary()
         self.channels = Channels(peer, self.trust, self.crew, self.diary, sealed=sealed, pace=pace, first=one)
         listening = listen(at)
         self.endpoint = Endpoint(public_address(listening), self.identity.certificate)

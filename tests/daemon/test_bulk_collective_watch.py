@@ -3,12 +3,15 @@
 import pytest
 
 from intellectd.daemon.bulk.collective_watch import Watch
+from intellectd.daemon.bulk.errors import Failure
 from intellectd.daemon.bulk.frames import Header, Outgoing
-from intellectd.daemon.bulk.limits import HEARTBEATS_PER_STALL, STARVED_STALLS
+from intellectd.daemon.bulk.limits import HEARTBEATS_PER_STALL, STARVED_STALLS, STUCK_STALLS
 from intellectd.daemon.bulk.neighbour import Neighbour
 
 STALL_S = 10.0
 NEVER = STARVED_STALLS * STALL_S
+STUCK = STUCK_STALLS * STALL_S
+GAVE_UP = Failure("PZ", "PB ended the transfer: it suspects PZ")
 
 
 class NoChannel:
@@ -16,7 +19,7 @@ class NoChannel:
 
     def tell(self, header: Header, payload: bytes = b"") -> None: ...
 
-    def send(self, item: Outgoing) -> None: ...
+    def send(self, item: Outgoing, *, first: bool = False) -> None: ...
 
     def drop(self, transfer: int) -> None: ...
 
@@ -43,10 +46,12 @@ def verdict(one: Neighbour, now: float, chunk_at: float | None = None) -> tuple[
         ({"heard_at": 5.0, "met": True}, 15.1, ("PB", True)),
         ({"arrivals": 0, "departures": 0}, 99.0, None),  # it owes nothing and is owed nothing
         ({"waits_here": 1}, 99.0, None),  # this host's threads hold it up
-        ({"heard_at": 30.0, "ready": 0, "waiting": 1}, 30.1, ("PB", True)),  # it lives, and takes nothing
-        ({"heard_at": 30.0, "ready": 0, "waiting": 1, "moved_at": 0.2}, 30.1, None),
-        ({"heard_at": 30.0, "ready": 0, "waiting": 0}, 30.1, None),  # there is nothing to take
-        ({"heard_at": 30.0, "ready": None, "waiting": 1}, 30.1, None),  # it has not said GO: it is told nothing
+        ({"heard_at": STUCK, "ready": 0, "waiting": 1}, STUCK + 0.1, ("PB", True)),  # it lives, and takes nothing
+        ({"heard_at": STUCK, "ready": 0, "waiting": 1, "moved_at": 0.2}, STUCK + 0.1, None),
+        ({"heard_at": STUCK, "ready": 0, "waiting": 0}, STUCK + 0.1, None),  # there is nothing to take
+        ({"heard_at": STUCK, "ready": None, "waiting": 1}, STUCK + 0.1, None),  # it has not said GO: it is told nothing
+        ({"why": GAVE_UP}, 9.9, None),  # it may begin again
+        ({"why": GAVE_UP}, 10.1, ("PZ", False)),  # it gave up and said why; its silence is no other fault
     ],
 )
 def test_who_is_blamed(books: dict[str, object], now: float, expected: tuple[str, bool] | None) -> None:

@@ -1,0 +1,64 @@
+"""Parts that are summed in the members' order, in a window of chunks, whatever comes first."""
+
+import threading
+
+import torch
+
+from intellectd.daemon.bulk.collective_buffers import Buffers
+from intellectd.daemon.bulk.collective_plan import CollectivePlan, plan_of
+from intellectd.daemon.bulk.gathering import Gathering
+from intellectd.daemon.bulk.limits import GATHERED_MAX
+from intellectd.kernels import ops
+from tests.daemon.bulk_swarm import Case
+
+ME = "b"  # the second of three: its own part is added between the others'
+CHUNKS = GATHERED_MAX + 3
+
+
+def gathering() -> tuple[Case, CollectivePlan, Gathering]:
+    # All slices but b's are empty.
+    case = Case(("a", "b", "c"), "fp32", CHUNKS * 16 * 16384, schedule="direct", shape=(0, 1, 0))
+    plan = plan_of(case.job(ME), ME)
+    buffers = Buffers(plan, memoryview(case.deltas[1]).toreadonly(), memoryview(case.outs[1]))
+    return case, plan, Gathering(1, 3, [c.index for c in plan.chunks], buffers, threading.Condition())
+
+
+def test_members_take_turns_and_chunks_need_not() -> None:
+    case, plan, found = gathering()
+    assert len(plan.chunks) == CHUNKS
+
+    def part(index: int, member: int) -> memoryview:
+        return memoryview(case.deltas[member])[plan.chunks[index].start : plan.chunks[index].stop]
+
+    last = plan.chunks[GATHERED_MAX - 1]
+    assert found.is_turn(last, 0) and not found.is_turn(last, 2)
+    assert not found.add(last, 0, part(last.index, 0))
+    assert found.is_turn(last, 2) and not found.is_turn(last, 0)
+    assert found.add(last, 2, part(last.index, 2))
+    total = torch.zeros(16 * 16384)
+    for member in range(3):
+        ops.decode_add(plan.codec, ops.as_bytes(part(last.index, member)), case.weights[member], total)
+    expected = bytearray(last.size)
+    assert ops.encode_mean(plan.codec, total, sum(case.weights), ops.as_bytes(expected)) is None
+    assert case.outs[1][last.start : last.stop] == expected
+
+
+def test_the_window_moves_when_its_first_chunk_is_finished() -> None:
+    case, plan, found = gathering()
+
+    def finish(index: int) -> None:
+        chunk = plan.chunks[index]
+        for member in (0, 2):
+            assert found.is_turn(chunk, member)
+            found.add(chunk, member, memoryview(case.deltas[member])[chunk.start : chunk.stop])
+
+    first_far = plan.chunks[GATHERED_MAX]
+    finish(1), finish(2)
+    assert found.is_far(first_far) and not found.is_turn(first_far, 0)
+    assert found.near() == list(range(GATHERED_MAX))
+    finish(0)
+    assert found.near() == list(range(3, GATHERED_MAX + 3))
+    assert not found.is_far(first_far) and found.is_turn(first_far, 0)
+    for index in range(3, CHUNKS):
+        finish(index)
+    assert found.near() == [] and found._sums == {}
