@@ -29,6 +29,7 @@ from intellectd.daemon.bulk.transfer import Transfer
 AGAIN = 1  # the flag of a GO that tells what has come so far: what was lost on the way is to be sent again
 ASK = 1  # the flag of a WAITING that wants to know
 ASK_AGAIN = 2  # and what has come so far
+DONE = 1  # the flag of a GONE of what ended well: it has all that was for it
 HELD = 3  # of one from a host where chunks of the neighbour's wait for others': that it takes nothing is not its fault
 
 
@@ -173,6 +174,9 @@ class Collective:
         neighbour = self._books.known(peer)
         if neighbour is None:
             return  # it is asked again when this host has begun
+        if header.kind is Kind.GONE:
+            self._has_ended(neighbour, header.flag == DONE)
+            return
         with self._books.changed:
             if header.kind is Kind.ABORT and header.step != neighbour.epoch:
                 # An attempt that it had given up before this one; or one in which it had no time to say anything else.
@@ -181,7 +185,7 @@ class Collective:
             if header.kind in (Kind.GO, Kind.WAITING) and not neighbour.speaks_in(header.step):
                 return
             neighbour.heard(now_s())
-        if header.step == neighbour.aborted and header.kind is not Kind.GONE:
+        if header.step == neighbour.aborted:
             self.fail(Failure(None, f"{peer} ended the transfer"))
             return
         match header.kind:
@@ -194,10 +198,15 @@ class Collective:
                 self._answer(neighbour, header.flag)
             case Kind.ABORT:
                 self.fail(failure_of(self._aborted(header, payload), peer))
-            case Kind.GONE:
-                self.fail(Failure(None, f"{peer} has ended this transfer"))
             case other:
                 raise WireError(f"it sent {other.name} in a collective")
+
+    def _has_ended(self, neighbour: Neighbour, well: bool) -> None:
+        """There. That may overtake its last chunks."""
+        with self._books.changed:
+            neighbour.why = Failure(None, f"{neighbour.peer} has ended this transfer")
+        if well:
+            self._departures.has_all(neighbour)
 
     def _answer(self, neighbour: Neighbour, flag: int) -> None:
         if flag == ASK:

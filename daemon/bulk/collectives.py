@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.channel_port import ChannelsPort
-from intellectd.daemon.bulk.collective import AGAIN, ASK, ASK_AGAIN, Collective
+from intellectd.daemon.bulk.collective import AGAIN, ASK, ASK_AGAIN, DONE, Collective
 from intellectd.daemon.bulk.collective_plan import key_of
 from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import Header, Incoming, Kind
@@ -32,7 +32,7 @@ class Collectives:
         self._lock = threading.Lock()
         self._running: dict[int, Collective] = {}
         self._parked: dict[tuple[str, int], _Parked] = {}  # a GO whose transfer has not begun here
-        self._ended: dict[int, None] = {}  # keys, the newest last
+        self._ended: dict[int, bool] = {}  # by key, the newest last: did it end well?
         self._attempts = itertools.count()
         self.channels: ChannelsPort | None = None
 
@@ -63,7 +63,7 @@ class Collectives:
                 return False
             del self._running[key]
             self._ended.pop(key, None)
-            self._ended[key] = None
+            self._ended[key] = collective.transfer.failure is None
             if len(self._ended) > ENDED_MAX:
                 del self._ended[next(iter(self._ended))]
             return True
@@ -89,8 +89,9 @@ class Collectives:
 
     def _tell_end(self, peer: str, transfer: int) -> None:
         """It waits for more of a transfer that was here."""
-        if transfer in self._ended and self.channels is not None:
-            self.channels.need(peer, GOODBYE_S).tell(Header(Kind.GONE, transfer=transfer))
+        well = self._ended.get(transfer)
+        if well is not None and self.channels is not None:
+            self.channels.need(peer, GOODBYE_S).tell(Header(Kind.GONE, DONE if well else 0, transfer=transfer))
             self.channels.release(peer)
 
     def _park(self, peer: str, header: Header) -> None:

@@ -65,6 +65,15 @@ class Departures:
         if complete:
             books.over.set()
 
+    def has_all(self, neighbour: Neighbour) -> None:
+        """Its collective is complete: whatever of this has gone, it is there."""
+        with self._books.changed:
+            for parcel in neighbour.parcels.values():
+                self._went(parcel)
+            complete = self._books.complete
+        if complete:
+            self._books.over.set()
+
     def _went(self, parcel: Parcel) -> None:
         if parcel.way is not Way.SENT:
             parcel.way = Way.SENT

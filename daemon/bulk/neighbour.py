@@ -74,7 +74,7 @@ class Neighbour:
     epoch: int | None = None  # of its newest attempt that is known here
     ready: int | None = None  # in which attempt it has said GO: its buffers are there
     aborted: int | None = None  # which attempt it has given up, of which nothing else is known
-    why: Failure | None = None  # it did, and has begun no other
+    why: Failure | None = None  # it did, or has ended it, and has begun no other
     met: bool = False  # it has said anything of this transfer
     lost: str = ""  # why a connection to it broke last
     waiting: int = 0  # parcels made and not sent

@@ -1,5 +1,6 @@
 """A member of collectives whose keys and channels are real and whose words are the test's."""
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -126,7 +127,8 @@ class Puppet(Host):
 def sever(channel: Channel) -> None:
     """What its wires have in hand, and what their sockets hold, is lost."""
     for wire in channel.wires:
-        wire._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):  # it has just ended by itself
+            wire._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         wire.end(LinkLost("cut by the test"))
 
 

@@ -167,16 +167,51 @@ def test_a_strangers_go_before_the_plan_ends_nothing() -> None:
         assert all(inbox.done() for inbox in events)
 
 
-def test_who_asks_for_more_of_what_has_ended_hears_so_and_ends_too() -> None:
+def test_who_has_ended_says_so_when_asked_for_more() -> None:
     case = Case(("a", "x"), codec="fp32", elements=2 * GROUP)
     with with_puppet(case) as (engines, events, x):
         x.meet()
         engines["a"].abort(transfer_id(case.name))
         events["a"].failed()
         x.say("a", Kind.GO, 1, bytes(1))
-        x.hear(Kind.GONE)
+        assert x.hear(Kind.GONE)[0].flag == 0
         again = case.start(engines["a"], "a")
+        x.begin_anew()
+        x.meet()
+        x.finish("a")
+        again.done()
+        x.say("a", Kind.GO, 1, bytes(1))
+        assert x.hear(Kind.GONE)[0].flag == 1  # it ended well
+
+
+def test_whoever_has_all_has_what_this_host_does_not_know_to_have_gone() -> None:
+    case = Case(("a", "x"), codec="fp32", elements=2**24)
+    with with_puppet(case) as (engines, _events, x):
+        x.ask("a")
+        x.hear(Kind.GO, 0)
+        x.diary.gate.clear()
+        x.go("a")
+        eventually(lambda: is_stuck(engines["a"]))
+        x.say("a", Kind.GONE, 1)
+        eventually(lambda: set(parcels(engines["a"])) == {Way.SENT})
+        assert engines["a"]._collectives._running  # it still lacks what x owes
+
+
+def test_gone_may_come_before_the_last_chunk() -> None:
+    case = Case(("a", "x"), codec="fp32", elements=2 * GROUP)
+    with with_puppet(case) as (engines, events, x):
         x.meet()
         x.say("a", Kind.GONE)
-        end = again.failed()
+        (collective,) = engines["a"]._collectives._running.values()
+        eventually(lambda: collective._books.neighbours["x"].why is not None)
+        x.finish("a")
+        events["a"].done()
+
+
+def test_who_has_ended_and_owes_something_is_given_up_and_not_blamed() -> None:
+    case = Case(("a", "x"), codec="fp32", elements=2 * GROUP, stall_s=0.5)
+    with with_puppet(case) as (_engines, events, x):
+        x.meet()
+        x.say("a", Kind.GONE)
+        end = events["a"].failed()
     assert end.suspect is None and "has ended this transfer" in end.reason
