@@ -8,6 +8,7 @@ from tests.wan.network import why_not
 from tests.wan.topology import Route, load, uniform
 
 
+@pytest.mark.slow  # processes of torch, each imported anew
 def test_loopback_is_measured_against_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loopback, "ELEMENTS", 2**18)
     rows, notes = loopback.rows(2, 2, ())

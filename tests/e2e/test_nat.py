@@ -48,7 +48,7 @@ def test_a_host_behind_nat_trains_and_netcheck_says_who_dialled(wan: Make, swarm
     code, seen = rack.netcheck()
     (row,) = seen["peers"]
     assert (code, row["peer"], row["tensors"]["reach"]) == (0, home.peer, "in")
-    assert row["tensors"]["wires"] == 1 and row["tensors"]["address"] == ""
+    assert row["tensors"]["wires"] >= 1 and row["tensors"]["address"] == ""
     assert seen["tensors"]["came"] == seen["control"]["came"] == [home.peer]
     code, seen = home.netcheck()
     (row,) = seen["peers"]
