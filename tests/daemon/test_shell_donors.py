@@ -209,7 +209,6 @@ async def test_an_answer_that_is_none_is_a_fault(autojump_clock: Clock) -> None:
         late = await joined_late(world, hosts, run_id)
         while not await faults(late, "bytes"):
             await world.service(late).changed.wait()
-        await finish_alike([*hosts, late], 12)
 
 
 async def test_a_flood_of_messages_crowds_out_only_the_one_who_floods(autojump_clock: Clock) -> None:
