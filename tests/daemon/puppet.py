@@ -117,6 +117,7 @@ class Puppet(Host):
         self._listener.close()
         for peer, channel in self._channels_to.items():
             self.channels.release(peer)
+            channel._closing = True  # so that no wire that is about to stand outlives it
             sever(channel)
 
     def close(self) -> None:
