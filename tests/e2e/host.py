@@ -112,7 +112,10 @@ class Host:
     def wait_ready(self) -> None:
         """As systemd would: the daemon says READY=1."""
         said = b""
-        ended = os.pidfd_open(self.process.pid)
+        try:
+            ended = os.pidfd_open(self.process.pid)
+        except ProcessLookupError:  # a forked one that has ended is nobody's any more, its forkserver waited for it
+            raise AssertionError(self.told("it ended before it was ready")) from None
         with self._ready, open(ended, "rb"):
             while not said.startswith(b"READY=1"):  # before that it may tell what it is doing
                 readable, _, _ = select.select([self._ready, ended], [], [], START_S_MAX)
@@ -194,4 +197,5 @@ class Host:
         return int(re.findall(r"a trainer is attached\b.*?pid=(\d+)", self.log.read_text())[-1])
 
     def told(self, what: str) -> str:
-        return f"{self.name}: {what}\n{self.log.read_text(errors='replace')[-LOG_CHARS_SHOWN:]}"
+        log = self.log.read_text(errors="replace")[-LOG_CHARS_SHOWN:] if self.log.exists() else "it has no log"
+        return f"{self.name}: {what}\n{log}"
