@@ -166,7 +166,9 @@ class Arrivals:
             if ends_row:
                 self._rows[chunk.index] = 1
                 books.changed.notify_all()
-            complete = books.complete
+            complete, all_came = books.complete, neighbour.losses > 0 and not neighbour.arrivals
+        if all_came:
+            self._say_what_came(neighbour)  # it waits for that
         for parcel in ready:
             parcel.to.channel.send(parcel)
         if complete:

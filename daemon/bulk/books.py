@@ -86,4 +86,9 @@ class Books:
 
     @property
     def complete(self) -> bool:
+        return self.settling and not any(neighbour.unsure for neighbour in self.neighbours.values())
+
+    @property
+    def settling(self) -> bool:
+        """All has come and gone; whether it is there, not all have said whose connections broke."""
         return self._arrivals == self._departures == 0

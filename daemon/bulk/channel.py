@@ -27,6 +27,7 @@ from intellectd.daemon.bulk.limits import (
     STREAMS_MAX,
     UNSENT_BYTES_MAX,
     UNSENT_BYTES_MIN,
+    WIRE_LIVES_S,
 )
 from intellectd.daemon.bulk.outbox import Control, Outbox
 from intellectd.daemon.bulk.streams import First
@@ -193,7 +194,7 @@ class Channel:
             self.meter.wire_ended(wire)
             with self._changed:
                 self._wires.pop(wire.wire_id, None)
-                self._plan_redial(wire)
+                self._plan_redial(wire, isinstance(failure, WireError))
                 left, closing = bool(self._wires), self._closing
                 self._found = left
                 self.offences += isinstance(failure, WireError)
@@ -258,10 +259,10 @@ class Channel:
     def _patience_s(self) -> float:
         return 0.0 if self._dials_first else DIAL_PATIENCE_S
 
-    def _plan_redial(self, wire: Wire) -> None:
+    def _plan_redial(self, wire: Wire, broke_protocol: bool) -> None:
         """After a loss: at once, unless wires die as soon as they stand. Who reached the other last dials first."""
         now = now_s()
-        if now - wire.stood_s < DIAL_BACKOFF_MAX_S:
+        if now - wire.stood_s < WIRE_LIVES_S or broke_protocol:
             self._back_off()
         else:
             self._backoff_s, self._due_s = 0.0, now

@@ -22,11 +22,12 @@ from intellectd.daemon.bulk.departures import Departures
 from intellectd.daemon.bulk.errors import DeadlinePassed, Failure, NeighbourAborted, Stopped, WireError, failure_of
 from intellectd.daemon.bulk.frames import Header, Kind
 from intellectd.daemon.bulk.interface import LinkSeen
-from intellectd.daemon.bulk.limits import PEER_ID_BYTES_MAX, PROGRESS_EACH_CHUNKS_MAX, WATCH_S
+from intellectd.daemon.bulk.limits import PEER_ID_BYTES_MAX, PROGRESS_EACH_CHUNKS_MAX, SETTLE_S, WATCH_S
 from intellectd.daemon.bulk.neighbour import Neighbour
 from intellectd.daemon.bulk.transfer import Transfer
 
-AGAIN = 1  # the flag of a GO that tells what has come so far: what was lost on the way is to be sent again
+AGAIN = 1  # the flag of a GO that tells what has come so far: what has gone and not come is to be sent again
+AFTER_LOSS = 2  # of one after a connection broke: if it went before
 ASK = 1  # the flag of a WAITING that wants to know
 ASK_AGAIN = 2  # and what has come so far
 DONE = 1  # the flag of a GONE of what ended well: it has all that was for it
@@ -59,6 +60,7 @@ class Collective:
         self._departures = Departures(self._books)
         self._arrivals = Arrivals(self._books, self._departures, self._say_what_came)
         self._watch = Watch(transfer.stall_s)
+        self._settles_s = 0.0  # since when there is nothing but to hear that all is there; 0: there is more
         self.wants, self.on_chunk = self._arrivals.wants, self._arrivals.on_chunk
         self.fail = self._books.fail
 
@@ -136,7 +138,18 @@ class Collective:
             neighbour.channel.tell(self._word(Kind.WAITING, HELD if neighbour.waits_here else 0))
         for neighbour in nudged:
             self._say_what_came(neighbour)
+        if books.settling:
+            self._settle(neighbours, now)
         self._report()
+
+    def _settle(self, neighbours: list[Neighbour], now: float) -> None:
+        """This host has all; of what it sent last, some may have been lost with a connection."""
+        self._settles_s = self._settles_s or now
+        unsure = [neighbour for neighbour in neighbours if neighbour.unsure]
+        if now - self._settles_s > SETTLE_S:
+            self._departures.nobody_is_there(unsure)
+        for neighbour in unsure:
+            neighbour.channel.tell(self._word(Kind.WAITING, ASK_AGAIN), self.plan.transfer_id)
 
     def _report(self) -> None:
         always = len(self.plan.chunks) <= PROGRESS_EACH_CHUNKS_MAX
@@ -189,9 +202,9 @@ class Collective:
             self.fail(Failure(None, f"{peer} ended the transfer"))
             return
         match header.kind:
-            case Kind.GO if header.flag == AGAIN:
+            case Kind.GO if header.flag in (AGAIN, AFTER_LOSS):
                 self._departures.begin(neighbour, header.step)
-                self._departures.send_again(neighbour, header.chunk, payload)
+                self._departures.send_again(neighbour, header.chunk, payload, header.flag == AFTER_LOSS)
             case Kind.GO:
                 self._departures.begin(neighbour, header.step)
             case Kind.WAITING:
@@ -207,12 +220,14 @@ class Collective:
             neighbour.why = Failure(None, f"{neighbour.peer} has ended this transfer")
         if well:
             self._departures.has_all(neighbour)
+        else:
+            self._departures.nobody_is_there([neighbour])
 
     def _answer(self, neighbour: Neighbour, flag: int) -> None:
         if flag == ASK:
             self._say_go(neighbour)
         elif flag == ASK_AGAIN:
-            self._say_what_came(neighbour)
+            self._say_what_came(neighbour, AFTER_LOSS)
         elif flag == HELD:
             with self._books.changed:
                 neighbour.moved_at = now_s()
@@ -230,12 +245,12 @@ class Collective:
         if neighbour.arrivals:
             neighbour.channel.tell(self._word(Kind.GO), self.plan.transfer_id)
 
-    def _say_what_came(self, neighbour: Neighbour) -> None:
+    def _say_what_came(self, neighbour: Neighbour, flag: int = AGAIN) -> None:
         self._say_go(neighbour)
         with self._books.changed:
             pages = list(neighbour.pages())
         for first, bits in pages:
-            neighbour.channel.tell(self._word(Kind.GO, AGAIN, first), bits)
+            neighbour.channel.tell(self._word(Kind.GO, flag, first), bits)
 
     # ---- its connections
 
@@ -246,13 +261,16 @@ class Collective:
 
     def on_lost(self, peer: str, reason: str, refused: bool) -> None:
         neighbour = self._books.neighbours.get(peer)
-        if neighbour is None or not neighbour.counts or self._books.over.is_set():
+        if neighbour is None or self._books.over.is_set():
+            return
+        if refused and not neighbour.counts:
+            self._departures.nobody_is_there([neighbour])
             return
         if refused:
             self.fail(Failure(peer, f"{peer}: {reason}"))
             return
         with self._books.changed:
-            neighbour.lost = reason
+            neighbour.breaks(reason)
             self._books.changed.notify_all()
 
     def on_found(self, peer: str) -> None:
@@ -260,6 +278,6 @@ class Collective:
         neighbour = self._books.neighbours.get(peer)
         if neighbour is None or not neighbour.lost or self._books.over.is_set():
             return
-        self._say_what_came(neighbour)
+        self._say_what_came(neighbour, AFTER_LOSS)
         if neighbour.parcels:
             neighbour.channel.tell(self._word(Kind.WAITING, ASK_AGAIN), self.plan.transfer_id)

@@ -69,7 +69,8 @@ class Watch:
 
     def to_tell(self, neighbours: Iterable[Neighbour], now: float) -> list[Neighbour]:
         """Those who have heard nothing for a while of how this host lives."""
-        found = [n for n in neighbours if n.counts and now - n.told_at >= self.stall_s / HEARTBEATS_PER_STALL]
+        every_s = self.stall_s / HEARTBEATS_PER_STALL
+        found = [n for n in neighbours if (n.counts or n.unsure) and now - n.told_at >= every_s]
         for neighbour in found:
             neighbour.told_at = now
         return found

@@ -6,11 +6,12 @@ computes.
 
 import itertools
 import threading
+import time
 from dataclasses import dataclass
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.channel_port import ChannelsPort
-from intellectd.daemon.bulk.collective import AGAIN, ASK, ASK_AGAIN, DONE, Collective
+from intellectd.daemon.bulk.collective import AFTER_LOSS, AGAIN, ASK, ASK_AGAIN, DONE, Collective
 from intellectd.daemon.bulk.collective_plan import key_of
 from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import Header, Incoming, Kind
@@ -33,7 +34,8 @@ class Collectives:
         self._running: dict[int, Collective] = {}
         self._parked: dict[tuple[str, int], _Parked] = {}  # a GO whose transfer has not begun here
         self._ended: dict[int, bool] = {}  # by key, the newest last: did it end well?
-        self._attempts = itertools.count()
+        # Of two processes of a host the later one has the higher ones: attempts are further apart than seconds.
+        self._attempts = itertools.count(int(time.time()))
         self.channels: ChannelsPort | None = None
 
     def new_epoch(self) -> int:
@@ -71,7 +73,7 @@ class Collectives:
     # ---- frames.Handler
 
     def on_control(self, peer: str, header: Header, payload: bytes) -> None:
-        again = header.kind is Kind.GO and header.flag == AGAIN
+        again = header.kind is Kind.GO and header.flag in (AGAIN, AFTER_LOSS)
         asks = header.kind is Kind.WAITING and header.flag in (ASK, ASK_AGAIN)
         names = asks or (header.kind is Kind.GO and not again)
         if names and (len(payload) != TRANSFER_ID_BYTES or key_of(payload) != header.transfer):
@@ -81,14 +83,14 @@ class Collectives:
             if names and payload != collective.plan.transfer_id:
                 raise WireError("a transfer whose name begins like another's")
             collective.on_control(peer, header, payload)
-        elif again:
+        elif again or (asks and header.flag == ASK_AGAIN):
             self._tell_end(peer, header.transfer)
         else:
             with self._lock:
                 self._park(peer, header)
 
     def _tell_end(self, peer: str, transfer: int) -> None:
-        """It waits for more of a transfer that was here."""
+        """It waits for more of a transfer that was here, or to hear that all came."""
         well = self._ended.get(transfer)
         if well is not None and self.channels is not None:
             self.channels.need(peer, GOODBYE_S).tell(Header(Kind.GONE, DONE if well else 0, transfer=transfer))

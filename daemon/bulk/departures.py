@@ -51,12 +51,12 @@ class Departures:
         other = parcel.to.parcels[parcel.number] = parcel.again()
         return other
 
-    def send_again(self, neighbour: Neighbour, first: int, bits: bytes) -> None:
+    def send_again(self, neighbour: Neighbour, first: int, bits: bytes, after_loss: bool) -> None:
         """Of the items from `first` on those that have gone and, by its bits, not come. What is still on its way may
-        go twice; the second is dropped there."""
+        go twice, unless it went after the last loss; the second is dropped there."""
         books = self._books
         with books.changed:
-            came, lacking = neighbour.told(first, bits)
+            came, lacking = neighbour.told(first, bits, after_loss)
             for parcel in came:  # of some of them this host does not know it: the wire broke behind the last byte
                 self._went(parcel)
             again, complete = [self._again(parcel) for parcel in lacking], books.complete
@@ -70,6 +70,16 @@ class Departures:
         with self._books.changed:
             for parcel in neighbour.parcels.values():
                 self._went(parcel)
+            neighbour.unsure = False
+            complete = self._books.complete
+        if complete:
+            self._books.over.set()
+
+    def nobody_is_there(self, neighbours: Iterable[Neighbour]) -> None:
+        """Or none that says whether it has all: this host does not wait for it any more."""
+        with self._books.changed:
+            for neighbour in neighbours:
+                neighbour.unsure = False
             complete = self._books.complete
         if complete:
             self._books.over.set()
@@ -99,6 +109,7 @@ class Departures:
         chunk, buffers = books.plan.chunks[send.chunk], books.buffers
         if not self._is_current(parcel) or parcel.way is Way.SENT:
             return False
+        parcel.losses = parcel.to.losses
         try:
             with self._against_results(parcel), buffers.inside:
                 if parcel.anew and not self._is_there(parcel):

@@ -37,6 +37,9 @@ DIAL_BACKOFF_FIRST_S = 0.05
 DIAL_BACKOFF_MAX_S = 1.0
 CUT_SHORT_S = 1.0  # an attempt with less time than this proves nothing: a few round trips on a slow link
 ADDRESSES_PER_NAME_MAX = 4  # a host has an IPv4 and an IPv6 address; a hostile name has thousands
+# A wire that stood for so long did not die as soon as it stood: where all connections are reset each second, a pause
+# that grows would soon be all that there is. A round trip of a long path, so that it has carried something.
+WIRE_LIVES_S = 0.25
 DIAL_ATTEMPT_S = 10.0  # connect, handshake; as HANDSHAKE_S on the other side
 
 PIECE_BYTES = 64 * 1024  # given to the socket at once: four TLS records; the grain of "nothing was taken"
@@ -56,6 +59,9 @@ STUCK_STALLS = 2  # alive, and takes nothing: seen by its neighbour before those
 NUDGE_S = 0.5
 NUDGE_DOUBLINGS_MAX = 5
 WATCH_S = 0.25  # between two looks at whether a collective's neighbours live: far below any stall_s that makes sense
+# Who has all, and sent results over connections that broke, stays so long to hear that they are there: a few times what
+# it takes to dial again.
+SETTLE_S = 5.0
 GATHERED_MAX = 32  # chunks of a direct exchange that are being summed, 1 MiB of fp32 each
 ENDED_MAX = 64  # transfers whose end is remembered, so that who asks for more of one hears it: as many as run at once
 

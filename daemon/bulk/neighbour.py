@@ -41,12 +41,13 @@ class Parcel:
     """A chunk on its way to a neighbour, addressed to the attempt that the neighbour is in. When it has to go again, a
     new one goes in its stead: nothing that a wire still does with this one counts then."""
 
-    __slots__ = ("_collective", "anew", "header", "number", "send", "to", "way")
+    __slots__ = ("_collective", "anew", "header", "losses", "number", "send", "to", "way")
 
     def __init__(self, collective: Sends, to: "Neighbour", send: Send, number: int, transfer: int, length: int) -> None:
         self._collective, self.to, self.send, self.number = collective, to, send, number
         self.header = Header(Kind.CHUNK, to.chunks_epoch, send.step, send.chunk, transfer, length)
         self.way = Way.QUEUED
+        self.losses = 0  # of connections to the neighbour, before a wire took it
         self.anew = False  # it has gone before, to an attempt that the neighbour has given up
 
     def again(self) -> "Parcel":
@@ -77,6 +78,8 @@ class Neighbour:
     why: Failure | None = None  # it did, or has ended it, and has begun no other
     met: bool = False  # it has said anything of this transfer
     lost: str = ""  # why a connection to it broke last
+    losses: int = 0  # how many broke
+    unsure: bool = False  # one broke, and it has not said that all is there
     waiting: int = 0  # parcels made and not sent
     waits_here: int = 0  # its chunks that wait for others' in this host's threads
     gave_back: bool = False  # something that has come from it, since it was last told what came
@@ -86,9 +89,12 @@ class Neighbour:
     told_at: float = field(init=False)
     nudged_at: float = field(init=False)  # when it was last told what has come, of itself
     nudges: int = 0  # since a chunk came
+    owed: int = field(init=False)  # parcels for it in all
+    there: dict[int, int] = field(default_factory=dict)  # how many it said to have, by page
 
     def __post_init__(self) -> None:
         self.heard_at = self.moved_at = self.told_at = self.nudged_at = self.now
+        self.owed = self.departures
 
     @property
     def chunks_epoch(self) -> int:
@@ -120,6 +126,16 @@ class Neighbour:
     def take(self, number: int) -> None:
         self.taken[number >> 3] |= 1 << (number & 7)
 
+    def breaks(self, reason: str) -> None:
+        """A connection to it. What was in sockets may be lost, and nobody says so of results that went last."""
+        self.lost, self.losses = reason, self.losses + 1
+        self.unsure = self.unsure or any(parcel.way is not Way.QUEUED for parcel in self.parcels.values())
+        self.there.clear()
+
+    def _travels(self, parcel: Parcel) -> bool:
+        """It went after the last loss."""
+        return parcel.losses == self.losses
+
     def give_back(self, number: int) -> None:
         """It came too early to be kept. It is asked for again."""
         self.taken[number >> 3] &= ~(1 << (number & 7))
@@ -130,14 +146,17 @@ class Neighbour:
         for start in range(0, len(self.taken), PAGE_BYTES):
             yield 8 * start, bytes(self.taken[start : start + PAGE_BYTES])
 
-    def told(self, first: int, bits: bytes) -> tuple[list[Parcel], list[Parcel]]:
-        """Of these items what has come there, and what has gone and has not come."""
+    def told(self, first: int, bits: bytes, after_loss: bool) -> tuple[list[Parcel], list[Parcel]]:
+        """Of these items what has come there, and what has gone and has not come; `after_loss`: but is not on its way
+        on a connection that stands."""
         came: list[Parcel] = []
         lacking: list[Parcel] = []
         for offset in range(8 * len(bits)):
             parcel = self.parcels.get(first + offset)
             if parcel is not None and bits[offset >> 3] & 1 << (offset & 7):
                 came.append(parcel)
-            elif parcel is not None and parcel.way is not Way.QUEUED:
+            elif parcel is not None and parcel.way is not Way.QUEUED and not (after_loss and self._travels(parcel)):
                 lacking.append(parcel)
+        self.there[first] = len(came)
+        self.unsure = self.unsure and sum(self.there.values()) < self.owed
         return came, lacking

@@ -112,6 +112,18 @@ def resets(bench: Bench, count: list[int]) -> Callable[[threading.Event], None]:
     return fault
 
 
+def resets_of_all(bench: Bench, count: list[int]) -> Callable[[threading.Event], None]:
+    """Each second every connection of every member."""
+
+    def fault(over: threading.Event) -> None:
+        while not over.wait(RESET_S):
+            for name in PEERS:
+                bench.wan.run(name, "ss", "-KtnHO", "state", "established", capture_output=True)
+            count.append(len(PEERS))
+
+    return fault
+
+
 BYTES_SENT = re.compile(r"\bbytes_sent:(\d+)")
 
 
@@ -144,9 +156,10 @@ def rows(quick: bool) -> tuple[list[Row], list[str]]:
         with swarm_on(topology, Shape((CODEC,), elements)) as (wan, swarm):
             bench = Bench(wan, swarm, elements)
             if not made:
-                count: list[int] = []
-                told = bench.disturbed(resets(bench, count))
-                note("reset_each_second", bench, told, f"undisturbed {bench.quiet_s:.2f} s; {len(count)} resets")
+                for name, fault in (("reset_each_second", resets), ("all_reset_each_second", resets_of_all)):
+                    count: list[int] = []
+                    told = bench.disturbed(fault(bench, count))
+                    note(name, bench, told, f"undisturbed {bench.quiet_s:.2f} s; {len(count)} resets")
                 left_s = (1 - slow_at) * bench.must * 8e-6 / (MBIT * SLOWED_TO)
                 told = bench.disturbed(slow_link(bench, slow_at))
                 note("link_to_a_tenth", bench, told, f"undisturbed {bench.quiet_s:.2f} s; the rest takes {left_s:.1f}")
