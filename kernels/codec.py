@@ -61,7 +61,8 @@ class Codec:
     `error` bounds |x - dec(enc(x))| in units of the largest magnitude in x's unit (of x itself where the unit is
     1); what is below 2**-100 in the whole unit is lost besides. `may_reencode`: whether partial sums of a ring
     may travel in it, being encoded anew at each hop. `feedback_decay`: what part of the encoding error is added
-    to the next delta where error feedback is used, None where there is no use in it.
+    to the next delta where error feedback is used, None where there is no use in it; `needs_feedback`: whether the
+    codec is of no use without it.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Codec:
     error: float
     may_reencode: bool
     feedback_decay: float | None = 1.0
+    needs_feedback: bool = False
     chunk_bytes: int = 0  # what a chunk of 16 blocks has besides its blocks' bytes; 0 for codecs without chunks
 
     @property
@@ -151,6 +153,7 @@ TOPK = Codec(
     error=1.0,  # what is not selected is lost: not to be used without error feedback
     may_reencode=False,
     feedback_decay=SPARSE_DECAY,
+    needs_feedback=True,
     chunk_bytes=TOPK_LEVEL_BYTES,
 )
 CODECS = {codec.name: codec for codec in (FP32, INT8, BF16, INT4, E3M0, TOPK)}
@@ -161,6 +164,16 @@ def codec_by_name(name: str) -> Codec:
     if codec is None:
         raise ValueError(f"unknown codec {name!r}; known: {', '.join(sorted(CODECS))}")
     return codec
+
+
+def update_codec(codec: Codec) -> Codec:
+    """In which the mean of deltas in `codec` is encoded for everybody: the same one, or int8 where that loses too much.
+
+    A mean of 4-bit deltas in 4 bits again would have half their error once more, in all peers' steps alike, where no
+    error feedback makes it good; and top-k keeps 1 of 64 elements, of a mean of eight peers' deltas at most one in
+    eight of those it has. int8 adds .007 (kernels/README.md) and can be audited: nobody has to remember anything.
+    """
+    return codec if codec.may_reencode else INT8
 
 
 def ring_codec(name: str) -> Codec:

@@ -8,15 +8,25 @@ from itertools import combinations
 
 from intellectd.protocol import limits
 from intellectd.protocol.entries import Collective
+from intellectd.protocol.manifest import Outer, is_direct_only
 
 RING, DIRECT, TORUS = "ring", "direct", "torus"
 AUTO = "auto"  # of the manifest: whichever is predicted to take the least time
+DIRECT_ONLY = "direct only"  # of a manifest whose codec or error feedback no other schedule bears
+
+
+def allowed(outer: Outer) -> str:
+    """What the manifest says of schedules: one of them, beside which there may be rings; or AUTO, or DIRECT_ONLY."""
+    return DIRECT_ONLY if is_direct_only(outer) else outer.schedule
 
 
 def misfit(collective: Collective, manifest: str) -> str:
-    """Why no leader that keeps the rules plans this in a run of which the manifest says `outer.schedule = manifest`;
-    "" when one may. A ring is always allowed: there are rosters that make nothing else."""
+    """Why no leader that keeps the rules plans this in a run of which the manifest says this (`allowed`); "" when one
+    may. A ring is always allowed, but by DIRECT_ONLY: there are rosters that make nothing else."""
     members, schedule, shape = len(collective.members), collective.schedule, collective.shape
+    if manifest == DIRECT_ONLY:
+        fits = schedule == DIRECT and len(shape) == members <= limits.DIRECT_MEMBERS_MAX and any(shape)
+        return "" if fits else f"this run has direct exchanges alone, and this is a {schedule} of {members} members"
     if schedule == RING:
         return "a ring has no shape" if shape else ""
     if schedule not in (DIRECT, TORUS) or manifest not in (AUTO, schedule):

@@ -7,7 +7,7 @@ Effects marked "later" only start something; its end comes back as an event.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from intellectd.protocol.ids import At, Ballot
+from intellectd.protocol.ids import NO_HASH, At, Ballot
 from intellectd.protocol.messages import AnyMessage, FaultKind
 from intellectd.protocol.records import Entry, Proposal
 
@@ -170,9 +170,15 @@ class StartTraining:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Later: DeltaFrozen or DeltaRefused. Delta = anchor (or the one kept aside) minus the arena, encoded."""
+    """Later: DeltaFrozen or DeltaRefused. Delta = anchor (or the one kept aside) minus the arena, encoded.
+
+    `feedback`: with what was lost when the delta with root `error_of` was encoded, if that is known here; and what is
+    lost now is kept under the new root.
+    """
 
     codec: str
+    feedback: bool = False
+    error_of: bytes = NO_HASH
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.codec import codec_by_name, update_codec
 from intellectd.protocol import limits
 from intellectd.protocol.ids import (
     At,
@@ -196,7 +196,13 @@ class Head:
     @property
     def update_bytes(self) -> int:
         """The size of an encoded update of the next record: it follows from the manifest's tensors (R6)."""
-        return codec_by_name(self.codec).encoded_bytes(self._elements)
+        return update_codec(codec_by_name(self.codec)).encoded_bytes(self._elements)
+
+    @property
+    def transfer_bytes(self) -> int:
+        """What to reckon a transfer's time with: where deltas and their mean have codecs of their own, the mean size
+        of both, for with equal slices each host sends as much of either."""
+        return (codec_by_name(self.codec).encoded_bytes(self._elements) + self.update_bytes) // 2
 
     @cached_property
     def _assigned(self) -> dict[str, Assignment]:

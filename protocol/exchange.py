@@ -5,7 +5,7 @@ computes, so an equal one under a later ballot is the same one. Refuses to know 
 """
 
 from intellectd.protocol import limits
-from intellectd.protocol.collectives import misfit
+from intellectd.protocol.collectives import allowed, misfit
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import AbortTransfer, Out, StartTransfer, To
 from intellectd.protocol.entries import BadRecord, Collective, Head, Member, transfer_id
@@ -61,7 +61,7 @@ class Exchange:
             raise BadRecord("a member that is not eligible, or without tokens, is planned")
         if plan.codec != self._head.codec:
             raise BadRecord(f"the plan's codec {plan.codec} is not this round's")
-        wrong = misfit(plan.collective, self._head.config.outer.schedule)
+        wrong = misfit(plan.collective, allowed(self._head.config.outer))
         if wrong:
             raise BadRecord(wrong)
 

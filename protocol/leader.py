@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from intellectd.protocol import limits
-from intellectd.protocol.collectives import misfit
+from intellectd.protocol.collectives import allowed, misfit
 from intellectd.protocol.context import Context, WrongSender
 from intellectd.protocol.effects import Out, To
 from intellectd.protocol.entries import (
@@ -109,7 +109,7 @@ class Leader:
         best: Collective | None = None
         for promise in self.promises.values():
             done = promise.completed
-            if done is None or misfit(done, self._head.config.outer.schedule):
+            if done is None or misfit(done, allowed(self._head.config.outer)):
                 continue
             peers = [m.peer for m in done.members]
             same = done.members == [Member(p, known[p].tokens, known[p].delta_root) for p in peers if p in known]

@@ -4,7 +4,7 @@ Owns the attempt that is led here, if any. Refuses to count answers, which is le
 """
 
 from intellectd.protocol import limits
-from intellectd.protocol.collectives import neighbours
+from intellectd.protocol.collectives import DIRECT_ONLY, allowed, neighbours
 from intellectd.protocol.context import can_be_dialled
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Halt, Note, Out, Through, To
@@ -189,11 +189,12 @@ class Leading:
         last = [places[c.peer] for c in decision.head.blob.contributions if c.peer in places]
         last = last if len(last) == len(ring) else []
         parted = decision.suspicion.parted(ring)
-        manifest, least = context.config.outer.schedule, context.config.swarm.min_peers
-        course = chart(dialable, links, decision.head.update_bytes, manifest, last, parted, least)
+        manifest, least = allowed(context.config.outer), context.config.swarm.min_peers
+        course = chart(dialable, links, decision.head.transfer_bytes, manifest, last, parted, least)
         out: list[Out] = []
+        direct = f"only {limits.DIRECT_MEMBERS_MAX} can exchange directly, one of them without being dialled"
         for left, why in (
-            (course.left, f"only {dialable.count(True)} can be dialled"),
+            (course.left, direct if manifest == DIRECT_ONLY else f"only {dialable.count(True)} can be dialled"),
             (course.parted, "some found no way to each other"),
         ):
             names = " ".join(ring[place] for place in left)

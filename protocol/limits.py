@@ -32,6 +32,9 @@ ROUND_MAX = 2**40
 TOKENS_MAX = 2**53  # exact in a double everywhere
 TEXT_CHARS_MAX = 400  # a reason in a message is a sentence
 
+# A host whose newest contribution is older begins as one that joins, with no error to feed back: what it lost then is
+# measured from an anchor long gone. A few omissions of CARRY_ROUNDS_MAX each are no absence.
+FEEDBACK_ROUNDS_MAX = 8
 CARRY_ROUNDS_MAX = 2  # progress that stayed uncommitted for longer is dropped: it points at an anchor long gone
 PROMISE_GRACE_S = 1.0  # after a quorum promised: how long the leader waits for the other live voters
 REBEACON_MIN_S = 0.05  # changes within this time share one beacon

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from intellectd.kernels.codec import codec_by_name
 from intellectd.kernels.layout import Layout, LayoutError, TensorSpec
 from intellectd.protocol.ids import Count, Float32Hex, Hash, PeerId, Signature, Wire, encode, hash_of
 from intellectd.protocol.limits import OWNERS_MAX, ROUND_MAX, VOTERS_MAX
@@ -83,7 +84,10 @@ class Outer(Section, frozen=True, forbid_unknown_fields=True):
         (4, 0.6),
         (8, 0.8),
     )
-    codec: Literal["int8", "bf16", "fp32"] = "int8"  # those in which a ring's partial sums may travel
+    # Of the deltas. A ring's partial sums may travel in the first three; the others are for direct exchanges (SPEC C7).
+    codec: Literal["int8", "bf16", "fp32", "int4", "e3m0", "topk"] = "int8"
+    # What encoding loses of a host's delta is added to its next one; in direct exchanges alone (SPEC P10).
+    error_feedback: bool = False
     schedule: Literal["auto", "ring", "direct", "torus"] = "auto"  # "auto": what the links are measured to be best for
 
 
@@ -170,9 +174,36 @@ def signed_bytes(manifest: Manifest) -> bytes:
 def config_of(manifest: Manifest) -> RunConfig:
     """The RunConfig inside. Raises BadManifest."""
     try:
-        return msgspec.json.decode(manifest.config, type=RunConfig)
+        config = msgspec.json.decode(manifest.config, type=RunConfig)
     except msgspec.MsgspecError as error:
         raise BadManifest(f"the manifest's configuration is not valid: {error}") from None
+    _check_outer(config.outer)
+    return config
+
+
+def is_direct_only(outer: Outer) -> bool:
+    """Whether no other schedule may compute its rounds: partial sums would be encoded anew at each hop, in a codec that
+    does not bear it, or with losses that nobody's error feedback knows of."""
+    return outer.error_feedback or not codec_by_name(outer.codec).may_reencode
+
+
+def _check_outer(outer: Outer) -> None:
+    """Values that contradict each other. Raises BadManifest."""
+    codec = codec_by_name(outer.codec)
+    why = "error_feedback" if codec.may_reencode else f'codec "{outer.codec}"'
+    if is_direct_only(outer) and outer.schedule not in ("auto", "direct"):
+        raise BadManifest(
+            f'outer.{why} is for direct exchanges, and outer.schedule is "{outer.schedule}"',
+            'set outer.schedule = "direct"',
+        )
+    if outer.error_feedback and codec.feedback_decay is None:
+        raise BadManifest(f"outer.error_feedback: {codec.name} loses nothing that could be fed back", "leave it out")
+    if codec.needs_feedback and not outer.error_feedback:
+        raise BadManifest(
+            f'outer.codec "{codec.name}" sends a small part of each delta, and without outer.error_feedback the rest '
+            "would be lost",
+            "set outer.error_feedback = true",
+        )
 
 
 def owners_of(manifest: Manifest, config: RunConfig) -> tuple[tuple[str, ...], int]:
@@ -238,6 +269,7 @@ def config_from_toml(data: dict[str, Any]) -> RunConfig:
         raise BadManifest("recovery.keys lists a key twice")
     if config.recovery.needed > max(1, len(keys)):
         raise BadManifest("recovery.needed is larger than the number of recovery.keys: nobody could recover the run")
+    _check_outer(config.outer)
     sizes = [size for size, _ in config.outer.lr]
     if sizes != sorted(dict.fromkeys(sizes)) or sizes[0] != 1:
         raise BadManifest("outer.lr lists [roster size, rate] by rising size and starts with size 1")

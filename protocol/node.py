@@ -133,7 +133,7 @@ class Node(Keeper):
                 level: Literal["info", "warning"] = "info" if self.progress.dismissed else "warning"
                 return [Note("trainer_gone", f"the trainer is gone: {event.reason}", level)]
             case ev.TrainerReady():
-                return self.progress.on_trainer_ready(event, self.head)
+                return self._trainer_ready(event)
             case ev.DeltaFrozen():
                 self.progress.on_frozen(event)
             case ev.DeltaRefused():
@@ -352,6 +352,10 @@ class Node(Keeper):
         """Synced, with a journal and a trainer: fit to be named for the next round (B4)."""
         near = self.catchup.has_state and self.catchup.applied >= self.head.round - 1
         return near and self.seat.may_be_named(self.head) and self.progress.state != "absent"
+
+    def _trainer_ready(self, event: ev.TrainerReady) -> list[Out]:
+        recent = self.catchup.window.newest_delta(self.head.round - limits.FEEDBACK_ROUNDS_MAX)
+        return self.progress.on_trainer_ready(event, self.head, recent)
 
     def _apply(self, decided: Decided) -> ApplyUpdate:
         record = decided.record

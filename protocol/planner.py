@@ -7,7 +7,8 @@ the search for a ring. Refuses to know beacons and ballots. Without a measured l
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from intellectd.protocol.collectives import AUTO, DIRECT, RING, TORUS, may_be_direct, torus_rows
+from intellectd.protocol import limits
+from intellectd.protocol.collectives import AUTO, DIRECT, DIRECT_ONLY, RING, TORUS, may_be_direct, torus_rows
 from intellectd.protocol.costs import Network, direct_s, fit_shares, ring_s, torus_s
 from intellectd.protocol.links import Estimate
 from intellectd.protocol.ring_order import DENSE_MAX, EXACT_MAX, widest_ring
@@ -43,6 +44,8 @@ def chart(
     an encoded update; `manifest`: its outer.schedule; `last`: all of their places in the order of the record before, or
     nothing; `parted`: (accuser, accused) of the rings that broke in this decision, which are to be no neighbours;
     `least`: members of a ring that some are left out of for that."""
+    if manifest == DIRECT_ONLY:
+        return _all_with_all(dialable, known, size, parted, least)
     kept, left = connectable(dialable)
     kept, apart, network, order = _apart(kept, dialable, known, size, parted, least)
     if network.known and last and not left and not apart and _holds(network, last):
@@ -56,6 +59,34 @@ def chart(
         best = _better(best, _direct(network), manifest)
     seconds = best.seconds if network.known else None
     return Course([kept[p] for p in best.order], best.schedule, best.shape, seconds, left, apart)
+
+
+def _all_with_all(
+    dialable: Sequence[bool],
+    known: Mapping[tuple[int, int], Estimate],
+    size: int,
+    parted: Sequence[tuple[int, int]],
+    least: int,
+) -> Course:
+    """A direct exchange of as many as can all reach each other: one of them at most need not be dialled. Of two that
+    are parted the more accused waits for a round, as long as more than half stay, and `least`."""
+    hidden = [place for place, open_ in enumerate(dialable) if not open_]
+    members = [place for place in range(len(dialable)) if place not in hidden[1:]]
+    members = members[: limits.DIRECT_MEMBERS_MAX]
+    left = [place for place in range(len(dialable)) if place not in dict.fromkeys(members)]
+    whole = len(members)
+    while len(members) > max(least, whole // 2 + 1):
+        pairs = [(i, j) for i, j in parted if i in members and j in members]
+        if not pairs:
+            break
+        there = dict.fromkeys(place for pair in pairs for place in pair)
+        members.remove(max(there, key=lambda place: _guilt(place, pairs)))
+    places = {place: k for k, place in enumerate(members)}
+    network = Network([dialable[p] for p in members], _among(places, known), size)
+    shares = fit_shares(network)
+    seconds = direct_s(network, shares) if network.known and len(members) > 1 else None
+    apart = [place for place in range(len(dialable)) if place not in places and place not in left]
+    return Course(members, DIRECT, shares, seconds, left, apart)
 
 
 def connectable(dialable: Sequence[bool]) -> tuple[list[int], list[int]]:

@@ -11,7 +11,7 @@ from intellectd.protocol.context import Context
 from intellectd.protocol.effects import FinishTraining, Freeze, Note, Out, StartTraining
 from intellectd.protocol.entries import Head
 from intellectd.protocol.events import DeltaFrozen, TrainerReady
-from intellectd.protocol.ids import Stream
+from intellectd.protocol.ids import NO_HASH, Stream
 from intellectd.protocol.messages import Ready
 from intellectd.protocol.window import Decided
 
@@ -57,7 +57,8 @@ class Progress:
         self.state = "absent"
         self._forget()
 
-    def on_trainer_ready(self, event: TrainerReady, head: Head) -> list[Out]:
+    def on_trainer_ready(self, event: TrainerReady, head: Head, committed: bytes = NO_HASH) -> list[Out]:
+        """`committed`: the root of this host's delta that was decided last, if not long ago (P10)."""
         if self.state != "training" or event.round != self._round:
             return []
         if self._stale:
@@ -66,7 +67,8 @@ class Progress:
             return [Note("progress_dropped", f"the work of round {event.round} came too late to count", "warning")]
         self.state = "freezing"
         self._tokens, self._steps = self._carried_tokens + event.tokens, self._carried_steps + event.steps
-        return [Freeze(head.codec)]
+        feedback = self._context.config.outer.error_feedback
+        return [Freeze(head.codec, feedback, committed if feedback else NO_HASH)]
 
     def on_refused(self, reason: str) -> list[Out]:
         """The delta is unusable: this round goes without us, and the trainer starts over from the anchor."""

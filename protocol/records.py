@@ -5,7 +5,7 @@ on from here. Refuses to know how a record came about and what the update's byte
 """
 
 from intellectd.protocol.branch import check_branch
-from intellectd.protocol.collectives import RING, misfit
+from intellectd.protocol.collectives import RING, allowed, misfit
 from intellectd.protocol.entries import (
     VERSION,
     Assignment,
@@ -71,7 +71,7 @@ def _check_update(head: Head, record: Record, blob: Blob) -> None:
     if blob.contributions:
         members = [Member(c.peer, c.tokens, c.delta_root) for c in blob.contributions]
         collective = Collective(members, record.schedule, record.shape)
-        wrong = misfit(collective, head.config.outer.schedule)
+        wrong = misfit(collective, allowed(head.config.outer))
         _require(not wrong, wrong)
         expected = transfer_id(head.at, collective, record.codec)
         _require(record.transfer == expected and record.update_root != NO_HASH, "transfer id")

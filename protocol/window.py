@@ -38,6 +38,12 @@ class Window:
     def get(self, round_: int) -> Decided | None:
         return self._rounds.get(round_)
 
+    def newest_delta(self, first: int) -> bytes:
+        """Root of this host's delta that was decided last, in this round or later; else zero."""
+        rounds = [r for r, decided in self._rounds.items() if r >= first and decided.mine]
+        mine = self._rounds[max(rounds)].mine if rounds else None
+        return mine.delta_root if mine else NO_HASH
+
     def proven(self, round_: int) -> bytes | None:
         """The digest that the log proves for the state after this round."""
         return self._proven.get(round_)

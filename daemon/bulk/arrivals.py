@@ -13,7 +13,7 @@ from intellectd.daemon.bulk.frames import Header, Incoming
 from intellectd.daemon.bulk.gathering import Gathering
 from intellectd.daemon.bulk.neighbour import EPOCH_OF_CHUNK, Neighbour, item
 from intellectd.daemon.bulk.schedules.chunks import Chunk
-from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Arrival, Send
+from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Arrival, Send, size_of
 
 
 class Arrivals:
@@ -46,7 +46,7 @@ class Arrivals:
             else:
                 then = self._take(neighbour, arrival, chunk, number, incoming)
             if then is not None:
-                self._taken(neighbour, chunk, then, arrival.ends_row)
+                self._taken(neighbour, chunk, header.length, then, arrival.ends_row)
         except Stopped:
             pass
         except WireError as error:
@@ -64,8 +64,9 @@ class Arrivals:
         chunk, arrival = program.chunks[header.chunk], program.arrival(header.chunk, header.step)
         if arrival is None or arrival.source != neighbour.number:
             raise WireError(f"it sent chunk {header.chunk} in step {header.step}, in which it does not come from there")
-        if header.length != chunk.size:
-            raise WireError(f"it sent {header.length} bytes for chunk {header.chunk}, which has {chunk.size}")
+        size = size_of(program, header.chunk, header.step)
+        if header.length != size:
+            raise WireError(f"it sent {header.length} bytes for chunk {header.chunk}, which has {size}")
         return neighbour, arrival, chunk, item(header.chunk, program.is_result(header.step))
 
     def _take(
@@ -91,7 +92,7 @@ class Arrivals:
         """What needs more than what has come. It waits for that in the wire's thread, so that its sender is held up
         and nothing piles up; what it waits for comes on other wires."""
         buffers, gathers = self._books.buffers, arrival.action is Action.GATHER
-        part = self._opened(incoming, chunk.size)
+        part = self._opened(incoming, chunk.part_size if gathers else chunk.size)
         if not self._claim(neighbour, number):
             return None
         if gathers:
@@ -158,10 +159,10 @@ class Arrivals:
                 neighbour.waits_here -= 1
         self._books.check()
 
-    def _taken(self, neighbour: Neighbour, chunk: Chunk, then: tuple[Send, ...], ends_row: bool) -> None:
+    def _taken(self, neighbour: Neighbour, chunk: Chunk, size: int, then: tuple[Send, ...], ends_row: bool) -> None:
         books = self._books
         with books.changed:
-            books.came(neighbour, chunk.size)
+            books.came(neighbour, size)
             ready = self._departures.make(then)
             if ends_row:
                 self._rows[chunk.index] = 1

@@ -54,7 +54,7 @@ class Buffers:
         self._spare: list[torch.Tensor] = []  # sums that are not in use
 
     def own(self, chunk: Chunk) -> memoryview:
-        return self._own_bytes[chunk.start : chunk.stop]
+        return self._own_bytes[chunk.part_start : chunk.part_stop]
 
     def place(self, chunk: Chunk) -> memoryview:
         return self._out_bytes[chunk.start : chunk.stop]
@@ -62,6 +62,10 @@ class Buffers:
     def start(self, chunk: Chunk) -> None:
         """out <- own, weighted: the first partial sum; the result, where this host is alone."""
         plan = self._plan
+        if not plan.codec.may_reencode:  # of a direct exchange of one; larger ones do not begin like this
+            total = self.new_sum(chunk)
+            self.gather(chunk, total, plan.me, None)
+            return self.finish(chunk, total)
         if not ops.ring_hop(plan.codec, None, *self._mine(chunk), self._divisor(plan.alone), self._at(chunk)):
             raise self._not_finite(chunk)
 
@@ -70,7 +74,7 @@ class Buffers:
         plan, out = self._plan, self._at(chunk)
         if ops.ring_hop(plan.codec, out, *self._mine(chunk), self._divisor(final), out):
             return
-        if not ops.finite(plan.codec, self._own[chunk.start : chunk.stop]):
+        if not ops.finite(plan.codec, self._part(chunk)):
             raise self._not_finite(chunk)
         raise WireError(f"the partial sum it sent in chunk {chunk.index} is not finite")
 
@@ -82,23 +86,22 @@ class Buffers:
 
     def check(self, chunk: Chunk) -> None:
         """A result that is not finite is not passed on: whoever first lets one through is the suspect."""
-        if not ops.finite(self._plan.codec, self._at(chunk)):
+        if not ops.finite(self._plan.result, self._at(chunk)):
             raise WireError(f"the result it sent in chunk {chunk.index} is not finite")
 
     # ---- gathering
 
     def new_sum(self, chunk: Chunk) -> torch.Tensor:
-        elements = self._plan.codec.elements(chunk.size)
-        spare = next((s for s in self._spare if s.numel() == elements), None)
+        spare = next((s for s in self._spare if s.numel() == chunk.elements), None)
         if spare is None:
-            return torch.zeros(elements)
+            return torch.zeros(chunk.elements)
         self._spare.remove(spare)
         return spare.zero_()
 
     def gather(self, chunk: Chunk, total: torch.Tensor, member: int, part: memoryview | None) -> None:
         """total <- total + weight * dec(part); this host's own, if None."""
         plan = self._plan
-        encoded = self._own[chunk.start : chunk.stop] if part is None else ops.as_bytes(part)
+        encoded = self._part(chunk) if part is None else ops.as_bytes(part)
         if not ops.finite(plan.codec, encoded):
             if part is None:
                 raise self._not_finite(chunk)
@@ -106,7 +109,7 @@ class Buffers:
         ops.decode_add(plan.codec, encoded, plan.weights[member], total)
 
     def finish(self, chunk: Chunk, total: torch.Tensor) -> None:
-        if ops.encode_mean(self._plan.codec, total, self._plan.divisor, self._at(chunk)) is not None:
+        if ops.encode_mean(self._plan.result, total, self._plan.divisor, self._at(chunk)) is not None:
             raise ValueError(f"the mean of chunk {chunk.index} is not finite, though its parts are")
         if len(self._spare) < GATHERED_MAX:
             self._spare.append(total)
@@ -114,7 +117,10 @@ class Buffers:
     # ---- inside
 
     def _mine(self, chunk: Chunk) -> tuple[torch.Tensor, float]:
-        return self._own[chunk.start : chunk.stop], self._plan.weights[self._plan.me]
+        return self._part(chunk), self._plan.weights[self._plan.me]
+
+    def _part(self, chunk: Chunk) -> torch.Tensor:
+        return self._own[chunk.part_start : chunk.part_stop]
 
     def _at(self, chunk: Chunk) -> torch.Tensor:
         return self._out[chunk.start : chunk.stop]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from intellectd.daemon.bulk.interface import CollectiveJob
 from intellectd.daemon.bulk.schedules.chunks import Chunk, cut_chunks, equal_shares
 from intellectd.daemon.bulk.schedules.direct import Direct
-from intellectd.daemon.bulk.schedules.program import Program
+from intellectd.daemon.bulk.schedules.program import Program, size_of
 from intellectd.daemon.bulk.schedules.ring import Ring
 from intellectd.daemon.bulk.schedules.torus import Torus
-from intellectd.kernels.codec import Codec, codec_by_name, ring_codec
+from intellectd.kernels.codec import Codec, codec_by_name, ring_codec, update_codec
 
 KEY_BYTES = 8  # of a transfer's id are in each frame: a hash of which two under way do not share so much
 
@@ -30,7 +30,8 @@ class CollectivePlan:
     me: int
     weights: tuple[float, ...]
     divisor: float
-    codec: Codec
+    codec: Codec  # of the deltas
+    result: Codec  # of their mean
     program: Program
     arrivals: dict[int, int]  # chunks that come, by the number of the neighbour that sends them
     departures: dict[int, int]  # that go
@@ -65,11 +66,12 @@ def plan_of(job: CollectiveJob, peer_id: str) -> CollectivePlan:
     if len(weights) != len(members) or not all(math.isfinite(w) and w >= 0 for w in weights) or not sum(weights) > 0:
         raise ValueError(f"{len(members)} members need as many weights, finite and not all 0; got {weights}")
     codec = codec_by_name(job.codec) if job.schedule == "direct" else ring_codec(job.codec)
-    size = codec.encoded_bytes(job.elements)
-    if job.elements <= 0 or job.own.nbytes != size or job.out.nbytes != size or job.out.readonly:
+    result = update_codec(codec)
+    size, result_size = codec.encoded_bytes(job.elements), result.encoded_bytes(job.elements)
+    if job.elements <= 0 or job.own.nbytes != size or job.out.nbytes != result_size or job.out.readonly:
         raise ValueError(
-            f"{job.elements} elements of {codec.name} are {size} bytes; own has {job.own.nbytes}, "
-            f"out has {job.out.nbytes} and is {'read-only' if job.out.readonly else 'writable'}"
+            f"{job.elements} elements of {codec.name} are {size} bytes, of {result.name} {result_size}; own has "
+            f"{job.own.nbytes}, out has {job.out.nbytes} and is {'read-only' if job.out.readonly else 'writable'}"
         )
     me = members.index(peer_id)
     program = _program(job, me, codec)
@@ -83,6 +85,7 @@ def plan_of(job: CollectiveJob, peer_id: str) -> CollectivePlan:
         weights=weights,
         divisor=sum(weights),
         codec=codec,
+        result=result,
         program=program,
         arrivals=arrivals,
         departures=departures,
@@ -119,10 +122,10 @@ def _traffic(program: Program) -> tuple[dict[int, int], dict[int, int], int, int
             arrival = program.arrival(chunk.index, step)
             assert arrival is not None, "a schedule contradicts itself"
             arrivals[arrival.source] = arrivals.get(arrival.source, 0) + 1
-            came += chunk.size
+            came += size_of(program, chunk.index, step)
             sends += arrival.then
         sends += program.gathered(chunk.index)
     for send in sends:
         departures[send.to] = departures.get(send.to, 0) + 1
-        went += program.chunks[send.chunk].size
+        went += size_of(program, send.chunk, send.step)
     return arrivals, departures, came, went

@@ -11,7 +11,7 @@ from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.books import Books
 from intellectd.daemon.bulk.errors import Failure, Stopped, failure_of
 from intellectd.daemon.bulk.neighbour import Neighbour, Parcel, Way, item
-from intellectd.daemon.bulk.schedules.program import Content, Send
+from intellectd.daemon.bulk.schedules.program import Content, Send, size_of
 
 
 class BegunAnew(Exception):
@@ -27,9 +27,10 @@ class Departures:
         """Under the lock. Those whose neighbour is ready are to be sent, without it."""
         books, found = self._books, []
         for send in sends:
-            to, chunk = books.by_number[send.to], books.plan.chunks[send.chunk]
-            number = item(send.chunk, books.plan.program.is_result(send.step))
-            parcel = to.parcels[number] = Parcel(self, to, send, number, books.plan.key, chunk.size)
+            to, program = books.by_number[send.to], books.plan.program
+            number = item(send.chunk, program.is_result(send.step))
+            size = size_of(program, send.chunk, send.step)
+            parcel = to.parcels[number] = Parcel(self, to, send, number, books.plan.key, size)
             to.waiting += 1
             if to.ready is not None:
                 found.append(parcel)

@@ -23,8 +23,9 @@ class Endpoint:
 class CollectiveJob:
     """One all-reduce: `members` in the schedule's order, this host included.
 
-    `own` is this host's encoded delta (uint8, codec layout of `elements`), read-only; `out` receives the encoded
-    mean of the members, the same bytes on every one. Slices are cut at multiples of kernels GROUP.
+    `own` is this host's encoded delta (uint8, codec layout of `elements`), read-only; `out` receives the mean of the
+    members, encoded in the codec's `update_codec`, the same bytes on every one. Slices are cut at multiples of
+    kernels GROUP.
     """
 
     transfer_id: TransferId

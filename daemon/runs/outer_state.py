@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 
 from intellectd.daemon.attach_events import EncodedDelta
+from intellectd.daemon.runs.error_feedback import ErrorFeedback
 from intellectd.kernels import ops
-from intellectd.kernels.codec import Codec, codec_by_name
+from intellectd.kernels.codec import Codec, codec_by_name, update_codec
 from intellectd.kernels.digest import state_digest, state_root, update_root
 from intellectd.kernels.layout import Layout
 from intellectd.kernels.outer import OuterStep, OuterVectors
@@ -28,6 +29,7 @@ class Frozen:
     encoded: torch.Tensor
     norm: str  # fp32 hex
     root: bytes
+    trouble: str = ""  # for the operator
 
 
 class NotUsable(ValueError):
@@ -83,7 +85,7 @@ class OuterState:
         if self._arena is not None and self.theta is not None:
             self._arena.copy_(self.theta)
 
-    def freeze(self, codec_name: str) -> Frozen:
+    def freeze(self, codec_name: str, feedback: ErrorFeedback | None = None) -> Frozen:
         """Encode delta = anchor − arena; or take what the trainer encoded. Raises NotUsable."""
         codec = codec_by_name(codec_name)
         base = self._kept if self._kept is not None else self.theta
@@ -94,10 +96,15 @@ class OuterState:
         if self._encoded is not None:
             return self._taken(codec, self._arena, self._encoded)
         encoded = torch.empty(codec.encoded_bytes(self.layout.elements), dtype=torch.uint8)
-        stats = ops.encode_delta(codec, base, self._arena, encoded, threads=self._threads)
+        if feedback is not None:
+            stats, root = feedback.encode(codec, base, self._arena, encoded, self._threads)
+        else:
+            stats = ops.encode_delta(codec, base, self._arena, encoded, threads=self._threads)
+            root = update_root(encoded, self._threads)
         if stats.first_nonfinite is not None:
             raise self._not_finite(stats.first_nonfinite)
-        return Frozen(encoded, struct.pack(">f", stats.norm).hex(), update_root(encoded, self._threads))
+        norm = struct.pack(">f", stats.norm).hex()
+        return Frozen(encoded, norm, root, feedback.trouble if feedback is not None else "")
 
     def _taken(self, codec: Codec, arena: torch.Tensor, given: EncodedDelta) -> Frozen:
         """A copy: the arena is needed for the next anchor, the delta until it is committed."""
@@ -141,5 +148,5 @@ class OuterState:
 
     def _stepped(self, codec_name: str, update: torch.Tensor, step: OuterStep) -> bytes:
         assert self.theta is not None
-        vectors = OuterVectors(self.theta, self.momentum)
-        return state_root(ops.outer_step_leaves(codec_by_name(codec_name), update, step, vectors, self._threads))
+        codec, vectors = update_codec(codec_by_name(codec_name)), OuterVectors(self.theta, self.momentum)
+        return state_root(ops.outer_step_leaves(codec, update, step, vectors, self._threads))

@@ -11,6 +11,7 @@ import trio
 from intellectd.daemon.bulk.interface import BulkEngine, Endpoint
 from intellectd.daemon.net import Network, NetworkError
 from intellectd.daemon.runs.compute import Compute, RunsWork
+from intellectd.daemon.runs.error_feedback import ErrorFeedback
 from intellectd.daemon.runs.inbox import Inbox
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.outer_state import Frozen, NotUsable, OuterState
@@ -60,12 +61,13 @@ class Performer:
         tells: Tells,
         post: Post,
         stall_s: float,
+        feedback: bool = False,
     ) -> None:
         self._run, self._store, self._state, self._compute = run, store, state, compute
         self._network, self._runner, self._seat, self._tells = network, runner, seat, tells
         self._journal, self._post = journal, post
         self._inbox = Inbox()
-        self.snapshots = Snapshots(store, state, compute, journal)
+        self.snapshots = Snapshots(store, state, compute, journal, feedback)
         self._transfers = Transfers(
             run, store, state.layout.elements, compute, bulk, journal, self._inbox, runner, stall_s, post
         )
@@ -192,9 +194,11 @@ class Performer:
         self._compute.submit(work, then)
 
     def _freeze(self, effect: ef.Freeze) -> None:
+        feedback = ErrorFeedback(self._store.residuals, effect.error_of) if effect.feedback else None
+
         def work() -> Frozen | NotUsable:
             try:
-                return self._state.freeze(effect.codec)
+                return self._state.freeze(effect.codec, feedback)
             except NotUsable as error:
                 return error
 
@@ -202,6 +206,8 @@ class Performer:
             if isinstance(outcome, NotUsable):
                 self._post(ev.DeltaRefused(str(outcome)))
                 return
+            if outcome.trouble:
+                self._journal.warn(outcome.trouble)
             self._transfers.frozen = outcome
             self._post(ev.DeltaFrozen(outcome.norm, outcome.root))
 

@@ -77,6 +77,7 @@ class RunService:
             tells=host,
             post=self.post,
             stall_s=self.config.timers.stall_s,
+            feedback=self.config.outer.error_feedback,
         )
         self.driver = Driver(self.node, self.performer)
         self.driver.ignores, self.driver.before, self.driver.after = host.banned, self.seat.before, self._after
@@ -225,10 +226,15 @@ class RunService:
                 "want": "round",
                 "manifest": plain(self.config),
                 "evaluate": self.host.config.evaluate,
-                "encode": self.config.outer.codec if request.encodes else None,
+                "encode": self._trainers_codec if request.encodes else None,
             },
             lambda: node.progress.resumes(node.head, node.catchup.applied, request.training_round),
         )
+
+    @property
+    def _trainers_codec(self) -> str | None:
+        """In which a trainer may encode; with error feedback none, for what encoding loses lies here (SPEC P10)."""
+        return None if self.config.outer.error_feedback else self.config.outer.codec
 
     def _on_trainer(self, event: trainer_events.TrainerEvent) -> None:
         name, journal = self.config.name, self.journal

@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 from intellectd.daemon.atomic import StorageError
 from intellectd.daemon.runs.compute import Compute
+from intellectd.daemon.runs.error_feedback import DISK_BYTES
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.outer_state import OuterState
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.daemon.store.snapshot import State, read_snapshot
-from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.codec import codec_by_name, update_codec
 from intellectd.protocol import events as ev
 
 # A joiner replays at most twice this many updates of one byte per parameter: less than the snapshot itself.
@@ -23,10 +24,13 @@ LOG_SPARE_BYTES = 1024 * 1024
 
 
 class Snapshots:
-    def __init__(self, store: RunStore, state: OuterState, compute: Compute, journal: Journal) -> None:
+    def __init__(
+        self, store: RunStore, state: OuterState, compute: Compute, journal: Journal, feedback: bool = False
+    ) -> None:
         self._store, self._state, self._compute, self._journal = store, state, compute, journal
-        update_bytes = codec_by_name(journal.codec).encoded_bytes(state.layout.elements)
-        self._spare_bytes = SNAPSHOT_ROUNDS * update_bytes + LOG_SPARE_BYTES
+        update_bytes = update_codec(codec_by_name(journal.codec)).encoded_bytes(state.layout.elements)
+        lost_bytes = DISK_BYTES * state.layout.elements if feedback else 0
+        self._spare_bytes = SNAPSHOT_ROUNDS * update_bytes + lost_bytes + LOG_SPARE_BYTES
 
     def write(self, round_: int, digest: bytes) -> None:
         """Raises StorageError."""

@@ -28,7 +28,7 @@ from intellectd.daemon.runs.outer_state import Frozen
 from intellectd.daemon.runs.serving import update_name
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.kernels import ops
-from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.codec import codec_by_name, update_codec
 from intellectd.kernels.digest import update_root
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
@@ -89,7 +89,8 @@ class Transfers:
         if frozen is None:
             self._post(ev.TransferBroke(name, None, False, "this host has no delta to contribute"))
             return
-        memory = await self._runner(lambda: self._store.updates.new(name, frozen.encoded.numel()))
+        size = update_codec(codec_by_name(effect.codec)).encoded_bytes(self._elements)
+        memory = await self._runner(lambda: self._store.updates.new(name, size))
         self._incoming[name] = _Incoming(memory)
         job = CollectiveJob(
             transfer_id=name,
@@ -168,7 +169,7 @@ class Transfers:
     # ---- from a donor
 
     async def fetch(self, effect: ef.FetchUpdate) -> None:
-        expected = codec_by_name(self._journal.codec).encoded_bytes(self._elements)
+        expected = update_codec(codec_by_name(self._journal.codec)).encoded_bytes(self._elements)
         name = effect.root
         if effect.update_bytes != expected:
             self._failed_here(name, ev.UpdateMissed(name, effect.donor, f"{effect.update_bytes} bytes, not {expected}"))
@@ -210,7 +211,7 @@ class Transfers:
         def work() -> ev.Event:
             tensor = ops.as_bytes(memory)
             length, root = tensor.numel(), update_root(tensor, ops.usable_threads())
-            good = ops.finite(codec_by_name(codec), tensor, ops.usable_threads()) and (
+            good = ops.finite(update_codec(codec_by_name(codec)), tensor, ops.usable_threads()) and (
                 wanted is None or root == wanted.root
             )
             if good:

@@ -14,6 +14,7 @@ import msgspec
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_atomic
 from intellectd.daemon.store import log_files
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
+from intellectd.daemon.store.residuals import Residuals
 from intellectd.daemon.store.snapshot import State, check_room, snapshot_bytes, write_snapshot
 from intellectd.daemon.store.updates import Updates
 from intellectd.protocol.effects import PersistVote
@@ -28,6 +29,7 @@ SNAPSHOTS_KEPT = 2  # the newest may not be provable yet, the one before is
 STATES_LEFT_MAX = 2  # parts of a history that was left whose states are kept: each has as many as SNAPSHOTS_KEPT
 ANSWER_BYTES_MAX = 384 * 1024  # entries in one answer: below the control plane's message cap
 INCARNATION_DIGITS_MAX = 18  # milliseconds since 1970 have 13
+RESIDUALS_NAME = "feedback"
 LEAVING_NAME = "leaving"  # an empty file: this host takes leave of the run, whatever happens to its process
 _SNAPSHOT = re.compile(r"^(\d{8,})\.safetensors$")
 
@@ -45,6 +47,7 @@ class RunStore:
             self._votes = FrameFile(log_files.votes_path(path), log_files.VOTES_MAGIC, self._remedy)
             self._check_votes()
             with storage_errors(path):
+                self.residuals = Residuals(path / RESIDUALS_NAME)
                 self.updates = Updates(path / log_files.UPDATES_NAME, len(self._log))
                 make_dir(path / "snapshots", 0o700)
                 for left in sorted([*path.glob("*/.*.tmp"), *path.glob("left/*/.*.tmp"), *path.glob(".*.tmp")]):

@@ -25,7 +25,7 @@ from intellectd.daemon.bulk.interface import (
 )
 from intellectd.daemon.bulk.sockets import split_address
 from intellectd.kernels import ops
-from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.codec import codec_by_name, update_codec
 
 EVENT_S = 20.0  # far above what anything here takes: a test that waits this long has failed
 STALL_S = 15.0  # of tests in which nothing stalls, however busy the machine is
@@ -110,7 +110,8 @@ class Case:
     def __post_init__(self) -> None:
         self.weights = tuple(1000.0 + 500.0 * i for i in range(len(self.members)))
         self.deltas = [encoded_delta(self.codec, self.elements, seed) for seed in range(len(self.members))]
-        self.outs = [bytearray(len(self.deltas[0])) for _ in self.members]
+        size = update_codec(codec_by_name(self.codec)).encoded_bytes(self.elements)
+        self.outs = [bytearray(size) for _ in self.members]
 
     def job(self, member: str) -> CollectiveJob:
         i = self.members.index(member)

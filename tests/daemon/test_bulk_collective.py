@@ -15,7 +15,7 @@ import torch
 from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.interface import BulkEvent, CollectiveJob, Endpoint, TransferDone, TransferFailed
 from intellectd.kernels import ops
-from intellectd.kernels.codec import codec_by_name
+from intellectd.kernels.codec import CODECS, codec_by_name, update_codec
 from tests.daemon.bulk_swarm import (
     EVENT_S,
     Case,
@@ -76,18 +76,25 @@ def test_all_members_get_the_same_mean(count: int, schedule: str, shape: tuple[i
     assert sum(end.sent_bytes for end in ends) > 2 * (count - 1) * len(case.outs[0])
 
 
-@pytest.mark.parametrize("codec", ["int4", "e3m0", "topk"])
-def test_small_codecs_are_summed_in_the_open(codec: str) -> None:
-    case = Case(("a", "b", "c"), codec, elements=40 * 16384, schedule="direct")
-    with swarm(*case.members) as engines:
-        run(engines, case)
-    assert case.outs[0] == case.outs[1] == case.outs[2]
-    expected = bytearray(len(case.outs[0]))
-    total, kind = torch.zeros(case.elements), codec_by_name(codec)
+@pytest.mark.parametrize("codec", list(CODECS))
+@pytest.mark.parametrize(("count", "shape"), [(1, (1,)), (3, (1, 1, 1)), (4, (3, 0, 2, 1))])
+def test_whatever_the_codec_a_direct_exchange_sums_in_the_open(codec: str, count: int, shape: tuple[int, ...]) -> None:
+    """SPEC C6: and encodes the mean once, in a codec that bears it."""
+    members = ("a", "b", "c", "d")[:count]
+    case = Case(members, codec, elements=40 * 16384 + 256 * 7, schedule="direct", shape=shape)
+    with swarm(*members) as engines:
+        ends = run(engines, case)
+    assert all(out == case.outs[0] for out in case.outs)
+    total, kind, result = torch.zeros(case.elements), codec_by_name(codec), update_codec(codec_by_name(codec))
+    expected = bytearray(result.encoded_bytes(case.elements))
     for delta, weight in zip(case.deltas, case.weights, strict=True):
         ops.decode_add(kind, ops.as_bytes(delta), weight, total)
-    assert ops.encode_mean(kind, total, sum(case.weights), ops.as_bytes(expected)) is None
+    assert ops.encode_mean(result, total, sum(case.weights), ops.as_bytes(expected)) is None
     assert case.outs[0] == expected
+    sent = sum(end.sent_bytes for end in ends)
+    payload = (count - 1) * (len(case.deltas[0]) + len(expected))
+    assert sent == sum(end.received_bytes for end in ends)
+    assert payload <= sent <= payload + 4096 * count * count  # headers and words
 
 
 @pytest.mark.parametrize("codec", ["int8", "bf16", "fp32"])

@@ -16,7 +16,7 @@ from intellectd.daemon.bulk.schedules.direct import Direct
 from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Content, Program, Send
 from intellectd.daemon.bulk.schedules.ring import Ring
 from intellectd.daemon.bulk.schedules.torus import Torus
-from intellectd.kernels.codec import CODECS, GROUP, codec_by_name
+from intellectd.kernels.codec import CODECS, GROUP, codec_by_name, update_codec
 
 Part = frozenset[int]  # whose parts are in a sum
 Make = Callable[[int, tuple[Chunk, ...]], Program]
@@ -183,6 +183,10 @@ def test_chunks_cover_the_bytes_in_order(name: str, elements: int) -> None:
     codec = codec_by_name(name)
     chunks = cut_chunks(codec, elements, equal_shares(3))
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
-    assert chunks[0].start == 0 and chunks[-1].stop == codec.encoded_bytes(elements)
+    assert chunks[0].start == 0 and chunks[-1].stop == update_codec(codec).encoded_bytes(elements)
+    assert chunks[0].part_start == 0 and chunks[-1].part_stop == codec.encoded_bytes(elements)
+    assert sum(chunk.elements for chunk in chunks) == elements
     assert all(left.stop == right.start for left, right in pairwise(chunks))
-    assert all(0 < chunk.size <= 16 * codec.group_bytes for chunk in chunks)
+    assert all(left.part_stop == right.part_start for left, right in pairwise(chunks))
+    assert all(0 < chunk.size <= 16 * update_codec(codec).group_bytes for chunk in chunks)
+    assert all(0 < chunk.part_size <= 16 * codec.group_bytes for chunk in chunks)

@@ -5,6 +5,7 @@ States are a hash chain, as in the simulator: state after a round = hash(state b
 
 from collections.abc import Sequence
 
+from intellectd.protocol.collectives import DIRECT_ONLY, allowed
 from intellectd.protocol.ids import NO_HASH, Ballot, Stream, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical, config_from_toml
 from intellectd.protocol.messages import Ready
@@ -73,7 +74,8 @@ class History:
         members = [Member(peer, r.tokens, r.delta_root) for peer, r in ready.items()]
         if not members:
             return NOTHING
-        collective = Collective(members, "ring", [])
+        direct = allowed(self.head.config.outer) == DIRECT_ONLY
+        collective = Collective(members, "direct", [1] * len(members)) if direct else Collective(members, "ring", [])
         transfer = transfer_id(self.head.at, collective, self.head.codec)
         return Outcome(collective, hash_of("update", transfer), UPDATE_BYTES)
 

@@ -84,7 +84,7 @@ def test_plain_dicts_for_the_trainer() -> None:
         ({"name": "x", "model": {"kind": "gpt"}}, '`model.kind` must be "llama" or "external"; it is \'gpt\''),
         ({"name": "x", "model": {}}, "`model.kind` is missing"),
         ({"name": "x", "inner": {"schedule": "cos"}}, '`inner.schedule` must be "constant" or "cosine"; it is \'cos\''),
-        ({"name": "x", "outer": {"codec": "int4"}}, '`outer.codec` must be "int8" or "bf16" or "fp32"; it is \'int4\''),
+        ({"name": "x", "outer": {"codec": "int3"}}, '"fp32" or "int4" or "e3m0" or "topk"; it is \'int3\''),
         ({"name": "x", "outer": {"optimizer": "sgd"}}, '`outer.optimizer` must be "nesterov" or "average"'),
         ({"name": "x", "outer": {"lr": 0.7}}, "such as [[1, 0.4], [4, 0.6]]; it is 0.7"),
         ({"name": "x", "inner": {"steps": "many"}}, "`inner.steps`"),

@@ -1,13 +1,13 @@
 """Cutting a vector: into a slice for each owner, and those into chunks, which travel each by itself.
 
-Owns positions in the encoded vector. Refuses to know who sends what.
+Owns positions in the encoded vectors. Refuses to know who sends what.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from intellectd.daemon.bulk.limits import CHUNK_GROUPS
-from intellectd.kernels.codec import GROUP, Codec
+from intellectd.kernels.codec import GROUP, Codec, update_codec
 
 CHUNK_ELEMENTS = CHUNK_GROUPS * GROUP
 
@@ -16,12 +16,21 @@ CHUNK_ELEMENTS = CHUNK_GROUPS * GROUP
 class Chunk:
     index: int
     owner: int  # a member's number
-    start: int  # bytes [start, stop) of the encoded vector
+    elements: int
+    start: int  # bytes [start, stop) of the encoded mean
     stop: int
+    part_start: int  # likewise of an encoded delta: elsewhere only where its codec is another
+    part_stop: int
 
     @property
     def size(self) -> int:
+        """Of the result, and of a sum on its way."""
         return self.stop - self.start
+
+    @property
+    def part_size(self) -> int:
+        """Of a delta's part as it was encoded."""
+        return self.part_stop - self.part_start
 
 
 def equal_shares(members: int) -> tuple[int, ...]:
@@ -40,9 +49,11 @@ def slice_elements(elements: int, shares: Sequence[int], owner: int) -> tuple[in
 def cut_chunks(codec: Codec, elements: int, shares: Sequence[int]) -> tuple[Chunk, ...]:
     """All chunks, in order of position: the same list on every member, so an index names one."""
     chunks: list[Chunk] = []
+    result = update_codec(codec)
     for owner in range(len(shares)):
         first, last = slice_elements(elements, shares, owner)
         for position in range(first, last, CHUNK_ELEMENTS):
-            start, stop = codec.byte_range(position, min(position + CHUNK_ELEMENTS, last))
-            chunks.append(Chunk(len(chunks), owner, start, stop))
+            end = min(position + CHUNK_ELEMENTS, last)
+            whole, part = result.byte_range(position, end), codec.byte_range(position, end)
+            chunks.append(Chunk(len(chunks), owner, end - position, *whole, *part))
     return tuple(chunks)

@@ -74,3 +74,9 @@ class Program(Protocol):
         ...
 
     def is_result(self, step: int) -> bool: ...
+
+
+def size_of(program: Program, chunk: int, step: int) -> int:
+    """Bytes that it has in this step."""
+    found = program.chunks[chunk]
+    return found.part_size if program.parts_from_own and not program.is_result(step) else found.size
