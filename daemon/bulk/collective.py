@@ -23,7 +23,7 @@ from intellectd.daemon.bulk.errors import DeadlinePassed, Failure, NeighbourAbor
 from intellectd.daemon.bulk.frames import Header, Kind
 from intellectd.daemon.bulk.interface import LinkSeen
 from intellectd.daemon.bulk.limits import PEER_ID_BYTES_MAX, PROGRESS_EACH_CHUNKS_MAX, SETTLE_S, WATCH_S
-from intellectd.daemon.bulk.neighbour import Neighbour
+from intellectd.daemon.bulk.neighbour import Neighbour, is_older
 from intellectd.daemon.bulk.transfer import Transfer
 
 AGAIN = 1  # the flag of a GO that tells what has come so far: what has gone and not come is to be sent again
@@ -54,13 +54,14 @@ class Collective:
         table: Table,
         epoch: int,
     ) -> None:
-        self.plan, self.transfer = plan, transfer
+        self.plan, self.transfer, self.epoch = plan, transfer, epoch
         self._buffers, self._channels, self._table = buffers, channels, table
         self._books = Books(plan, buffers, transfer, epoch)
         self._departures = Departures(self._books)
         self._arrivals = Arrivals(self._books, self._departures, self._say_what_came)
         self._watch = Watch(transfer.stall_s)
         self._settles_s = 0.0  # since when there is nothing but to hear that all is there; 0: there is more
+        self._early: dict[str, Header] = {}  # who said GO before this host had met anybody
         self.wants, self.on_chunk = self._arrivals.wants, self._arrivals.on_chunk
         self.fail = self._books.fail
 
@@ -103,15 +104,17 @@ class Collective:
             channel = self._channels.need(peer, self.transfer.stall_s)
             owed, owe = plan.arrivals.get(number, 0), plan.departures.get(number, 0)
             found[peer] = Neighbour(number, peer, owed, owe, channel, now, bytearray(bits))
+        early = dict(self._table.parked(self))
         with self._books.changed:
             self._books.meet(found)
             self._departures.make(plan.program.begin())
+            early |= self._early
         for neighbour in found.values():
             if neighbour.arrivals:
                 neighbour.channel.tell(self._word(Kind.GO), plan.transfer_id)
             if neighbour.departures:
                 neighbour.channel.tell(self._word(Kind.WAITING, ASK), plan.transfer_id)
-        for peer, header in self._table.parked(self):
+        for peer, header in early.items():
             if peer in found:  # anybody can say GO of anything
                 self.on_control(peer, header, b"")
 
@@ -184,11 +187,11 @@ class Collective:
 
     def on_control(self, peer: str, header: Header, payload: bytes) -> None:
         """Raises WireError for what it may not say."""
-        neighbour = self._books.known(peer)
+        neighbour = self._books.known(peer) or self._known_now(peer, header)
         if neighbour is None:
-            return  # it is asked again when this host has begun
+            return
         if header.kind is Kind.GONE:
-            self._has_ended(neighbour, header.flag == DONE)
+            self._has_ended(neighbour, header)
             return
         with self._books.changed:
             if header.kind is Kind.ABORT and header.step != neighbour.epoch:
@@ -214,11 +217,26 @@ class Collective:
             case other:
                 raise WireError(f"it sent {other.name} in a collective")
 
-    def _has_ended(self, neighbour: Neighbour, well: bool) -> None:
-        """There. That may overtake its last chunks."""
+    def _known_now(self, peer: str, header: Header) -> Neighbour | None:
+        """None before this host has met anybody: then the newest GO of each is kept, and for everything else it is
+        asked again."""
         with self._books.changed:
-            neighbour.why = Failure(None, f"{neighbour.peer} has ended this transfer")
-        if well:
+            if self._books.neighbours:
+                return self._books.known(peer)
+            kept = self._early.get(peer)
+            if header.kind is Kind.ABORT and kept and kept.step == header.step:
+                del self._early[peer]
+            if header.kind is Kind.GO and not header.flag and not (kept and is_older(header.step, kept.step)):
+                self._early[peer] = header
+            return None
+
+    def _has_ended(self, neighbour: Neighbour, header: Header) -> None:
+        """There. That may overtake its last chunks, and words that it said before."""
+        with self._books.changed:
+            heeded = neighbour.ends(header.step, Failure(None, f"{neighbour.peer} has ended this transfer"))
+        if not heeded:
+            return
+        if header.flag == DONE:
             self._departures.has_all(neighbour)
         else:
             self._departures.nobody_is_there([neighbour])

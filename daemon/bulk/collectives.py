@@ -16,7 +16,7 @@ from intellectd.daemon.bulk.collective_plan import key_of
 from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import Header, Incoming, Kind
 from intellectd.daemon.bulk.limits import ENDED_MAX, GOODBYE_S, PARKED_MAX, PARKED_PER_PEER_MAX, PARKED_S
-from intellectd.daemon.bulk.neighbour import EPOCHS
+from intellectd.daemon.bulk.neighbour import EPOCHS, is_older
 from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES
 
 
@@ -33,7 +33,7 @@ class Collectives:
         self._lock = threading.Lock()
         self._running: dict[int, Collective] = {}
         self._parked: dict[tuple[str, int], _Parked] = {}  # a GO whose transfer has not begun here
-        self._ended: dict[int, bool] = {}  # by key, the newest last: did it end well?
+        self._ended: dict[int, tuple[bool, int]] = {}  # by key, the newest last: did it end well, which attempt?
         # Of two processes of a host the later one has the higher ones: attempts are further apart than seconds.
         self._attempts = itertools.count(int(time.time()))
         self.channels: ChannelsPort | None = None
@@ -65,7 +65,7 @@ class Collectives:
                 return False
             del self._running[key]
             self._ended.pop(key, None)
-            self._ended[key] = collective.transfer.failure is None
+            self._ended[key] = collective.transfer.failure is None, collective.epoch
             if len(self._ended) > ENDED_MAX:
                 del self._ended[next(iter(self._ended))]
             return True
@@ -91,9 +91,10 @@ class Collectives:
 
     def _tell_end(self, peer: str, transfer: int) -> None:
         """It waits for more of a transfer that was here, or to hear that all came."""
-        well = self._ended.get(transfer)
-        if well is not None and self.channels is not None:
-            self.channels.need(peer, GOODBYE_S).tell(Header(Kind.GONE, DONE if well else 0, transfer=transfer))
+        ended = self._ended.get(transfer)
+        if ended is not None and self.channels is not None:
+            well, epoch = ended
+            self.channels.need(peer, GOODBYE_S).tell(Header(Kind.GONE, DONE if well else 0, epoch, 0, transfer))
             self.channels.release(peer)
 
     def _park(self, peer: str, header: Header) -> None:
@@ -101,6 +102,8 @@ class Collectives:
         if header.kind is Kind.ABORT and parked is not None and parked.header.step == header.step:
             del self._parked[peer, header.transfer]
         if header.kind is not Kind.GO:
+            return
+        if parked is not None and is_older(header.step, parked.header.step):
             return
         for key in [key for key, parked in self._parked.items() if parked.until <= now]:
             del self._parked[key]

@@ -23,6 +23,11 @@ def item(chunk: int, is_result: bool) -> int:
     return 2 * chunk + is_result
 
 
+def is_older(epoch: int, than: int | None) -> bool:
+    """Of two attempts of one host; they are counted round a circle."""
+    return than is not None and (epoch - than) % EPOCHS > EPOCHS // 2
+
+
 class Sends(Protocol):
     def fill(self, parcel: "Parcel", seal: Callable[[memoryview], None]) -> bool: ...
 
@@ -74,6 +79,7 @@ class Neighbour:
     taken: bytearray  # a bit for each item that has come
     epoch: int | None = None  # of its newest attempt that is known here
     ready: int | None = None  # in which attempt it has said GO: its buffers are there
+    ended: int | None = None  # which attempt has ended there
     aborted: int | None = None  # which attempt it has given up, of which nothing else is known
     why: Failure | None = None  # it did, or has ended it, and has begun no other
     met: bool = False  # it has said anything of this transfer
@@ -103,9 +109,16 @@ class Neighbour:
 
     def speaks_in(self, epoch: int) -> bool:
         """It has said something in this attempt. False if that is an old one, told late."""
-        if self.epoch is not None and (epoch - self.epoch) % EPOCHS > EPOCHS // 2:
+        if is_older(epoch, self.epoch) or epoch == self.ended or is_older(epoch, self.ended):
             return False
         self.epoch, self.why = epoch, None
+        return True
+
+    def ends(self, epoch: int, why: Failure) -> bool:
+        """This attempt is at its end there. False if it has begun another one since."""
+        if is_older(epoch, self.epoch):
+            return False
+        self.ended, self.why = epoch, why
         return True
 
     def gives_up(self, epoch: int, why: Failure) -> None:

@@ -1,12 +1,14 @@
 """A member of collectives whose keys and channels are real and whose words are the test's."""
 
 import contextlib
+import queue
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from intellectd.daemon.bulk.channel import Channel
+from intellectd.daemon.bulk.collective import ASK
 from intellectd.daemon.bulk.collective_plan import CollectivePlan, key_of, plan_of
 from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.errors import LinkLost
@@ -19,24 +21,37 @@ EPOCH = 700  # of the puppet's first attempt: more than a chunk's header has roo
 
 
 class PuppetDiary(Diary):
-    """Chunks with their headers; nothing is refused."""
+    """Chunks with their headers, apart from all words, which they may overtake; nothing is refused."""
 
-    def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:
+    def __init__(self, asked: Callable[[str], None]) -> None:
+        super().__init__()
+        self._asked = asked
+        self.came: queue.Queue[tuple[Header, bytes]] = queue.Queue()
+
+    def on_control(self, peer: str, header: Header, payload: bytes) -> None:
+        super().on_control(peer, header, payload)
+        if header.kind is Kind.WAITING and header.flag == ASK:
+            self._asked(peer)
+
+    def on_chunk(self, _peer: str, header: Header, incoming: Incoming) -> None:
         assert self.gate.wait(WAIT_S)
         place = bytearray(header.length)
         incoming.open_into(memoryview(place))
-        self.words.put(("chunk", peer, header, bytes(place)))
+        self.came.put((header, bytes(place)))
 
 
 class Puppet(Host):
     def __init__(self, peer: str, case: Case) -> None:
-        super().__init__(peer, diary=PuppetDiary())
+        self.arrived = PuppetDiary(self._go_once_more)
+        self._went: dict[str, None] = {}  # to whom it has said GO in this attempt
+        super().__init__(peer, diary=self.arrived)
         self.case, self.epoch = case, EPOCH
         self.key = key_of(transfer_id(case.name))
         self.plan: CollectivePlan = plan_of(case.job(peer), peer)
         self.me = case.members.index(peer)
         self.epochs: dict[str, int] = {}  # of the others, as they say
         self.ready: dict[str, int] = {}  # likewise, of those who said GO
+        self._past: dict[str, int] = {}  # of the others, when this attempt began
         self._channels_to: dict[str, Channel] = {}
 
     def to(self, peer: str) -> Channel:
@@ -50,7 +65,13 @@ class Puppet(Host):
 
     def go(self, *peers: str) -> None:
         for peer in peers:
+            self._went[peer] = None
             self.say(peer, Kind.GO, payload=transfer_id(self.case.name))
+
+    def _go_once_more(self, peer: str) -> None:
+        """What was said before the other had begun is lost, and asked for."""
+        if peer in self._went:
+            self.go(peer)
 
     def ask(self, peer: str, flag: int = 1) -> None:
         self.say(peer, Kind.WAITING, flag, transfer_id(self.case.name))
@@ -61,7 +82,7 @@ class Puppet(Host):
             _control, sender, header, payload = self.diary.next("control")
             assert isinstance(sender, str) and isinstance(header, Header) and isinstance(payload, bytes)
             self.epochs[sender] = header.step
-            if header.kind is Kind.GO:
+            if header.kind is Kind.GO and header.step != self._past.get(sender):
                 self.ready[sender] = header.step
             if header.kind is kind and flag in (None, header.flag) and peer in (None, sender):
                 return header, payload
@@ -69,6 +90,8 @@ class Puppet(Host):
     def begin_anew(self) -> None:
         self.epoch += 1
         self.ready.clear()
+        self._went.clear()
+        self._past = dict(self.epochs)
 
     def meet(self) -> None:
         """GO from and to all its neighbours."""
@@ -95,10 +118,11 @@ class Puppet(Host):
         return bytes(self.case.deltas[self.me][place.start : place.stop])
 
     def chunk(self) -> tuple[Header, bytes]:
-        """The next that comes."""
-        _chunk, _peer, header, payload = self.diary.next("chunk")
-        assert isinstance(header, Header) and isinstance(payload, bytes)
-        return header, payload
+        """The next that comes for this attempt."""
+        while True:
+            header, payload = self.arrived.came.get(timeout=WAIT_S)
+            if header.flag == self.epoch & EPOCH_OF_CHUNK:
+                return header, payload
 
     def finish(self, peer: str) -> None:
         """The rest of a ring of two, in which sums and results are its delta."""
