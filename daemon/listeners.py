@@ -6,6 +6,7 @@ of file descriptors. Refuses to know what is spoken over them.
 
 import contextlib
 import errno
+import os
 import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,12 +55,12 @@ async def unix_listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
     make_dir(path.parent)
     refuse_if_taken(path)
     # Bound under another name and renamed, so that nobody finds the path without its final mode or unserved.
-    temp = path.with_name(path.name[:-1] + "~")  # as long as the path, whose length was checked
+    temp = path.with_name(path.name + "~")
     plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with trio.socket.from_stdlib_socket(plain) as sock:
         try:
             temp.unlink(missing_ok=True)
-            plain.bind(str(temp))  # trio's would use a thread, which takes longer than the call
+            _bind(plain, temp)
             temp.chmod(SOCKET_MODE)
             sock.listen(BACKLOG)
             inode = temp.stat().st_ino
@@ -72,6 +73,16 @@ async def unix_listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
             with contextlib.suppress(OSError):
                 if path.stat().st_ino == inode:  # a successor's socket may lie there by now
                     path.unlink()
+
+
+def _bind(sock: socket.socket, path: Path) -> None:
+    """By way of its folder's descriptor, so that the path may be longer than a socket's. Not by trio's `bind`, whose
+    thread takes longer than the call."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        sock.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 def refuse_if_taken(path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import stat
 import struct
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from intellectd.daemon import control
 from intellectd.daemon.control import ControlError, ControlServer
 from intellectd.daemon.frames import FRAME_BYTES_MAX, FrameError
 from intellectd.daemon.listeners import AlreadyRunning, SocketInTheWay, unix_listener
-from intellectd.daemon.socket_path import SocketPathError
+from intellectd.daemon.socket_path import SOCKET_PATH_BYTES_MAX, SocketPathError
 
 Answer = dict[str, Any]
 
@@ -249,6 +250,21 @@ async def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
         async with unix_listener(path):
             raise AssertionError("replaced a file")
     assert path.read_bytes() == b"precious"
+
+
+async def test_daemons_of_one_folder_do_not_take_each_others_socket_away(tmp_path: Path) -> None:
+    others = {tmp_path / name: name.encode() for name in ("host-~", "host-1~", "host~")}  # about to be renamed
+    for path, text in others.items():
+        path.write_bytes(text)
+    async with unix_listener(tmp_path / "host-2"):
+        assert all(path.read_bytes() == text for path, text in others.items())
+
+
+async def test_a_path_may_have_all_bytes_that_a_socket_has(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="i-") as folder:
+        path = Path(folder) / ("s" * (SOCKET_PATH_BYTES_MAX - len(folder) - 1))
+        async with unix_listener(path), await trio.open_unix_socket(str(path)):
+            assert [entry.name for entry in Path(folder).iterdir()] == [path.name]
 
 
 def test_a_path_too_long_is_told_before_binding(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Owns the fork, and that it looks like a `subprocess.Popen`. What runs is the com
 and an environment of its own. Refuses to be the only way that the tests start daemons.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import subprocess
@@ -23,6 +24,7 @@ def _become(words: tuple[str, ...], log: Path, environ: dict[str, str]) -> None:
     with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    faulthandler.enable()  # a crash in native code says where
     os.environ.clear()
     os.environ.update(environ)
     sys.argv = ["intellectd", *words]

@@ -115,7 +115,7 @@ class Host:
         try:
             ended = os.pidfd_open(self.process.pid)
         except ProcessLookupError:  # a forked one that has ended is nobody's any more, its forkserver waited for it
-            raise AssertionError(self.told("it ended before it was ready")) from None
+            raise AssertionError(self.told(f"it ended with {self.ended()} before it was ready")) from None
         with self._ready, open(ended, "rb"):
             while not said.startswith(b"READY=1"):  # before that it may tell what it is doing
                 readable, _, _ = select.select([self._ready, ended], [], [], START_S_MAX)
