@@ -6,6 +6,7 @@ of file descriptors. Refuses to know what is spoken over them.
 
 import contextlib
 import errno
+import hashlib
 import os
 import socket
 import stat
@@ -54,8 +55,9 @@ async def unix_listener(path: Path) -> AsyncIterator[trio.socket.SocketType]:
     """Listens at `path`, replacing the file of a dead daemon but never a live one's; removes it at the end."""
     make_dir(path.parent)
     refuse_if_taken(path)
-    # Bound under another name and renamed, so that nobody finds the path without its final mode or unserved.
-    temp = path.with_name(path.name + "~")
+    # Bound under another name and renamed, so that nobody finds the path without its final mode or unserved. Always the
+    # same one, so that what a crash left there goes, and another one for each path of a folder.
+    temp = path.with_name(hashlib.blake2s(os.fsencode(path.name), digest_size=8).hexdigest() + "~")
     plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with trio.socket.from_stdlib_socket(plain) as sock:
         try:
