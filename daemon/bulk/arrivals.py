@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from intellectd.daemon.bulk.books import Books
 from intellectd.daemon.bulk.departures import Departures
-from intellectd.daemon.bulk.errors import Stopped, WireError, failure_of
+from intellectd.daemon.bulk.errors import Failure, NotAuthentic, Stopped, WireError, failure_of
 from intellectd.daemon.bulk.frames import Header, Incoming
 from intellectd.daemon.bulk.gathering import Gathering
 from intellectd.daemon.bulk.neighbour import EPOCH_OF_CHUNK, Neighbour, item
@@ -36,7 +36,8 @@ class Arrivals:
         return bool(self._books.neighbours) and header.flag == self._books.epoch & EPOCH_OF_CHUNK
 
     def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:
-        """Raises WireError for what no plan allows; the collective has failed then."""
+        """Raises WireError for what no plan allows; the collective has failed then. NotAuthentic for what was changed
+        on its way: that ends the wire and comes again."""
         if not self._is_for_this(header):
             return  # it was wanted by the attempt before, which has ended since
         try:
@@ -49,6 +50,8 @@ class Arrivals:
                 self._taken(neighbour, chunk, header.length, then, arrival.ends_row)
         except Stopped:
             pass
+        except NotAuthentic:
+            raise  # not the peer's word
         except WireError as error:
             self._books.fail(failure_of(error, peer))
             raise
@@ -75,11 +78,16 @@ class Arrivals:
         """Into its place at once. None: another wire has brought it already."""
         buffers, is_result = self._books.buffers, arrival.action is Action.STORE
         if is_result and not (self._books.left[chunk.index] or self._books.plan.program.parts_from_own):
+            self._opened(incoming, chunk.size)  # before anybody is blamed
             raise WireError(f"it sent a result of chunk {chunk.index} that lacks this host's part")
         with buffers.inside:
             if not self._claim(neighbour, number):
                 return None
-            incoming.open_into(buffers.place(chunk))
+            try:
+                incoming.open_into(buffers.place(chunk))
+            except NotAuthentic:
+                self._unclaim(neighbour, number, is_result)
+                raise
             if is_result:
                 buffers.check(chunk)
             else:
@@ -149,6 +157,14 @@ class Arrivals:
             if number == item(number >> 1, True):
                 self._books.resulted[number >> 1] = 1
             return True
+
+    def _unclaim(self, neighbour: Neighbour, number: int, is_result: bool) -> None:
+        """It has not come after all."""
+        with self._books.changed:
+            neighbour.give_back(number)
+        if is_result and not self._books.plan.program.parts_from_own:
+            # Of the sum that was in its place nothing is left, and a loss could ask for that again.
+            self._books.fail(Failure(None, f"a result from {neighbour.peer} was changed on its way, in its place"))
 
     def _await(self, neighbour: Neighbour, ready: Callable[[], bool]) -> None:
         with self._books.changed:

@@ -103,9 +103,10 @@ class Channel:
 
     def need(self, stall_s: float) -> None:
         with self._changed:
+            self._stall_s = max(self._stall_s, stall_s) if self._needs else stall_s  # the most patient one's
             self._needs += 1
             self._used_s = now_s()
-            self._stall_s = stall_s
+            stall_s = self._stall_s
             if not self._wires:
                 self._backoff_s = 0.0
                 self._due_s = now_s() + self._patience_s()

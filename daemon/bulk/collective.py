@@ -143,6 +143,8 @@ class Collective:
             self._say_what_came(neighbour)
         if books.settling:
             self._settle(neighbours, now)
+        else:
+            self._settles_s = 0.0
         self._report()
 
     def _settle(self, neighbours: list[Neighbour], now: float) -> None:

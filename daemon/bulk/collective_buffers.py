@@ -92,11 +92,10 @@ class Buffers:
     # ---- gathering
 
     def new_sum(self, chunk: Chunk) -> torch.Tensor:
-        spare = next((s for s in self._spare if s.numel() == chunk.elements), None)
-        if spare is None:
-            return torch.zeros(chunk.elements)
-        self._spare.remove(spare)
-        return spare.zero_()
+        for place, spare in enumerate(self._spare):  # not by list.remove, which compares tensors
+            if spare.numel() == chunk.elements:
+                return self._spare.pop(place).zero_()
+        return torch.zeros(chunk.elements)
 
     def gather(self, chunk: Chunk, total: torch.Tensor, member: int, part: memoryview | None) -> None:
         """total <- total + weight * dec(part); this host's own, if None."""

@@ -41,10 +41,6 @@ class DeadlinePassed(Exception):
         super().__init__("the transfer's deadline has passed")
 
 
-class RingStarved(Exception):
-    """The neighbours live, but nothing has come around for long."""
-
-
 class LinkLost(Exception):
     """The connection said so: reset, closed, refused."""
 
@@ -59,6 +55,10 @@ class LinkSilent(Exception):
 
 class WireError(Exception):
     """The peer sent what the plan does not allow."""
+
+
+class NotAuthentic(WireError):
+    """A frame is not what the peer sealed: that was changed on its way, by whomever."""
 
 
 class Declined(Exception):
@@ -96,7 +96,7 @@ def failure_of(error: Exception, peer: str) -> Failure:
             return Failure(peer, f"{peer} broke the protocol: {error}")
         case NeighbourAborted():
             return Failure(error.suspect, f"{peer} ended the transfer: {error}", error.silent)
-        case DeadlinePassed() | RingStarved():
+        case DeadlinePassed():
             return Failure(None, str(error), silent=True)
         case Declined():
             return Failure(None, f"{peer}: {error}")

@@ -105,7 +105,7 @@ class Incoming(Protocol):
 
     def open_into(self, place: memoryview) -> None:
         """Decrypt and authenticate into `place`, which has the payload's exact length (ValueError otherwise).
-        WireError: it is not what the peer sealed; `place` may then hold anything."""
+        NotAuthentic: it is not what the peer sealed; `place` may then hold anything."""
         ...
 
 

@@ -13,13 +13,13 @@ REQUEST_S = 10.0  # from the end of the handshake to the whole request
 # a few pieces at a time, and two joiners at once keep a donor's uplink full.
 SERVES_MAX = 16
 SERVES_PER_PEER_MAX = 4
-CONNECTIONS_MAX = 2 * HANDSHAKES_MAX + SERVES_MAX  # accepted and not yet a ring's; each has a thread
+CONNECTIONS_MAX = 2 * HANDSHAKES_MAX + SERVES_MAX  # accepted and not yet a channel's; each has a thread
 SERVE_STALL_S = 10.0  # per PIECE_BYTES: drops a reader below 6.5 KB/s, whose catch-up would take days
-SERVE_BURST_BYTES = 256 * 1024  # served between two looks at whether a ring runs
+SERVE_BURST_BYTES = 256 * 1024  # served between two looks at whether a collective runs
 SERVE_YIELD_S = 0.05  # pause per burst while one does: serving trickles at 5 MB/s at most, training goes first
 
-# Connections for a ring whose plan is still on its way here. Plans and dials leave at the same moment, so one
-# is early by a control message's delay, seconds at worst; who was parked too long simply dials again.
+# Words (GO) about a collective whose plan is still on its way here. Plans and words leave at the same moment, so one is
+# early by a control message's delay, seconds at worst; who was not kept is asked again.
 PARKED_MAX = 64
 PARKED_PER_PEER_MAX = 4
 PARKED_S = 5.0
@@ -30,7 +30,7 @@ CERTIFICATE_BYTES_MAX = 2048  # ours are about 420 bytes
 PEER_ID_BYTES_MAX = 64  # X.520's bound on a common name; a libp2p id of an Ed25519 key has 52
 REQUEST_BYTES_MAX = 1024  # an object name and three numbers
 OBJECT_NAME_BYTES_MAX = 512  # "snapshot/<round>/theta" and the like, with room
-TRANSFERS_MAX = 64  # rings and fetches at once on this host; 2 threads each
+TRANSFERS_MAX = 64  # collectives, fetches and probes at once on this host; a thread each, and those of the wires
 
 # Dialling: the peer may not trust us yet (its beacons are on the way), so a refusal by TLS is tried again.
 DIAL_BACKOFF_FIRST_S = 0.05
@@ -49,7 +49,7 @@ UNSENT_BYTES_MIN = 128 * 1024  # of each of several wires: a little more than on
 UNSENT_BYTES_MAX = 1024 * 1024  # what waits behind the congestion window: keeps an abort from queueing for long
 
 # A host that has nothing to pass on says so, four times per stall_s, so that only the neighbour of the one
-# that fell silent accuses it. Alive but starved for this many stall_s, a ring ends without a suspect.
+# that fell silent accuses it. Alive but starved for this many stall_s, a collective ends without a suspect.
 HEARTBEATS_PER_STALL = 4
 STARVED_STALLS = 3
 STUCK_STALLS = 2  # alive, and takes nothing: seen by its neighbour before those behind it starve

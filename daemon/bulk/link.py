@@ -32,7 +32,6 @@ class Link:
         self._stop: Stop | None = stop
         self._deadline = FOREVER_S
         self.peer = ""  # who it is, once known
-        self.parked = False  # it waited for its transfer, which may be over
         self.sent_bytes = 0
         self.received_bytes = 0
 

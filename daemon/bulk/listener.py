@@ -1,6 +1,6 @@
 """Accepting connections: a bounded number of strangers, each with a thread until it has said what it wants.
 
-Owns the listening socket and every connection until it is dispatched. Refuses to know what rings and objects are.
+Owns the listening socket and every connection until it is dispatched. Refuses to know what channels and objects are.
 """
 
 import contextlib

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from intellectd.daemon.bulk.channel_port import ChannelPort
-from intellectd.daemon.bulk.errors import Failure
+from intellectd.daemon.bulk.errors import Failure, WireError
 from intellectd.daemon.bulk.frames import Header, Kind
 from intellectd.daemon.bulk.schedules.program import Send
 
@@ -161,7 +161,9 @@ class Neighbour:
 
     def told(self, first: int, bits: bytes, after_loss: bool) -> tuple[list[Parcel], list[Parcel]]:
         """Of these items what has come there, and what has gone and has not come; `after_loss`: but is not on its way
-        on a connection that stands."""
+        on a connection that stands. Raises WireError for items that there are not."""
+        if first >= 8 * len(self.taken):
+            raise WireError(f"it tells of item {first} of {8 * len(self.taken)}")
         came: list[Parcel] = []
         lacking: list[Parcel] = []
         for offset in range(8 * len(bits)):

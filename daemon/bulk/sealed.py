@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from intellectd.daemon.bulk.errors import WireError
+from intellectd.daemon.bulk.errors import NotAuthentic
 
 SECRET_BYTES = 32  # from each side; one side's alone would already be as strong as AES-256
 KEY_BYTES = 32
@@ -60,7 +60,7 @@ class Cipher(Protocol):
         ...
 
     def open(self, header: Buffer, sealed: memoryview, place: memoryview) -> None:
-        """The payload into `place` (exact length), or WireError."""
+        """The payload into `place` (exact length), or NotAuthentic."""
         ...
 
     def skip(self) -> None:
@@ -86,7 +86,7 @@ class AesGcm:
         try:
             self._aead.decrypt_into(self._nonce, sealed, header, place)
         except InvalidTag:
-            raise WireError("a frame that does not authenticate") from None
+            raise NotAuthentic("a frame that does not authenticate") from None
         self._frames += 1
 
     def skip(self) -> None:

@@ -1,4 +1,4 @@
-"""What a ring and a fetch share: one end each, reported once, after the buffers were let go.
+"""What a collective, a fetch and a probe share: one end each, reported once, after the buffers were let go.
 
 Owns the stop, the first failure, the progress reports and the terminal event. Refuses to know what moves.
 """

@@ -15,6 +15,7 @@ from intellectd.daemon.bulk.errors import BulkClosed
 from intellectd.daemon.bulk.frames import Header, Kind
 from intellectd.daemon.bulk.interface import Endpoint
 from intellectd.daemon.bulk.limits import (
+    CHANNEL_STALL_S,
     CONTROL_BYTES_MAX,
     CONTROLS_QUEUED_MAX,
     DIAL_PATIENCE_S,
@@ -120,6 +121,21 @@ def test_several_wires_share_the_work() -> None:
         assert len(b.diary.threads) >= 1 and all(b.diary.chunks[i] == payloads[i % 4] for i in range(64))
         sent = [wire.wire_bytes[0] for wire in a.channels._channel("b").wires]
         assert sum(count > 2**20 for count in sent) >= 2, sent
+
+
+def test_of_several_that_need_a_channel_the_most_patient_says_when_a_wire_is_lost() -> None:
+    with hosts("a", "b") as (a, b):
+        channel = a.channels.need("b", STALL_S)
+        b.diary.next("found"), a.diary.next("found")
+        (wire,) = channel.wires
+        a.channels.need("b", 0.5)  # as for a word about a transfer that has ended
+        a.channels.release("b")
+        assert (wire._reader.stall_s, wire._writer.stall_s) == (STALL_S, STALL_S)
+        a.channels.release("b")
+        assert wire._reader.stall_s == CHANNEL_STALL_S
+        a.channels.need("b", 0.5)
+        assert wire._reader.stall_s == 0.5
+        a.channels.release("b")
 
 
 def test_wires_beyond_the_wish_take_leave_without_a_loss() -> None:

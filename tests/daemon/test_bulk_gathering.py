@@ -62,3 +62,27 @@ def test_the_window_moves_when_its_first_chunk_is_finished() -> None:
     for index in range(3, CHUNKS):
         finish(index)
     assert found.near() == [] and found._sums == {}
+
+
+def test_a_sum_of_another_length_that_is_free_is_no_obstacle() -> None:
+    case = Case(("a", "b", "c"), "fp32", 4 * 16 * 16384 + 16384, schedule="direct", shape=(0, 1, 0))  # the last: short
+    plan = plan_of(case.job(ME), ME)
+    buffers = Buffers(plan, memoryview(case.deltas[1]).toreadonly(), memoryview(case.outs[1]))
+    found = Gathering(1, 3, [c.index for c in plan.chunks], buffers, threading.Condition())
+
+    def begin(index: int) -> None:
+        assert found.is_turn(plan.chunks[index], 0)
+
+    def finish(index: int) -> None:
+        chunk = plan.chunks[index]
+        for member in (0, 2):
+            found.add(chunk, member, memoryview(case.deltas[member])[chunk.start : chunk.stop])
+
+    for index in (0, 1, 4):
+        begin(index)
+    for index in (4, 0, 1):  # the short one ahead of the others, as several wires may bring them
+        finish(index)
+    for index in (2, 3):
+        begin(index), finish(index)
+    assert found.near() == []
+    assert [spare.numel() for spare in buffers._spare].count(16 * 16384) == 2  # and they are used again

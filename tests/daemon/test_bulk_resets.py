@@ -4,9 +4,15 @@ lost."""
 import pytest
 
 from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.collective import Collective
+from intellectd.daemon.bulk.collective_buffers import Buffers
+from intellectd.daemon.bulk.collective_plan import plan_of
+from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import Header, Kind
+from intellectd.daemon.bulk.limits import SETTLE_S
 from intellectd.daemon.bulk.neighbour import Neighbour, Parcel, Way
 from intellectd.daemon.bulk.schedules.program import Content, Send
+from intellectd.daemon.bulk.transfer import Transfer
 from tests.daemon.bulk_swarm import Case, transfer_id
 from tests.daemon.channel_hosts import STALL_S, hosts
 from tests.daemon.puppet import Puppet, sever, with_puppet
@@ -71,6 +77,14 @@ def test_it_is_sure_that_all_is_there_once_that_was_said_since_the_last_loss() -
     y = neighbour_with(Way.QUEUED)
     y.breaks("nobody listens yet")
     assert not y.unsure
+
+
+def test_items_that_there_are_not_are_no_items_and_leave_no_trace() -> None:
+    x = neighbour_with(*8 * [Way.SENT])
+    for first in (8, 2**32 - 1):
+        with pytest.raises(WireError, match=f"item {first} of 8"):
+            x.told(first, bytes(1), True)
+    assert x.there == {}
 
 
 def broken_before_the_end(x: Puppet) -> None:
@@ -142,3 +156,41 @@ def test_a_peer_whose_wires_live_a_while_is_dialled_at_once_however_often_they_b
             assert a.diary.next("lost")[0] == "lost"
             assert channel._backoff_s == 0.0 and channel._due_s <= now_s()
         a.diary.next("found")
+
+
+class Nobody:
+    """Channels and a table that are not asked for anything."""
+
+    def need(self, peer: str, stall_s: float) -> NoChannel:
+        raise AssertionError
+
+    def release(self, peer: str) -> None: ...
+
+    def measured(self, peer: str) -> None:
+        return None
+
+    def parked(self, _collective: Collective) -> list[tuple[str, Header]]:
+        return []
+
+    def leave(self, _collective: Collective) -> None: ...
+
+
+def test_the_time_to_settle_begins_anew_when_something_has_gone_again() -> None:
+    case = Case(("a", "x"), codec="fp32", elements=2 * GROUP)
+    plan = plan_of(case.job("a"), "a")
+    transfer = Transfer(plan.transfer_id, STALL_S, 1e9, lambda _event: None)
+    buffers = Buffers(plan, memoryview(case.deltas[0]).toreadonly(), memoryview(case.outs[0]))
+    collective = Collective(plan, buffers, transfer, Nobody(), Nobody(), 1)
+    books, x, now = collective._books, neighbour_with(Way.SENT), now_s()
+    x.departures = 0
+    x.breaks("reset")
+    books.meet({"x": x})
+    books._arrivals = books._departures = 0
+    collective._look(now)
+    books._departures = 1  # it has not come there, and goes again
+    collective._look(now + 1.0)
+    books._departures = 0
+    collective._look(now + 2 * SETTLE_S)
+    assert not books.over.is_set()
+    collective._look(now + 3.5 * SETTLE_S)
+    assert books.over.is_set() and transfer.failure is None
