@@ -5,12 +5,12 @@ Owns safety, and nothing else: whether a round makes progress is not decided her
 
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import Out, PersistVote, To
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Accept, Accepted, Prepare, Promise, Refuse
 from intellectd.protocol.records import (
     BadRecord,
     Collective,
-    Head,
     Proposal,
     accepted_bytes,
     check_proposal,

@@ -8,11 +8,10 @@ from collections.abc import Callable
 
 from intellectd.protocol import limits
 from intellectd.protocol.context import leader_of
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.manifest import Timers
-
-NEVER, LONG_AGO = float("inf"), float("-inf")
+from intellectd.protocol.moments import LONG_AGO, soonest
 
 
 class Attempts:
@@ -100,4 +99,4 @@ class Attempts:
         times = [self._moved_at + self._timers.attempt_s, self._waits_until, self._waits_until + self._timers.attempt_s]
         if self.startable_at is not None:
             times.append(self.startable_at + self._timers.attempt_s)
-        return min((at for at in times if at > now), default=NEVER)
+        return soonest(times, now)

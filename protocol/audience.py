@@ -11,7 +11,7 @@ from random import Random
 
 from intellectd.protocol import limits
 from intellectd.protocol.context import leader_order
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import hash_of
 from intellectd.protocol.manifest import Timers
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from intellectd.protocol import limits
-from intellectd.protocol.entries import BadRecord, Blob, Certificate, Entry, Head, Record, Vote, record_hash
+from intellectd.protocol.entries import BadRecord, Blob, Certificate, Entry, Record, Vote, record_hash
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Ballot, encode, hash_of
 from intellectd.protocol.manifest import owners_of
 from intellectd.protocol.port import Crypto

@@ -13,7 +13,8 @@ from intellectd.protocol.branch import fork
 from intellectd.protocol.context import Context
 from intellectd.protocol.donors import Retry
 from intellectd.protocol.effects import AskEntries, Note, Out, PeerFault
-from intellectd.protocol.entries import BadRecord, Entry, Head
+from intellectd.protocol.entries import BadRecord, Entry
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import encode, hash_of
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import Beacon

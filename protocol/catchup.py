@@ -11,7 +11,8 @@ from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.donors import Donors, Retry
 from intellectd.protocol.effects import AskEntries, FetchSnapshot, FetchUpdate, Note, Out
-from intellectd.protocol.entries import Entry, Head, Record
+from intellectd.protocol.entries import Entry, Record
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, state_name
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.window import Decided, Window

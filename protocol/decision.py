@@ -8,8 +8,8 @@ from intellectd.protocol.acceptor import Acceptor
 from intellectd.protocol.attempts import Attempts
 from intellectd.protocol.context import Context, WrongSender, leader_of
 from intellectd.protocol.effects import PersistVote
-from intellectd.protocol.entries import Head
 from intellectd.protocol.exchange import Exchange
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Ballot
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.muster import Muster

@@ -1,17 +1,14 @@
-"""The form of the log: records, their blobs and certificates, and the head that the next one follows. SPEC R*.
+"""The form of the log: records, their blobs and certificates. SPEC R*.
 
 Owns fields, bounds and hashes. Refuses to judge: whether an entry follows from its head is records.py's, how
 one comes about the round's.
 """
 
-from collections import defaultdict
-from functools import cached_property
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from intellectd.kernels.codec import codec_by_name, update_codec
 from intellectd.protocol import limits
 from intellectd.protocol.ids import (
     At,
@@ -28,7 +25,6 @@ from intellectd.protocol.ids import (
     encode,
     hash_of,
 )
-from intellectd.protocol.manifest import Manifest, RunConfig, config_of, elements_of, manifest_hash
 
 VERSION = 1
 Streams = Annotated[list[Stream], Meta(max_length=limits.STREAMS_MAX)]
@@ -157,78 +153,6 @@ def blob_hash(blob: Blob) -> bytes:
 def transfer_id(at: At, collective: Collective, codec: str) -> bytes:
     """Names a transfer by what it computes, not by the ballot: an equal one is the same one (SPEC C1)."""
     return hash_of("transfer", encode(at), encode(collective), codec.encode())
-
-
-class Head:
-    """The newest decided point of a generation: what the next record must follow."""
-
-    def __init__(self, manifest: Manifest, run: bytes, entry: Entry | None, before: "Head | None" = None) -> None:
-        self.manifest, self.run, self.entry = manifest, run, entry
-        self.config: RunConfig = before.config if before else config_of(manifest)
-        self._elements: int = before._elements if before else elements_of(manifest)
-        if entry is None:
-            self.round, self.hash = -1, manifest_hash(manifest)
-            self.generation = hash_of("generation", run, self.hash)
-            self.voters, self.tokens_total = list(manifest.first_voters), 0
-            self.codec: str = self.config.outer.codec
-            self.blob = Blob([], [], [], [], [])
-            self.branches = self.recoveries = 0
-        else:
-            record = entry.record
-            self.round, self.hash, self.generation = record.round, record_hash(record), record.generation
-            self.voters, self.tokens_total, self.codec = record.next_voters, record.tokens_total, record.next_codec
-            self.blob = entry.blob
-            parted = before is not None and before.generation != record.generation
-            self.branches = (before.branches if before else 0) + parted
-            # Not by its certificate, which is in no hash: it would count here and not there.
-            self.recoveries = (before.recoveries if before else 0) + bool(entry.blob.lives)
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """Of two lines of history the one with more recoveries stands, then the one with more tokens (G6)."""
-        return self.recoveries, self.tokens_total
-
-    @cached_property
-    def at(self) -> At:
-        """The decision that comes next."""
-        return At(self.generation, self.round + 1, self.hash)
-
-    @property
-    def update_bytes(self) -> int:
-        """The size of an encoded update of the next record: it follows from the manifest's tensors (R6)."""
-        return update_codec(codec_by_name(self.codec)).encoded_bytes(self._elements)
-
-    @property
-    def transfer_bytes(self) -> int:
-        """What to reckon a transfer's time with: where deltas and their mean have codecs of their own, the mean size
-        of both, for with equal slices each host sends as much of either."""
-        return (codec_by_name(self.codec).encoded_bytes(self._elements) + self.update_bytes) // 2
-
-    @cached_property
-    def _assigned(self) -> dict[str, Assignment]:
-        return {a.peer: a for a in self.blob.assignments}
-
-    @cached_property
-    def _pending(self) -> dict[str, list[Stream]]:
-        found: dict[str, list[Stream]] = defaultdict(list)
-        for item in self.blob.pending:
-            found[item.peer].append(item.stream)
-        return found
-
-    def assignment(self, peer: str) -> Assignment | None:
-        return self._assigned.get(peer)
-
-    def pending_streams(self, peer: str) -> list[Stream]:
-        """Data that this peer was given for an earlier round and may still contribute (R9)."""
-        return self._pending.get(peer, [])
-
-    def allowed_streams(self, peer: str) -> list[Stream]:
-        """The data a contribution of this peer may rest on: assigned now, or pending with it."""
-        given = self.assignment(peer)
-        return [*(given.streams if given else []), *self.pending_streams(peer)]
-
-    def next(self, entry: Entry) -> "Head":
-        return Head(self.manifest, self.run, entry, self)
 
 
 def decode_entry(data: bytes) -> Entry:

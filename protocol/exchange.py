@@ -8,7 +8,8 @@ from intellectd.protocol import limits
 from intellectd.protocol.collectives import allowed, misfit
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import AbortTransfer, Out, StartTransfer, To
-from intellectd.protocol.entries import BadRecord, Collective, Head, Member, transfer_id
+from intellectd.protocol.entries import BadRecord, Collective, Member, transfer_id
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Abort, Plan, Ready, Result
 from intellectd.protocol.records import result_bytes

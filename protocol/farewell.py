@@ -6,7 +6,7 @@ Owns these judgements, for the shell that takes a host out of a run. Refuses to 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 from intellectd.protocol.messages import Beacon
 from intellectd.protocol.quorum import is_quorum
 

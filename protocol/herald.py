@@ -3,8 +3,8 @@
 Owns the beacon's sequence and what the shell reported for it. Refuses to know who listens (membership.py).
 """
 
-from intellectd.protocol.entries import Head
 from intellectd.protocol.events import SnapshotsHeld, TransferMoved
+from intellectd.protocol.head import Head
 from intellectd.protocol.messages import Beacon, Lineage, Link, Ready, Transfer
 
 Quorum = tuple[bool, bool]  # is one alive to this host, and can this host vote

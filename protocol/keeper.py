@@ -13,6 +13,7 @@ from intellectd.protocol.branching import Branching, Switch
 from intellectd.protocol.catchup import Catchup
 from intellectd.protocol.context import Context, can_be_dialled
 from intellectd.protocol.effects import AbortTransfer, AppendEntry, Halt, Note, Out, PeerFault, PersistVote, Rebase, To
+from intellectd.protocol.head import Head
 from intellectd.protocol.herald import Herald
 from intellectd.protocol.ids import NO_HASH, state_name
 from intellectd.protocol.manifest import Manifest, config_of
@@ -21,7 +22,7 @@ from intellectd.protocol.messages import Commit
 from intellectd.protocol.port import Crypto
 from intellectd.protocol.probing import Prober
 from intellectd.protocol.progress import Progress
-from intellectd.protocol.records import BadRecord, Blob, Entry, Head, Record, check_entry
+from intellectd.protocol.records import BadRecord, Blob, Entry, Record, check_entry
 from intellectd.protocol.recovery import NoRecovery
 from intellectd.protocol.relaying import Relaying
 from intellectd.protocol.round import Round

@@ -16,14 +16,15 @@ from intellectd.protocol.entries import (
     Certificate,
     Collective,
     Entry,
-    Head,
     Member,
     Proposal,
     Vote,
     record_hash,
 )
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Ballot
 from intellectd.protocol.messages import Accept, Accepted, Plan, Prepare, Promise, Ready, Refuse, Result
+from intellectd.protocol.moments import soonest
 from intellectd.protocol.proposal import NOTHING, Outcome, build_record, contributions, next_blob, next_voters
 from intellectd.protocol.quorum import is_majority, is_quorum
 from intellectd.protocol.records import accepted_bytes, check_proposal, check_results, result_bytes, transfer_id
@@ -227,7 +228,7 @@ class Leader:
         """When something is due here without an answer: a repetition, or the end of the wait for late promises."""
         waits = self.phase == PREPARE and self.quorum_at is not None
         ends = [self.repeats_at, *([(self.quorum_at or now) + limits.PROMISE_GRACE_S] if waits else [])]
-        return min((at for at in ends if at > now), default=float("inf"))
+        return soonest(ends, now)
 
     def _plan(self, collective: Collective) -> Plan:
         return Plan(self._head.at, self.ballot, collective, self._head.codec)

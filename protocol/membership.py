@@ -10,7 +10,7 @@ from intellectd.protocol import limits
 from intellectd.protocol.audience import Audience
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import AskMembers, Effect, Learn, Note, Out, To, Trust
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 from intellectd.protocol.links import Links
 from intellectd.protocol.messages import Beacon
 

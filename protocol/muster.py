@@ -6,9 +6,10 @@ what follows from the view.
 
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 from intellectd.protocol.membership import ABLE_STATES, Membership
 from intellectd.protocol.messages import Beacon, Ready
+from intellectd.protocol.moments import soonest
 from intellectd.protocol.readiness import Standing, grace_ends_at
 from intellectd.protocol.suspicion import Suspicion
 
@@ -121,7 +122,7 @@ class Muster:
         ends = [self._grace_ends_at(), self._patience_ends_at()]
         if self._short_since is not None:
             ends.append(self._short_since + self._context.config.timers.expel_s)
-        return min((at for at in ends if at > now), default=float("inf"))
+        return soonest(ends, now)
 
     def _grace_ends_at(self) -> float:
         timers = self._context.config.timers

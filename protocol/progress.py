@@ -9,8 +9,8 @@ from typing import Literal
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import FinishTraining, Freeze, Note, Out, StartTraining
-from intellectd.protocol.entries import Head
 from intellectd.protocol.events import DeltaFrozen, TrainerReady
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Stream
 from intellectd.protocol.messages import Ready
 from intellectd.protocol.window import Decided

@@ -15,13 +15,13 @@ from intellectd.protocol.entries import (
     Blob,
     Collective,
     Contribution,
-    Head,
     Member,
     Pending,
     Record,
     blob_hash,
     transfer_id,
 )
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Stream
 from intellectd.protocol.manifest import float32_hex, outer_lr
 from intellectd.protocol.messages import Ready

@@ -15,7 +15,6 @@ from intellectd.protocol.entries import (
     Collective,
     Contribution,
     Entry,
-    Head,
     Member,
     Pending,
     Proposal,
@@ -27,6 +26,7 @@ from intellectd.protocol.entries import (
     record_hash,
     transfer_id,
 )
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, At, Ballot, encode
 from intellectd.protocol.manifest import float32_hex, outer_lr
 from intellectd.protocol.port import Crypto
@@ -149,7 +149,6 @@ __all__ = [
     "Collective",
     "Contribution",
     "Entry",
-    "Head",
     "Member",
     "Pending",
     "Proposal",

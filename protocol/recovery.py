@@ -5,7 +5,7 @@ Owns whom a recovery names, and why there is none. Refuses to know who signs, an
 
 from collections.abc import Sequence
 
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import Beacon
 from intellectd.protocol.seat import ABSTAINING

@@ -14,11 +14,13 @@ from intellectd.protocol.collectives import DIRECT, neighbours
 from intellectd.protocol.context import Context, WrongSender
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Note, Out, PersistVote, To
-from intellectd.protocol.entries import BadRecord, Entry, Head
+from intellectd.protocol.entries import BadRecord, Entry
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.leading import Leading
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import Abort, Accept, Accepted, Plan, Prepare, Promise, Ready, Refuse, Result
+from intellectd.protocol.moments import soonest
 from intellectd.protocol.quorum import Reach, reach
 from intellectd.protocol.readiness import Standing
 from intellectd.protocol.seat import NO_BALLOT
@@ -132,7 +134,7 @@ class Round:
         parts = self.parts
         ends = [parts.muster.deadline(now), parts.attempts.deadline(now)]
         ends += [parts.suspicion.deadline(now), self.leading.deadline(now)]
-        return min((at for at in ends if at > now), default=float("inf"))
+        return soonest(ends, now)
 
     def _why_no_voter(self) -> str:
         if self.state_digest is None:

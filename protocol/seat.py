@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from intellectd.protocol import limits
 from intellectd.protocol.branch import lives_of
 from intellectd.protocol.effects import PersistVote
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Beacon
 from intellectd.protocol.quorum import is_quorum

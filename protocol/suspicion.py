@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from intellectd.protocol import limits
 from intellectd.protocol.manifest import Timers
+from intellectd.protocol.moments import soonest
 
 
 class Suspicion:
@@ -59,7 +60,7 @@ class Suspicion:
 
     def deadline(self, now: float) -> float:
         """When the next one is let in again."""
-        return min((at for at in self._until.values() if at > now), default=float("inf"))
+        return soonest(self._until.values(), now)
 
     def _exclude(self, peer: str, now: float) -> None:
         times = self._times[peer] = self._times.get(peer, 0) + 1

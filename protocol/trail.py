@@ -7,7 +7,7 @@ to know rivals.
 from bisect import bisect_left
 
 from intellectd.protocol import limits
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 
 
 class Trail:

@@ -18,8 +18,9 @@ from intellectd.daemon.store import log_files
 from intellectd.daemon.store.frame_file import CorruptFile, Frames
 from intellectd.kernels.digest import DigestError, update_root
 from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.head import Head
 from intellectd.protocol.manifest import BadManifest, Manifest, decode_signed
-from intellectd.protocol.records import BadRecord, Head, check_entry, decode_entry
+from intellectd.protocol.records import BadRecord, check_entry, decode_entry
 from intellectd.protocol.seat import NO_BALLOT
 
 _UPDATE = re.compile(r"^([0-9a-f]{64})\.bin$")

@@ -34,7 +34,7 @@ from intellectd.kernels.digest import state_digest
 from intellectd.kernels.layout import Layout
 from intellectd.kernels.ops import encode as encode_floats
 from intellectd.protocol import run_id as run_ids
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import encode
 from intellectd.protocol.manifest import (
     ExternalModel,

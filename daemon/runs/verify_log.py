@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 from intellectd.daemon.identity import verify
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.head import Head
 from intellectd.protocol.manifest import BadManifest, Manifest, SignedManifest, manifest_hash, signed_bytes
 from intellectd.protocol.port import Crypto
-from intellectd.protocol.records import BadRecord, Entry, Head, check_entry
+from intellectd.protocol.records import BadRecord, Entry, check_entry
 
 if TYPE_CHECKING:
     from intellectd.daemon.store.run_store import RunStore

@@ -17,8 +17,9 @@ from intellectd.daemon.store.snapshot import State
 from intellectd.kernels.digest import state_digest, update_root
 from intellectd.protocol.branch import branch_bytes, branch_record
 from intellectd.protocol.effects import PersistVote
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, At, Ballot
-from intellectd.protocol.records import Certificate, Entry, Head, Vote, decode_entry, record_hash
+from intellectd.protocol.records import Certificate, Entry, Vote, decode_entry, record_hash
 from intellectd.protocol.run_id import run_key
 from intellectd.protocol.seat import NO_BALLOT
 from tests.daemon.ram import ram_path

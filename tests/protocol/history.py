@@ -6,6 +6,7 @@ States are a hash chain, as in the simulator: state after a round = hash(state b
 from collections.abc import Sequence
 
 from intellectd.protocol.collectives import DIRECT_ONLY, allowed
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Ballot, Stream, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical, config_from_toml
 from intellectd.protocol.messages import Ready
@@ -14,7 +15,6 @@ from intellectd.protocol.records import (
     Certificate,
     Collective,
     Entry,
-    Head,
     Member,
     Proposal,
     Vote,

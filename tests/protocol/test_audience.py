@@ -6,7 +6,7 @@ import pytest
 
 from intellectd.protocol import limits
 from intellectd.protocol.audience import Audience
-from intellectd.protocol.entries import Head
+from intellectd.protocol.head import Head
 from tests.protocol.history import History
 from tests.sim.scenario import name_of
 

@@ -11,13 +11,13 @@ from intellectd.protocol import events as ev
 from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.branch import branch_bytes, branch_record, fork
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Ballot, hash_of
 from intellectd.protocol.manifest import config_from_toml
 from intellectd.protocol.records import (
     BadRecord,
     Certificate,
     Entry,
-    Head,
     Proposal,
     Vote,
     blob_hash,

@@ -2,8 +2,9 @@
 
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot, hash_of
-from intellectd.protocol.records import Collective, Head
+from intellectd.protocol.records import Collective
 from tests.protocol import puppets as say
 from tests.protocol.playbook import History, Host, opened, run_config, swarm
 

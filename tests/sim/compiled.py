@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from tests.sim.native import native
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build/sim"
 SOURCES = {"protocol": "intellectd/protocol", "kernels": "intellectd/kernels", "tests/sim": "tests/sim"}
@@ -66,6 +68,8 @@ def _compile(new: Path) -> None:
     machines = [path.relative_to(new) for path in sorted((new / "intellectd/protocol").glob("*.py"))]
     files = [str(path) for path in machines if path.stem not in AS_THEY_ARE]
     files += [f"tests/sim/{name}.py" for name in OF_WORLDS]
+    for file in files:
+        (new / file).write_text(native((new / file).read_text()))
     done = subprocess.run(
         [sys.executable, "-m", "mypyc", *files],
         cwd=new,

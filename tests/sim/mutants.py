@@ -15,7 +15,8 @@ from intellectd.protocol.attempts import Attempts
 from intellectd.protocol.branch import lives_of
 from intellectd.protocol.catchup import Catchup
 from intellectd.protocol.decision import Decision
-from intellectd.protocol.entries import Blob, Head
+from intellectd.protocol.entries import Blob
+from intellectd.protocol.head import Head
 from intellectd.protocol.leader import Leader
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.node import Node

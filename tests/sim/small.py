@@ -11,7 +11,8 @@ from intellectd.protocol import effects as ef
 from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.attempts import Attempts
-from intellectd.protocol.entries import Entry, Head, record_hash
+from intellectd.protocol.entries import Entry, record_hash
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, hash_of
 from intellectd.protocol.links import Links
 from intellectd.protocol.manifest import Manifest, Tensor, canonical, config_from_toml

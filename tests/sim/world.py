@@ -14,10 +14,10 @@ from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import messages as m
 from intellectd.protocol.farewell import farewell
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical
 from intellectd.protocol.node import Node
-from intellectd.protocol.records import Head
 from intellectd.protocol.seat import first_mark
 from tests.sim.config import sim_config
 from tests.sim.decoded import once

@@ -1,0 +1,68 @@
+"""The newest decided point of a line of history: what the next record must follow. SPEC R*, A1, G6.
+
+Owns what follows from the last entry and the manifest, worked out once. Refuses to judge entries (records.py).
+"""
+
+from intellectd.kernels.codec import codec_by_name, update_codec
+from intellectd.protocol.entries import Assignment, Blob, Entry, record_hash
+from intellectd.protocol.ids import At, Stream, hash_of
+from intellectd.protocol.manifest import Manifest, RunConfig, config_of, elements_of, manifest_hash
+
+
+class Head:
+    """The newest decided point of a generation: what the next record must follow."""
+
+    def __init__(self, manifest: Manifest, run: bytes, entry: Entry | None, before: "Head | None" = None) -> None:
+        self.manifest, self.run, self.entry = manifest, run, entry
+        self.config: RunConfig = before.config if before else config_of(manifest)
+        self._elements: int = before._elements if before else elements_of(manifest)
+        if entry is None:
+            self.round, self.hash = -1, manifest_hash(manifest)
+            self.generation = hash_of("generation", run, self.hash)
+            self.voters, self.tokens_total = list(manifest.first_voters), 0
+            self.codec: str = self.config.outer.codec
+            self.blob = Blob([], [], [], [], [])
+            self.branches = self.recoveries = 0
+        else:
+            record = entry.record
+            self.round, self.hash, self.generation = record.round, record_hash(record), record.generation
+            self.voters, self.tokens_total, self.codec = record.next_voters, record.tokens_total, record.next_codec
+            self.blob = entry.blob
+            parted = before is not None and before.generation != record.generation
+            self.branches = (before.branches if before else 0) + parted
+            # Not by its certificate, which is in no hash: it would count here and not there.
+            self.recoveries = (before.recoveries if before else 0) + bool(entry.blob.lives)
+        self.rank: tuple[int, int] = (self.recoveries, self.tokens_total)
+        """Of two lines of history the one with more recoveries stands, then the one with more tokens (G6)."""
+        self.at = At(self.generation, self.round + 1, self.hash)
+        """The decision that comes next."""
+        self._assigned: dict[str, Assignment] = {a.peer: a for a in self.blob.assignments}
+        self._pending: dict[str, list[Stream]] = {}
+        for item in self.blob.pending:
+            self._pending.setdefault(item.peer, []).append(item.stream)
+
+    @property
+    def update_bytes(self) -> int:
+        """The size of an encoded update of the next record: it follows from the manifest's tensors (R6)."""
+        return update_codec(codec_by_name(self.codec)).encoded_bytes(self._elements)
+
+    @property
+    def transfer_bytes(self) -> int:
+        """What to reckon a transfer's time with: where deltas and their mean have codecs of their own, the mean size
+        of both, for with equal slices each host sends as much of either."""
+        return (codec_by_name(self.codec).encoded_bytes(self._elements) + self.update_bytes) // 2
+
+    def assignment(self, peer: str) -> Assignment | None:
+        return self._assigned.get(peer)
+
+    def pending_streams(self, peer: str) -> list[Stream]:
+        """Data that this peer was given for an earlier round and may still contribute (R9)."""
+        return self._pending.get(peer, [])
+
+    def allowed_streams(self, peer: str) -> list[Stream]:
+        """The data a contribution of this peer may rest on: assigned now, or pending with it."""
+        given = self.assignment(peer)
+        return [*(given.streams if given else []), *self.pending_streams(peer)]
+
+    def next(self, entry: Entry) -> "Head":
+        return Head(self.manifest, self.run, entry, self)
