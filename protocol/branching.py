@@ -55,10 +55,16 @@ class Branching:
         self.led = False  # or to a voter that it hears, where not everybody hears all of them (B11)
         self._lost_since: float | None = now
         self._rival: Rival | None = None
+        self._alone = False  # nobody alive follows another line than ours
         self._retry = Retry()
         self._distrust: dict[str, tuple[float, int]] = {}  # until when, how often
         self._pause_ends = self._heeds_at = float("-inf")
         self._pauses = 0  # since a claim was last proven
+
+    @property
+    def settled(self) -> bool:
+        """Is there one line, with a quorum alive? Then nothing here becomes due by time."""
+        return self.led and self._alone and self._rival is None
 
     # ---- the quorum
 
@@ -185,12 +191,16 @@ class Branching:
 
     def _claims(self, head: Head, now: float) -> dict[str, Beacon]:
         """The beacons of living peers whose line we should follow, if they speak true."""
+        alive, ours = self._members.alive_beacons(now), head.generation
+        others = [(peer, beacon) for peer, beacon in alive.items() if beacon.generation != ours]
+        self._alone = not others
+        if self._alone:
+            return {}
         lost = self.lost_s(now) >= self._context.config.timers.suspect_s
         return {
             peer: beacon
-            for peer, beacon in self._members.alive_beacons(now).items()
-            if beacon.generation != head.generation
-            and self._distrust.get(peer, (now, 0))[0] <= now
+            for peer, beacon in others
+            if self._distrust.get(peer, (now, 0))[0] <= now
             and _beats(
                 (_rank(beacon), beacon.lineage.branches, beacon.generation),
                 self._has_quorum(beacon.generation, now),

@@ -55,6 +55,10 @@ class Catchup:
         """Updates on disk here."""
         return self.window.held
 
+    def settled(self, head: Head) -> bool:
+        """Is this host's state the head's, with nothing under way to change it?"""
+        return self.applied == head.round and self.applying is None
+
     # ---- news
 
     def on_decided(self, entry: Entry) -> None:

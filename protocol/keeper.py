@@ -19,6 +19,7 @@ from intellectd.protocol.ids import NO_HASH, state_name
 from intellectd.protocol.manifest import Manifest, config_of
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import Commit
+from intellectd.protocol.moments import LONG_AGO
 from intellectd.protocol.port import Crypto
 from intellectd.protocol.probing import Prober
 from intellectd.protocol.progress import Progress
@@ -73,10 +74,10 @@ class Keeper:
         self.round = self._new_round(now)
         self.halted: str | None = None
         self.leaving = False
-        self._trusted_at = float("-inf")  # when the bulk plane was told of others last
-        self._looked_at = self._calm_until = self._deadline = float(
-            "-inf"
-        )  # see Node: nothing is due before, unless there is news
+        self._trusted_at = LONG_AGO  # when the bulk plane was told of others last
+        # See Node: nothing is due before `_calm_until` unless there is news; but for beacons, before `_rests_until`.
+        self._looked_at = self._calm_until = self._rests_until = self._deadline = LONG_AGO
+        self._stirred = False
         self._ready_since: float | None = None  # this host's delta
         self._contradicted = 0  # states computed here, in a row, that the log contradicts
         if applied_digest is not None:

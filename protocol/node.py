@@ -48,6 +48,7 @@ from intellectd.protocol.messages import (
     Spread,
     seal,
 )
+from intellectd.protocol.moments import LONG_AGO, NEVER
 from intellectd.protocol.records import BadRecord
 from intellectd.protocol.round import AboutRound, WrongSender
 from intellectd.protocol.seat import ABSTAINING
@@ -69,10 +70,23 @@ class Node(Keeper):
         if self.halted:
             return []
         self.membership.awake(now)
+        rests = self._rests(now)
         out = self._take(event, now)
         if not out and now < self._calm_until and isinstance(event, HEARSAY) and self._can_wait(now):
             return []
-        return self._finish(out, now)
+        return self._finish(out, now, rests and not self._stirs(event))
+
+    def _rests(self, now: float) -> bool:
+        """All were asked when this host was settled, nothing was due, and nothing has come to be since."""
+        self._stirred = False
+        return now < self._rests_until and not self.membership.news
+
+    def _stirs(self, event: ev.Event) -> bool:
+        """Might it make something due that was not? Time alone does not before the deadline; nor a transfer that goes
+        on, which only lets others wait for longer; nor what is carried for others."""
+        if isinstance(event, ev.TransferMoved):
+            return False
+        return self._stirred or self.membership.news or not isinstance(event, ev.Tick | ev.MessageReceived)
 
     def _can_wait(self, now: float) -> bool:
         """Three beacons of four say what the ones before said: nothing can have become due. In a sparse swarm, where
@@ -88,7 +102,7 @@ class Node(Keeper):
     def deadline(self, now: float) -> float:
         """When to send a Tick if nothing else happens before."""
         if self.halted:
-            return float("inf")
+            return NEVER
         if now < self._calm_until:
             return self._deadline
         return min(self.membership.deadline(), self.round.deadline(now), self.catchup.deadline(now))
@@ -219,11 +233,12 @@ class Node(Keeper):
                 moved = message.transfer
                 self.round.on_peer_moved(sender, moved.transfer, moved.done_bytes, now)
             return out
-        self._calm_until = float("-inf")
-        if isinstance(message, Commit):
-            return self._on_entries(sender, (message.entry,), now, pushed=True)
+        self._calm_until = LONG_AGO
         if isinstance(message, Relay):
             return self._on_relay(sender, message, now)
+        self._stirred = True
+        if isinstance(message, Commit):
+            return self._on_entries(sender, (message.entry,), now, pushed=True)
         if isinstance(message, Spread):
             return self.relaying.spread(sender, message, self.head.at, now)
         if isinstance(message, Introduce):
@@ -253,13 +268,13 @@ class Node(Keeper):
 
     # ---- what has become due
 
-    def _finish(self, out: list[Out], now: float) -> list[Effect]:
-        """Deliver messages to ourselves, ask every part what is due, sign what goes out."""
+    def _finish(self, out: list[Out], now: float, rests: bool) -> list[Effect]:
+        """Deliver messages to ourselves, ask every part what is due unless that `rests`, sign what goes out."""
         effects: list[Effect] = []
-        self._calm_until = float("-inf")
+        self._calm_until = LONG_AGO
         for _ in range(RESTLESS_MAX):
             effects += self._sent(out, now)
-            out = [] if self.halted else self._due(now)
+            out = [] if self.halted or (rests and not self._stirred) else self._due(now)
             if not out:
                 effects += self._sent([] if self.halted else self._beacon(now), now)
                 # Of a thousand peers some always change: these are told when their bytes are needed, or now and then.
@@ -272,8 +287,11 @@ class Node(Keeper):
     def _calm(self, now: float) -> None:
         """Nothing is due: until when, if nobody says anything new?"""
         self.membership.news, self._looked_at = False, now
-        self._deadline = self.deadline(now)
+        due_at = min(self.round.deadline(now), self.catchup.deadline(now))
+        self._deadline = min(self.membership.deadline(), due_at)
         self._calm_until = min(self._deadline, self.membership.alive_until)
+        settled = self.catchup.settled(self.head) and self.branching.settled and self.round.wanted is None
+        self._rests_until = min(due_at, self.membership.alive_until) if settled else LONG_AGO
 
     def _sent(self, out: list[Out], now: float) -> list[Effect]:
         effects: list[Effect] = []

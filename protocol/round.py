@@ -44,6 +44,7 @@ class Round:
         self.leading, self.voting = Leading(self.parts), Voting(self.parts)
         self.finished = context.config.until.rounds is not None and head.round >= context.config.until.rounds
         self.reason = "starting"
+        self._asked = False  # whether the reason is what `may_start` said
         self.paused = False  # a better line of history may be there (G8)
         self.decided: Entry | None = None
         self._broken: Ballot | None = None  # whose transfer was aborted last
@@ -70,6 +71,10 @@ class Round:
 
     def standing(self, now: float) -> Standing:
         return self.parts.muster.standing(now)
+
+    def told(self, now: float) -> str:
+        """`reason` as it is now: whoever waits for the others waits less long than when it was last due to ask."""
+        return self.parts.may_start(now)[1] if self._asked else self.reason
 
     def reach(self, now: float) -> Reach | None:
         """The voters of this decision that can vote, as this host hears them. None when that says nothing: the run is
@@ -108,6 +113,7 @@ class Round:
     def evaluate(self, now: float) -> list[Out]:
         """Everything that time or news may have made due."""
         parts = self.parts
+        self._asked = False
         if self.decided is not None or self.finished:
             self.reason = "the run is finished" if self.finished else "decided"
             return []
@@ -116,6 +122,7 @@ class Round:
             self.reason = self._why_no_voter()
             return out
         may, self.reason = parts.may_start(now)
+        self._asked = not self.paused
         self._may_since = None if not may else now if self._may_since is None else self._may_since
         parts.attempts.startable(may, now)
         if self.paused:

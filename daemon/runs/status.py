@@ -85,7 +85,7 @@ def why(service: RunService, reach: Reach | None) -> str:
     if node.state == "waiting" and head.round >= 0 and head.assignment(me) is None:
         return "synced; the next round names this host, when this one is decided"
     applies = f"round {head.round} is being applied" if _applies(service) else ""
-    return _stuck_words(service) or applies or node.round.reason
+    return _stuck_words(service) or applies or node.round.told(trio.current_time())
 
 
 def _applies(service: RunService) -> bool:

@@ -3,23 +3,20 @@
 Owns the rules in a form of their own, simpler than the machines': a mutated machine must not fool them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from intellectd.protocol import effects as ef
-from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.ids import NO_HASH, At, Ballot, hash_of
 from intellectd.protocol.node import Node
 from intellectd.protocol.records import Entry, record_hash
 from intellectd.protocol.seat import NO_BALLOT
+from tests.sim import tables
 from tests.sim.host import Host, Stream
 from tests.sim.violation import Violation
 
 TOKENS_PER_STREAM = 100
-OF_ROUNDS = ("window", "_donors", "trail")  # what remembers rounds, or what was asked for in them
-NO_TABLES = ("context", "_context", "head", "_head", "manifest", "config")
-TABLE_PER_HOST = 16  # of messages, members, results, streams; the largest seen were one a host
 
 
 @dataclass
@@ -53,10 +50,6 @@ class Link:
     parent: bytes | None
     entry: Entry | None
     ledger: Ledger
-
-
-# The names of the attributes of each class that has nothing else, or none that matter: asked for again and again.
-_compiled: dict[type, tuple[str, ...]] = {}
 
 
 class Truth:
@@ -301,37 +294,8 @@ class Truth:
     # ---- what is kept in memory
 
     def bounded(self, node: Node, hosts: int) -> None:
-        """Every table of every machine, by walking through it: what is kept of rounds has their bound, all else goes
-        by the number of hosts."""
-        for path, size in _tables(node, "node", {}):
-            self.largest = max(self.largest, size)
-            of_rounds = any(f".{part}." in path for part in OF_ROUNDS)
-            if size > (max(limits.PEERS_MAX, limits.WINDOW_ROUNDS + 1) if of_rounds else TABLE_PER_HOST * (hosts + 1)):
-                raise Violation(f"{path} has grown to {size} with {hosts} hosts")
-
-
-def _tables(value: object, path: str, seen: dict[int, None]) -> list[tuple[str, int]]:
-    found: list[tuple[str, int]] = []
-    if isinstance(value, dict | list):
-        found.append((path, len(value)))
-    elif (names := _attributes(value)) and id(value) not in seen:
-        seen[id(value)] = None
-        for name in names:
-            if name not in NO_TABLES:
-                found += _tables(getattr(value, name), f"{path}.{name}", seen)
-    return found
-
-
-def _attributes(value: object) -> Iterable[str]:
-    """Of an object of the machines, as they are or compiled: then they have no dictionary, and a list of names."""
-    kind = type(value)
-    names = _compiled.get(kind)
-    if names is None:
-        ours = kind.__module__.startswith("intellectd.protocol")
-        if ours and hasattr(value, "__dict__"):
-            return vars(value)
-        names = _compiled[kind] = tuple(getattr(kind, "__mypyc_attrs__", ())) if ours else ()
-    return names
+        """Every table of every machine, by walking through it."""
+        self.largest = max(self.largest, tables.bounded(node, hosts))
 
 
 def _handed(entry: Entry) -> list[Stream]:
