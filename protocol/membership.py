@@ -152,7 +152,7 @@ class Membership:
             return out
         if (old is None or not self.alive(peer, now)) and not self.sparse:
             self.soon(now)
-        self.news = self.news or old is None or not beacon.repeats(old)
+        self.news = self.news or old is None or not repeats(beacon, old)
         view.beacon, view.envelope = beacon, envelope
         if not introduced:
             if view.heard_at is None or not self.alive(peer, now):
@@ -272,6 +272,26 @@ class Membership:
 
     def _distrust(self, peer: str) -> None:
         self._moved = self._trusted.pop(peer, None) is not None or self._moved
+
+
+def repeats(beacon: Beacon, before: Beacon) -> bool:
+    """Does it say what that one said, but for how far a transfer is, and for links, which make nothing due?"""
+    return (
+        beacon.head == before.head
+        and beacon.applied == before.applied
+        and beacon.state == before.state
+        and beacon.ready == before.ready
+        and beacon.lineage == before.lineage
+        and beacon.snapshots == before.snapshots
+        and beacon.updates_from == before.updates_from
+        and beacon.leaving == before.leaving
+        and beacon.incarnation == before.incarnation
+        and beacon.generation == before.generation
+        and beacon.head_round == before.head_round
+        and beacon.addresses == before.addresses
+        and beacon.bulk == before.bulk
+        and beacon.certificate == before.certificate
+    )
 
 
 def _rounds(head_round: int) -> str:

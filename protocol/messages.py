@@ -111,25 +111,6 @@ class Beacon(Message, frozen=True, array_like=True):
     lineage: Lineage
     links: Annotated[list[Link], Meta(max_length=limits.LINKS_TOLD_MAX)]
 
-    def repeats(self, before: "Beacon") -> bool:
-        """Does it say what that one said, but for how far a transfer is, and for links, which make nothing due?"""
-        return (
-            self.head == before.head
-            and self.applied == before.applied
-            and self.state == before.state
-            and self.ready == before.ready
-            and self.lineage == before.lineage
-            and self.snapshots == before.snapshots
-            and self.updates_from == before.updates_from
-            and self.leaving == before.leaving
-            and self.incarnation == before.incarnation
-            and self.generation == before.generation
-            and self.head_round == before.head_round
-            and self.addresses == before.addresses
-            and self.bulk == before.bulk
-            and self.certificate == before.certificate
-        )
-
 
 class Prepare(Message, frozen=True, array_like=True):
     at: At

@@ -32,6 +32,7 @@ class Progress:
         self._tokens = 0
         self._steps = 0
         self._frozen: DeltaFrozen | None = None
+        self._offered: DeltaFrozen | None = None  # what `ready` was made of
         self._stale = False  # u may not be contributed any more: adopt the anchor when the trainer is back
         self._resume: int | None = None
         self._dropped: list[Out] = []  # to be said
@@ -85,13 +86,18 @@ class Progress:
             self.state, self._frozen = "frozen", event
 
     def offer(self, head: Head, applied: int, digest: bytes | None) -> None:
-        """Make `ready` what can be contributed to the round after `head`, or None."""
+        """Make `ready` what can be contributed to the round after `head`, or None. Asked with every event, it stays
+        the same object while nothing of it changes."""
+        frozen, before = self._frozen, self.ready
         self.ready = None
-        if self.state != "frozen" or self._frozen is None or applied != head.round or digest is None:
+        if self.state != "frozen" or frozen is None or applied != head.round or digest is None:
             return
         if head.assignment(self._context.peer) is None or self._tokens <= 0:
             return
-        frozen = self._frozen
+        if before is not None and before.at is head.at and before.state_digest == digest and self._offered is frozen:
+            self.ready = before
+            return
+        self._offered = frozen
         self.ready = Ready(
             head.at, digest, self._tokens, self._steps, frozen.norm, frozen.root, self._streams[-limits.STREAMS_MAX :]
         )

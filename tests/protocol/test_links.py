@@ -9,6 +9,7 @@ from intellectd.protocol import events as ev
 from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.links import Links, rate_of, rtt_of
+from intellectd.protocol.membership import repeats
 from tests.protocol import puppets as say
 from tests.protocol.playbook import Host, opened, swarm
 
@@ -107,7 +108,7 @@ def test_links_of_others_wake_no_machine() -> None:
     """SPEC B13, B2: of a beacon that says nothing else, nothing is asked."""
     pa = Host(swarm("PA", "PB")).meet("PB")
     beacon = opened_beacon(pa, [])
-    assert opened_beacon(pa, [m.Link("PA", 40, 40)]).repeats(beacon)
+    assert repeats(opened_beacon(pa, [m.Link("PA", 40, 40)]), beacon)
 
 
 def opened_beacon(pa: Host, links: list[m.Link]) -> m.Beacon:

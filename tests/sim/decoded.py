@@ -1,49 +1,53 @@
-"""What goes to many hosts is decoded once: the same bytes are the same message, whoever reads them.
+"""What goes to many hosts is opened once: the same bytes are the same message by the same author, whoever reads them.
 
-Owns what stands in place of the production `decode` while a world runs. A message is handed out as a copy, since the
-machines tell one that they keep from one that has come again by identity; what is in it they never change.
+Owns what stands in place of the production functions that open envelopes while a world runs. A message is handed out as
+a copy, since the machines tell one that they keep from one that has come again by identity; what is in it they never
+change. What is not as it should be is not remembered: it is opened, and refused, each time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from intellectd.protocol import messages
+from intellectd.protocol import inbox
+from intellectd.protocol.messages import AnyMessage, Envelope, open_envelope, open_message
+from intellectd.protocol.port import Crypto
 
 KEPT_MAX = 2048  # a few seconds of a large swarm: whatever is still under way was sent no longer ago
 
 
-def remembering(decode: Callable[[bytes, Any], Any]) -> Callable[[bytes, Any], Any]:
-    """`decode` with a memory: a second time it makes no new message of the same bytes. Raises what it raises."""
-    envelopes: dict[bytes, messages.Envelope] = {}
-    bodies: dict[bytes, Any] = {}
+class Memory:
+    """Of the envelopes that were opened last."""
 
-    def remembered(data: bytes, kind: Any) -> Any:
-        if kind is messages.Envelope:
-            envelope = envelopes.get(data)
-            if envelope is None:
-                if len(envelopes) >= KEPT_MAX:
-                    envelopes.clear()
-                envelope = envelopes[data] = decode(data, kind)
-            return envelope
-        if kind is not messages.AnyMessage:
-            return decode(data, kind)
-        body = bodies.get(data)
-        if body is None:
-            if len(bodies) >= KEPT_MAX:
-                bodies.clear()
-            body = bodies[data] = decode(data, kind)
-        return body.__copy__()
+    def __init__(self) -> None:
+        self._envelopes: dict[bytes, Envelope] = {}
+        self._messages: dict[int, Any] = {}  # by the identity of one that is among these envelopes
 
-    return remembered
+    def open_envelope(self, data: bytes) -> Envelope:
+        """As the production one. Raises what it raises."""
+        envelope = self._envelopes.get(data)
+        if envelope is None:
+            if len(self._envelopes) >= KEPT_MAX:
+                self._envelopes, self._messages = {}, {}
+            envelope = self._envelopes[data] = open_envelope(data)
+        return envelope
+
+    def open_message(self, envelope: Envelope, crypto: Crypto) -> AnyMessage:
+        """As the production one, of an envelope that this memory has opened last. Raises what that raises."""
+        known = self._messages.get(id(envelope))
+        if known is None:
+            known = self._messages[id(envelope)] = open_message(envelope, crypto)
+        opened: Any = known
+        copy: AnyMessage = opened.__copy__()
+        return copy
 
 
 @contextmanager
-def once() -> Iterator[None]:
-    """While it is entered, protocol/messages.py decodes what it has decoded before out of memory."""
-    honest = messages.decode
-    messages.decode = remembering(honest)  # type: ignore[assignment]
+def once(memory: Memory) -> Iterator[None]:
+    """While it is entered, protocol/inbox.py opens what it has opened before out of memory."""
+    honest = inbox.open_envelope, inbox.open_message  # type: ignore[attr-defined]
+    inbox.open_envelope, inbox.open_message = memory.open_envelope, memory.open_message  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        messages.decode = honest
+        inbox.open_envelope, inbox.open_message = honest  # type: ignore[attr-defined]
