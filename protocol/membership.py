@@ -135,7 +135,7 @@ class Membership:
             self.news = True
             if not self.sparse:
                 self.soon(now)  # a newcomer should not wait for our next beacon to know us
-        elif set(addresses) <= set(view.addresses):
+        elif all(address in view.addresses for address in addresses):
             return []
         else:
             view.addresses = tuple(dict.fromkeys((*addresses, *view.addresses)))[: limits.ADDRESSES_MAX]
@@ -143,8 +143,11 @@ class Membership:
 
     def on_beacon(self, peer: str, beacon: Beacon, envelope: bytes, now: float, introduced: bool) -> list[Out]:
         """Take a newer beacon. An introduced one (from another member) tells where, but proves no life."""
-        out = self.learn(peer, tuple(beacon.addresses), now)
         view = self.peers.get(peer)
+        out: list[Out] = []
+        if view is None or beacon.addresses:
+            out = self.learn(peer, tuple(beacon.addresses), now)
+            view = self.peers.get(peer)
         if view is None:
             return out
         old = view.beacon

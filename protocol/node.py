@@ -220,7 +220,7 @@ class Node(Keeper):
             return [PeerFault(via, error.kind, str(error))]
         if not introduced:
             self.relaying.on_direct(via, now)
-        return self._on_message(*received, data, now, introduced) if received else []
+        return self._on_message(received[0], received[1], data, now, introduced) if received else []
 
     def _on_message(  # noqa: PLR0911 - the router of messages
         self, sender: str, message: AnyMessage, envelope: bytes, now: float, introduced: bool = False
@@ -255,7 +255,7 @@ class Node(Keeper):
         if message.to != self.context.peer:
             return self.relaying.forward(sender, message, now)
         faults, received = self.relaying.arrived(sender, message, now)
-        return self._on_message(*received, message.envelope, now) if received else faults
+        return self._on_message(received[0], received[1], message.envelope, now) if received else faults
 
     def _other_decision(self, sender: str, message: AboutRound) -> list[Out]:
         """The hash gate (A1): whoever wants an answer and is one behind gets the record it missed; who is ahead

@@ -19,8 +19,8 @@ from tests.sim.native import native
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build/sim"
 SOURCES = {"protocol": "intellectd/protocol", "kernels": "intellectd/kernels", "tests/sim": "tests/sim"}
-# These define structs of msgspec, whose metaclass is not for mypyc, or are nothing but constants.
-AS_THEY_ARE = ("__init__", "entries", "ids", "limits", "manifest", "messages", "port", "run_id", "run_toml")
+# These define structs of msgspec, whose metaclass is not for mypyc.
+AS_THEY_ARE = ("__init__", "entries", "ids", "manifest", "messages", "port", "run_id", "run_toml")
 OF_WORLDS = ("decoded", "faults", "host", "network", "rings", "tables", "tags", "training", "truth", "watch", "world")
 OPTIMIZED = "1"  # 3 runs no faster, since most of the time goes to CPython itself, and takes half as long again to make
 COMPILE_S = 1800  # of a core it is a minute, and some machines are busy
