@@ -82,11 +82,10 @@ class Node(Keeper):
         return now < self._rests_until and not self.membership.news
 
     def _stirs(self, event: ev.Event) -> bool:
-        """Might it make something due that was not? Time alone does not before the deadline; nor a transfer that goes
-        on, which only lets others wait for longer; nor what is carried for others."""
-        if isinstance(event, ev.TransferMoved):
-            return False
-        return self._stirred or self.membership.news or not isinstance(event, ev.Tick | ev.MessageReceived)
+        """Might it make something due? Time does not before the deadline; nor a transfer that goes on, which only lets
+        others wait for longer; nor what is carried for others."""
+        stirs = self._stirred or self.membership.news or not isinstance(event, ev.Tick | ev.MessageReceived)
+        return stirs and not isinstance(event, ev.TransferMoved)
 
     def _can_wait(self, now: float) -> bool:
         """Three beacons of four say what the ones before said: nothing can have become due. In a sparse swarm, where

@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from intellectd.protocol.leader import ACCEPT, PREPARE, REDUCE
 from intellectd.protocol.manifest import RunConfig, config_from_toml
-from tests.sim.host import Host
+from tests.sim.host import CrashPoint, Host
 from tests.sim.play import generations
 from tests.sim.scenario import Weather, name_of
-from tests.sim.world import CrashPoint, World
+from tests.sim.world import World
 
 LATENCY_S = 0.1  # one way, between continents
 RING_S, ROUND_S = 20.0, 120.0

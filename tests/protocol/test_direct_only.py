@@ -9,7 +9,8 @@ from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import manifest as mf
 from intellectd.protocol.collectives import DIRECT_ONLY, allowed, misfit
-from intellectd.protocol.entries import Collective, Head, Member
+from intellectd.protocol.entries import Collective, Member
+from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, hash_of
 from intellectd.protocol.limits import DIRECT_MEMBERS_MAX, FEEDBACK_ROUNDS_MAX
 from intellectd.protocol.links import Estimate

@@ -13,12 +13,12 @@ from intellectd.protocol.branch import FIRST_ATTEMPT, branch_bytes
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.records import Certificate, Entry, Vote
 from intellectd.protocol.recovery import NoRecovery
-from tests.sim.host import Disk, Host
+from tests.sim.host import CrashPoint, Disk, Host
 from tests.sim.network import Pair
 from tests.sim.scenario import CALM_S, Fault, Scenario, Weather
 from tests.sim.tags import QuickCrypto
 from tests.sim.truth import enough
-from tests.sim.world import OWNER, RUN, CrashPoint, World
+from tests.sim.world import OWNER, RUN, World
 
 Spells = Sequence[Sequence[float]]  # of a cut: (begins, ends), in seconds after it strikes; several: it flaps
 

@@ -56,6 +56,21 @@ class Trainer:
 
 
 @dataclass
+class CrashPoint:
+    """A host dies before the effect that comes `skip` effects after the next one of this kind ("": of any)."""
+
+    effect: str
+    skip: int
+    back_s: float
+    met: bool = field(default=False)
+
+    def is_here(self, effect: ef.Effect) -> bool:
+        self.met = self.met or not self.effect or type(effect).__name__ == self.effect
+        self.skip -= self.met
+        return self.skip < 0
+
+
+@dataclass
 class Host:
     name: str
     disk: Disk = field(default_factory=Disk)

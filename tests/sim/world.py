@@ -6,7 +6,6 @@ a hash chain: state after a round = hash(state before, update).
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -21,7 +20,7 @@ from intellectd.protocol.node import Node
 from intellectd.protocol.seat import first_mark
 from tests.sim.config import sim_config
 from tests.sim.decoded import Memory, once
-from tests.sim.host import Host
+from tests.sim.host import CrashPoint, Host
 from tests.sim.network import Network
 from tests.sim.rings import Rings
 from tests.sim.scenario import Weather
@@ -41,21 +40,6 @@ CONFESSIONS = ("progress_dropped", "delta_refused", "switched")  # notes that sa
 # Where an envelope says what it is: after the run, the sender and the lengths of them. No run key contains it.
 BEACON, TAG_ENDS = b"\xa6beacon", 64
 WRITES = (ef.PersistVote, ef.AppendEntry, ef.StartTransfer, ef.FetchUpdate)  # what a full disk refuses, loudly
-
-
-@dataclass
-class CrashPoint:
-    """A host dies before the effect that comes `skip` effects after the next one of this kind ("": of any)."""
-
-    effect: str
-    skip: int
-    back_s: float
-    met: bool = field(default=False)
-
-    def is_here(self, effect: ef.Effect) -> bool:
-        self.met = self.met or not self.effect or type(effect).__name__ == self.effect
-        self.skip -= self.met
-        return self.skip < 0
 
 
 class World:
