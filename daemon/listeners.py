@@ -1,22 +1,20 @@
 """Listening sockets of the local services: a unix socket and loopback TCP, opened with an operator's errors.
 
-Owns who may replace a socket file, what a taken port is called, and an accept loop that outlives a shortage
+Owns who may replace a socket file, and an accept loop that outlives a shortage
 of file descriptors. Refuses to know what is spoken over them.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import socket
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import trio
 
 from intellectd.daemon.atomic import make_dir, storage_error
-from intellectd.daemon.errors import EXIT_CONFIG, EXIT_TEMPORARY, EXIT_UNAVAILABLE, OperatorError
+from intellectd.daemon.claims import not_listening, refuse_if_taken
 from intellectd.daemon.logs import get_log, log_if_changed
 
 SOCKET_MODE = 0o660  # the owner and the group `intellectd` may command the daemon
@@ -24,30 +22,6 @@ BACKLOG = 16  # both services answer in microseconds and close
 ACCEPT_RETRY_S = 0.1  # what trio.serve_listeners waits when descriptors run out
 
 log = get_log("listeners")
-
-
-class AlreadyRunning(OperatorError):
-    """Another daemon answers on this socket."""
-
-    exit_code = EXIT_TEMPORARY
-
-
-class SocketInTheWay(OperatorError):
-    """Something that is no socket lies at the path; it is left there."""
-
-    exit_code = EXIT_CONFIG
-
-
-class PortUnavailable(OperatorError):
-    """The port is taken."""
-
-    exit_code = EXIT_UNAVAILABLE
-
-
-class NotOurAddress(OperatorError):
-    """The address is not this host's, or not one to listen on."""
-
-    exit_code = EXIT_CONFIG
 
 
 @contextlib.asynccontextmanager
@@ -87,43 +61,6 @@ def _bind(sock: socket.socket, path: Path) -> None:
         os.close(folder)
 
 
-def refuse_if_taken(path: Path) -> None:
-    """Raises an OperatorError if a daemon answers there, or something else lies in the way."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise storage_error(error, path) from error
-    if not stat.S_ISSOCK(mode):
-        raise SocketInTheWay(f"{path} exists and is no socket", "move it away, or choose another `--socket`")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        # Anything but a refusal, such as EAGAIN for a full backlog, means that somebody listens.
-        if probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT):
-            raise AlreadyRunning(f"a daemon already answers on {path}", "use that one, or stop it first")
-
-
-def claim_tcp(host: str, port: int, what: str) -> None:
-    """Bind and let go: raises what `tcp_listener` would, long before anything listens there."""
-    try:
-        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:  # [::] and 0.0.0.0 may be two listeners of one port
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(where)
-    except OSError as error:
-        raise _not_listening(f"cannot listen on {host}:{port} for {what}", port, error) from error
-
-
-def _not_listening(what: str, port: int, error: OSError) -> OperatorError:
-    if error.errno == errno.EADDRINUSE:
-        hint = f"find who has it with `ss -ltnp 'sport = :{port}'`, or choose another address"
-        return PortUnavailable(f"{what}: port {port} is in use", hint)
-    return NotOurAddress(f"{what}: {error.strerror or error}", "choose an address of this host")
-
-
 @contextlib.asynccontextmanager
 async def tcp_listener(host: str, port: int, what: str) -> AsyncIterator[trio.socket.SocketType]:
     """`what` names the service and its setting in the error."""
@@ -134,7 +71,7 @@ async def tcp_listener(host: str, port: int, what: str) -> AsyncIterator[trio.so
             await sock.bind((host, port))
             sock.listen(BACKLOG)
         except OSError as error:
-            raise _not_listening(f"cannot listen on {host}:{port} for {what}", port, error) from error
+            raise not_listening(f"cannot listen on {host}:{port} for {what}", port, error) from error
         yield sock
 
 

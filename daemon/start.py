@@ -6,10 +6,10 @@ Torch and libp2p take seconds to import: who has mistyped something should not w
 
 import importlib
 
+from intellectd.daemon.claims import NotOurAddress, claim_tcp, refuse_if_taken
 from intellectd.daemon.config import Config
 from intellectd.daemon.config_values import split_host_port
 from intellectd.daemon.identity import Identity
-from intellectd.daemon.listeners import NotOurAddress, claim_tcp, refuse_if_taken
 from intellectd.daemon.lock import StateLock
 from intellectd.daemon.net import BadAddress
 from intellectd.daemon.p2p.addresses import parse_listen

@@ -1,19 +1,21 @@
 """The C kernels (csrc/) through ctypes, which releases the GIL for the length of each call.
 
 Owns finding and loading the library, its C signatures and the choice of an instruction set. Refuses to check
-tensors: `ops` has done it.
+tensors: `ops` has done it. Does not import torch, so that who only asks whether it loads is answered at once.
 """
 
 import ctypes
 from collections.abc import Mapping
 from ctypes import POINTER, byref, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_uint64, c_void_p, sizeof
 from importlib.util import find_spec
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from intellectd.kernels.codec import GROUP, Codec
 from intellectd.kernels.interface import Feedback
 from intellectd.kernels.outer import AverageStep, DelayedNesterovStep, NesterovStep, OuterStep, OuterVectors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MODULE = "intellectd.kernels._native"  # named as an extension module so that packaging builds and ships it
 ABI = 2  # must equal ABI in csrc/job.h: a stale build would otherwise compute something else
@@ -57,16 +59,16 @@ class Native:
     def __init__(self, library: ctypes.CDLL, number: int, instructions: str) -> None:
         self._run, self._number, self.instructions = library.intellectd_native_run, number, instructions
 
-    def encode(self, codec: Codec, x: Tensor, out: Tensor, threads: int = 1) -> int | None:
+    def encode(self, codec: Codec, x: "Tensor", out: "Tensor", threads: int = 1) -> int | None:
         job = _Job(codec=codec.native_id, x=x.data_ptr(), out=out.data_ptr(), elements=x.numel())
         return self._refused(_ENCODE, job, threads)
 
     def encode_delta(
         self,
         codec: Codec,
-        anchor: Tensor,
-        local: Tensor,
-        out: Tensor,
+        anchor: "Tensor",
+        local: "Tensor",
+        out: "Tensor",
         feedback: Feedback | None = None,
         threads: int = 1,
     ) -> tuple[float, int | None]:
@@ -81,16 +83,16 @@ class Native:
         refused = self._refused(_ENCODE_DELTA, job, threads)
         return job.squares_total, refused
 
-    def decode(self, codec: Codec, enc: Tensor, out: Tensor, threads: int = 1) -> None:
+    def decode(self, codec: Codec, enc: "Tensor", out: "Tensor", threads: int = 1) -> None:
         job = _Job(codec=codec.native_id, enc=enc.data_ptr(), total=out.data_ptr(), elements=out.numel())
         self._refused(_DECODE, job, threads)
 
-    def decode_add(self, codec: Codec, enc: Tensor, weight: float, total: Tensor, threads: int = 1) -> None:
+    def decode_add(self, codec: Codec, enc: "Tensor", weight: float, total: "Tensor", threads: int = 1) -> None:
         job = _Job(codec=codec.native_id, enc=enc.data_ptr(), total=total.data_ptr(), elements=total.numel())
         job.weight = weight
         self._refused(_DECODE_ADD, job, threads)
 
-    def encode_mean(self, codec: Codec, total: Tensor, divisor: float, out: Tensor, threads: int = 1) -> int | None:
+    def encode_mean(self, codec: Codec, total: "Tensor", divisor: float, out: "Tensor", threads: int = 1) -> int | None:
         job = _Job(codec=codec.native_id, x=total.data_ptr(), out=out.data_ptr(), elements=total.numel())
         job.divisor = divisor
         return self._refused(_ENCODE_MEAN, job, threads)
@@ -98,11 +100,11 @@ class Native:
     def ring_hop(
         self,
         codec: Codec,
-        incoming: Tensor | None,
-        own: Tensor,
+        incoming: "Tensor | None",
+        own: "Tensor",
         weight: float,
         divisor: float | None,
-        out: Tensor,
+        out: "Tensor",
         threads: int = 1,
     ) -> bool:
         job = _Job(codec=codec.native_id, enc=own.data_ptr(), out=out.data_ptr(), weight=weight)
@@ -113,7 +115,7 @@ class Native:
         return self._refused(_RING_HOP, job, threads) is None
 
     def outer_step(
-        self, codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVectors, threads: int = 1
+        self, codec: Codec, update: "Tensor", step: OuterStep, vectors: OuterVectors, threads: int = 1
     ) -> None:
         job = _Job(codec=codec.native_id, enc=update.data_ptr(), theta=vectors.theta.data_ptr(), lr=step.lr)
         job.elements = vectors.theta.numel()
@@ -129,10 +131,10 @@ class Native:
                 job.mu, job.delay, job.gathered = step.mu, step.delay, vectors.gathered.data_ptr()
         self._refused(_OUTER_STEP, job, threads)
 
-    def subtract_into(self, anchor: Tensor, x: Tensor, threads: int = 1) -> None:
+    def subtract_into(self, anchor: "Tensor", x: "Tensor", threads: int = 1) -> None:
         self._refused(_SUBTRACT, _Job(x=anchor.data_ptr(), total=x.data_ptr(), elements=x.numel()), threads)
 
-    def finite(self, codec: Codec, enc: Tensor, threads: int = 1) -> bool:
+    def finite(self, codec: Codec, enc: "Tensor", threads: int = 1) -> bool:
         job = _Job(codec=codec.native_id, enc=enc.data_ptr(), elements=codec.elements(enc.numel()))
         return self._refused(_FINITE, job, threads) is None
 

@@ -34,6 +34,7 @@ KERNELS_WITHOUT_TORCH = ("codec", "digest", "fragments", "interface", "layout", 
 LIGHT = {
     "intellectd": "trio libp2p torch",
     "intellectd.daemon.cli.*": "trio libp2p torch transformers cryptography numpy",
+    "intellectd.daemon.doctor.*": "trio libp2p torch numpy",
     "intellectd.daemon.frames": "trio libp2p torch",
     "intellectd.daemon.sdk.*": "trio libp2p",
     "intellectd.daemon.trainer.*": "trio libp2p",

@@ -15,7 +15,7 @@ def run(arguments: Any) -> int:
     """Be the daemon. Its errors become log lines when logs are JSON, because nobody reads them as prose."""
     from intellectd.daemon import logs
 
-    config = _load(arguments)
+    config = load(arguments)
     logs.configure(config.log.format, "debug" if arguments.debug else config.log.level)
     try:
         code: int = importlib.import_module("intellectd.daemon.start").main(config)
@@ -45,7 +45,7 @@ def version(arguments: Any) -> int:
 
 
 def config_validate(arguments: Any) -> int:
-    config = _load(arguments)
+    config = load(arguments)
     if arguments.json:
         write_json({"valid": True, "file": str(config.file) if config.file else None})
     elif config.file:
@@ -56,7 +56,7 @@ def config_validate(arguments: Any) -> int:
 
 
 def config_show(arguments: Any) -> int:
-    config = _load(arguments)
+    config = load(arguments)
     effective = _values(config)
     if arguments.json:
         write_json({"config": effective, "sources": dict(config.sources)})
@@ -69,7 +69,7 @@ def config_show(arguments: Any) -> int:
 def config_paths(arguments: Any) -> int:
     from intellectd.daemon.config import config_file
 
-    config = _load(arguments)
+    config = load(arguments)
     named = Path(arguments.config) if arguments.config else None
     paths = {
         "config": str(config_file(os.environ, named)),
@@ -84,7 +84,8 @@ def config_paths(arguments: Any) -> int:
     return EXIT_OK
 
 
-def _load(arguments: Any) -> Any:
+def load(arguments: Any) -> Any:
+    """The configuration by flags, variables, file and defaults. Raises ConfigError."""
     from intellectd.daemon.config import SETTINGS, load_config
 
     flags = {setting.key: getattr(arguments, setting.key, None) for setting in SETTINGS}

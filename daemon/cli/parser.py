@@ -85,6 +85,8 @@ def _verb(verbs: Any, name: str, function: str, what: str) -> Any:
 def _host_verbs(verbs: Any) -> None:
     run = _verb(verbs, "run", "host:run", "be the daemon of this host")
     _config_flags(run)
+    doctor = _verb(verbs, "doctor", "doctor:doctor", "check that this host is fit for its runs; needs no daemon")
+    _config_flags(doctor)
     config = _verb(verbs, "config", "host:config_show", "check or show this host's configuration")
     parts = config.add_subparsers(dest="part", metavar="PART", required=True, parser_class=Parser)
     _config_flags(_verb(parts, "validate", "host:config_validate", "check the config file"))

@@ -14,8 +14,6 @@ from intellectd.kernels.codec import Codec
 from intellectd.kernels.digest import update_root
 from intellectd.kernels.ops import DeltaStats, Feedback
 
-DISK_BYTES = 8  # a parameter: the loss of the delta that was decided last, and of the one that is on its way
-
 
 class ErrorFeedback:
     """Of one delta. `trouble` says afterwards why this went otherwise than it should have, or nothing."""

@@ -8,16 +8,14 @@ from collections.abc import Callable
 
 from intellectd.daemon.atomic import StorageError
 from intellectd.daemon.runs.compute import Compute
-from intellectd.daemon.runs.error_feedback import DISK_BYTES
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.outer_state import OuterState
+from intellectd.daemon.store.budget import FEEDBACK_BYTES, SNAPSHOT_ROUNDS
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.daemon.store.snapshot import State, read_snapshot
 from intellectd.kernels.codec import codec_by_name, update_codec
 from intellectd.protocol import events as ev
 
-# A joiner replays at most twice this many updates of one byte per parameter: less than the snapshot itself.
-SNAPSHOT_ROUNDS = 4
 OFFERED_MAX = 8  # in a beacon; there are two, and more only where something went wrong
 # What is left free for the rounds until the next snapshot: their updates, and the records and votes.
 LOG_SPARE_BYTES = 1024 * 1024
@@ -29,7 +27,7 @@ class Snapshots:
     ) -> None:
         self._store, self._state, self._compute, self._journal = store, state, compute, journal
         update_bytes = update_codec(codec_by_name(journal.codec)).encoded_bytes(state.layout.elements)
-        lost_bytes = DISK_BYTES * state.layout.elements if feedback else 0
+        lost_bytes = FEEDBACK_BYTES * state.layout.elements if feedback else 0
         self._spare_bytes = SNAPSHOT_ROUNDS * update_bytes + lost_bytes + LOG_SPARE_BYTES
 
     def write(self, round_: int, digest: bytes) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_atomic
 from intellectd.daemon.store import log_files
+from intellectd.daemon.store.budget import SNAPSHOTS_KEPT
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
 from intellectd.daemon.store.residuals import Residuals
 from intellectd.daemon.store.snapshot import State, check_room, snapshot_bytes, write_snapshot
@@ -25,7 +26,6 @@ from intellectd.protocol.records import BadRecord, Entry, decode_entry, record_h
 from intellectd.protocol.seat import NO_BALLOT
 
 VOTES_KEPT_MAX = 256  # frames in the vote file before it is rewritten with the newest alone
-SNAPSHOTS_KEPT = 2  # the newest may not be provable yet, the one before is
 STATES_LEFT_MAX = 2  # parts of a history that was left whose states are kept: each has as many as SNAPSHOTS_KEPT
 ANSWER_BYTES_MAX = 384 * 1024  # entries in one answer: below the control plane's message cap
 INCARNATION_DIGITS_MAX = 18  # milliseconds since 1970 have 13

@@ -28,7 +28,9 @@ def usage_error(words: list[str], capsys: Capture) -> str:
     return capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["status"], ["join", RUN_ID], ["config", "show"], ["version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["status"], ["join", RUN_ID], ["config", "show"], ["version"], ["doctor"]]
+)
 def test_nothing_heavy_is_imported(words: list[str], tmp_path: Path) -> None:
     program = f"""
 import sys

@@ -13,9 +13,10 @@ import pytest
 import trio
 
 from intellectd.daemon import control
+from intellectd.daemon.claims import AlreadyRunning, SocketInTheWay
 from intellectd.daemon.control import ControlError, ControlServer
 from intellectd.daemon.frames import FRAME_BYTES_MAX, FrameError
-from intellectd.daemon.listeners import AlreadyRunning, SocketInTheWay, unix_listener
+from intellectd.daemon.listeners import unix_listener
 from intellectd.daemon.socket_path import SOCKET_PATH_BYTES_MAX, SocketPathError
 
 Answer = dict[str, Any]

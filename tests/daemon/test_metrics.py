@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from intellectd.daemon import metrics_http
 from intellectd.daemon.attach_events import TrainerLog, TrainerReady
 from intellectd.daemon.bulk.interface import PeerLink
-from intellectd.daemon.listeners import PortUnavailable
+from intellectd.daemon.claims import PortUnavailable
 from intellectd.daemon.metrics import Metrics
 from intellectd.daemon.metrics_http import MetricsServer
 from intellectd.daemon.runs.journal import Journal

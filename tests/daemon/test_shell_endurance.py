@@ -6,8 +6,7 @@ from pathlib import Path
 
 import trio.testing
 
-from intellectd.daemon.runs.snapshots import SNAPSHOT_ROUNDS
-from intellectd.daemon.store.run_store import SNAPSHOTS_KEPT
+from intellectd.daemon.store.budget import SNAPSHOT_ROUNDS, SNAPSHOTS_KEPT
 from tests.daemon.shell_trainer import FakeTrainer
 from tests.daemon.shell_world import Host, Shell, shell
 from tests.daemon.test_shell_swarm import finish_alike
