@@ -38,8 +38,9 @@ class LinkLost(Exception):
 class DaemonClient:
     """`flat` is the arena: write parameters there before `round_ready`, read them there after `round`."""
 
-    def __init__(self, sock: socket.socket, answer: Welcome, flat: torch.Tensor) -> None:
+    def __init__(self, sock: socket.socket, answer: Welcome, flat: torch.Tensor, descriptor: int) -> None:
         self.answer, self.flat = answer, flat
+        self.descriptor = descriptor  # of the arena: other ranks of the job map it, too
         self._sock = sock
 
     @classmethod
@@ -54,9 +55,9 @@ class DaemonClient:
             sock.settimeout(timeout_s)
             sock.connect(os.fspath(path))
             sock.sendall(hello)
-            answer, flat = _receive_welcome(sock, elements)
+            answer, flat, descriptor = _receive_welcome(sock, elements)
             sock.settimeout(FRAME_TIMEOUT_S)
-            return cls(sock, answer, flat)
+            return cls(sock, answer, flat, descriptor)
         except (OSError, FrameError, Garbled, ArenaError) as error:
             sock.close()
             raise LinkLost(_words(error)) from error
@@ -81,9 +82,12 @@ class DaemonClient:
 
     def close(self) -> None:
         self._sock.close()
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor = -1
 
 
-def _receive_welcome(sock: socket.socket, elements: int) -> tuple[Welcome, torch.Tensor]:
+def _receive_welcome(sock: socket.socket, elements: int) -> tuple[Welcome, torch.Tensor, int]:
     # The descriptor rides on the first byte; MSG_WAITALL takes the whole length and nothing of the body.
     flags = socket.MSG_WAITALL | socket.MSG_CMSG_CLOEXEC
     header, descriptors, _, _ = socket.recv_fds(sock, LENGTH_BYTES, 1, flags)
@@ -98,7 +102,7 @@ def _receive_welcome(sock: socket.socket, elements: int) -> tuple[Welcome, torch
             raise Garbled("an answer without the arena")
         if answer.elements != elements:
             raise Garbled(f"an arena of {answer.elements} elements for a model of {elements}")
-        return answer, arena_tensor(map_arena(descriptors[0], elements))
+        return answer, arena_tensor(map_arena(descriptors[0], elements)), os.dup(descriptors[0])
 
 
 def _receive_exactly(sock: socket.socket, length: int) -> bytes:

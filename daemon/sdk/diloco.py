@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from torch import distributed
 
 from intellectd.daemon.sdk.alone import Alone
 from intellectd.daemon.sdk.errors import DaemonUnavailable, ModelUnsupported
@@ -20,6 +21,7 @@ from intellectd.daemon.sdk.meter import RoundMeter
 from intellectd.daemon.sdk.outer import outer_of
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.sdk.patience import RECONNECT_TIMEOUT_S, Patience
+from intellectd.daemon.sdk.ranks import Following, Led, Ranks, SharedParameters
 from intellectd.daemon.sdk.rounds import (
     Assignment,
     Finish,
@@ -55,6 +57,10 @@ class DiLoCo:
     `seed` count, for in a run the manifest decides. With `flops_per_token` (forward and backward) and `peak_flops`
     of the device the host's metrics tell the MFU. `on_round(self)` is called with each newly loaded anchor,
     the first and the last included.
+
+    Under torchrun every rank of `process_group` (default: all) makes one of these, and all make the same calls: they
+    are one peer together, on one host. The model is sharded by `fully_shard`, or whole on each rank as under DDP.
+    Tokens of all ranks count; each draws samples of its own; rank 0's evaluation is told.
     """
 
     def __init__(
@@ -72,21 +78,31 @@ class DiLoCo:
         socket: str | os.PathLike[str] | None = None,
         on_round: Callable[["DiLoCo"], None] | None = None,
         reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
+        process_group: "distributed.ProcessGroup | None" = None,
     ) -> None:
-        _check_ranks()
+        ranks = _ranks(process_group)
         self._optimizer, self._on_round = inner_optimizer, on_round
         self._mfu_per_rate = flops_per_token / peak_flops if flops_per_token and peak_flops else None
-        parameters = Parameters(model)
         self._rounds: Rounds
         if run is None:
             steps = SYNC_EVERY_ALONE if sync_every is None else sync_every
             if steps < 1:
                 raise ModelUnsupported(f"sync_every is {steps}", "a round has at least one inner step")
-            self._rounds = Alone(parameters, outer_of(outer_optimizer), steps, rounds, seed)
+            if ranks is not None:
+                raise ModelUnsupported(
+                    f"run=None with {ranks.count} ranks", "attach to a daemon, or try it out with one process"
+                )
+            self._rounds = Alone(Parameters(model), outer_of(outer_optimizer), steps, rounds, seed)
         else:
             if (sync_every, outer_optimizer, rounds) != (None, None, None):
                 log.info("sync_every, outer_optimizer and rounds are for run=None; here the run's manifest decides")
-            self._rounds = Session(run, _socket_path(socket), parameters, Patience(reconnect_timeout_s))
+            patience, path = Patience(reconnect_timeout_s), _socket_path(socket)
+            if ranks is None:
+                self._rounds = Session(run, path, Parameters(model), patience)
+            elif ranks.rank == 0:
+                self._rounds = Led(Session(run, path, SharedParameters(model, ranks), patience), ranks)
+            else:
+                self._rounds = Following(model, ranks)
         self._now: Assignment | Finish | None = None
         self._meter = RoundMeter(0.0)
         self._is_due = False  # the round's steps are done, the end waits for its last log
@@ -246,10 +262,8 @@ def _socket_path(given: str | os.PathLike[str] | None) -> Path:
         raise DaemonUnavailable(error.message, error.hint) from error
 
 
-def _check_ranks() -> None:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        raise ModelUnsupported(
-            f"this process is one of {distributed.get_world_size()} ranks",
-            "one process attaches to a daemon; several ranks behind one peer are not supported yet",
-        )
+def _ranks(group: "distributed.ProcessGroup | None") -> Ranks | None:
+    """Those that are one peer together; None where this process is one by itself."""
+    if not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return Ranks(group) if distributed.get_world_size(group) > 1 else None

@@ -27,4 +27,4 @@ class AttachRefused(IntellectdError):
 
 
 class ModelUnsupported(IntellectdError):
-    """The model or the setting cannot be trained this way: no parameters, sharded tensors, several ranks."""
+    """The model or the setting cannot be trained this way: no parameters, tensors that no vector takes, ranks apart."""

@@ -10,29 +10,39 @@ from collections.abc import Iterator
 import torch
 
 from intellectd.daemon.sdk.errors import ModelUnsupported
+from intellectd.daemon.sdk.placed import placed
 from intellectd.kernels.layout import Layout, LayoutError, TensorSpec
 
 
 class Parameters:
-    """Buffers (running means and the like) are not averaged: they stay each trainer's own."""
+    """Buffers (running means and the like) are not averaged: they stay each trainer's own.
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    Of a model that is sharded over ranks (DTensors, as of `fully_shard`) this process stores and loads its own part.
+    """
+
+    def __init__(self, model: torch.nn.Module, rank: int = 0, ranks: int = 1) -> None:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         for name, parameter in named:
-            _check(name, parameter)
+            if parameter.is_meta:
+                raise ModelUnsupported(f"parameter {name!r} is on the meta device", "materialize the model first")
         try:
             self.layout = Layout([TensorSpec(name, tuple(p.shape), _dtype(p)) for name, p in named])
         except LayoutError as error:
             raise ModelUnsupported(f"the model cannot be averaged: {error}", "pass the module that holds it") from error
         self._tensors = [parameter for _, parameter in named]
         self._offsets = [slot.offset for slot in self.layout.slots]
+        self._placed = [placed(slot, p, rank) for slot, p in zip(self.layout.slots, self._tensors, strict=True)]
+        self._is_whole = ranks == 1 and not any(part.sharded for part in self._placed)
 
     @property
     def device(self) -> torch.device | None:
-        """Where all of them lie, each in one run of memory; None where that is not so."""
+        """Where all of them lie whole, each in one run of memory; None where that is not so."""
         devices = {tensor.device for tensor in self._tensors}
-        whole = all(tensor.is_contiguous() for tensor in self._tensors)
+        whole = self._is_whole and all(tensor.is_contiguous() for tensor in self._tensors)
         return devices.pop() if len(devices) == 1 and whole else None
+
+    def mapped(self, descriptor: int) -> None:
+        """A new arena is there, behind this descriptor, before anything is stored to it."""
 
     def to_wire(self) -> list[list[object]]:
         """[[name, shape, dtype], ...] as the attach frame carries them."""
@@ -42,13 +52,15 @@ class Parameters:
     @torch.no_grad()
     def store(self, flat: torch.Tensor) -> None:
         """Parameters into `flat`, straight from their device; padding is left alone (it stays zero)."""
-        for slot, tensor in zip(self.layout.slots, self._tensors, strict=True):
-            flat[slot.offset : slot.offset + slot.size].view(slot.shape).copy_(tensor)
+        for part in self._placed:
+            if part.writes:
+                part.place(flat).copy_(part.local())
 
     @torch.no_grad()
     def load(self, flat: torch.Tensor) -> None:
-        for slot, tensor in zip(self.layout.slots, self._tensors, strict=True):
-            tensor.copy_(flat[slot.offset : slot.offset + slot.size].view(slot.shape))
+        for part in self._placed:
+            if not part.box.empty:
+                part.local().copy_(part.place(flat))
 
     @torch.no_grad()
     def store_piece(self, piece: torch.Tensor, first: int) -> None:
@@ -77,12 +89,3 @@ class Parameters:
 
 def _dtype(parameter: torch.Tensor) -> str:
     return str(parameter.dtype).removeprefix("torch.")
-
-
-def _check(name: str, parameter: torch.Tensor) -> None:
-    if parameter.is_meta:
-        raise ModelUnsupported(f"parameter {name!r} is on the meta device", "materialize the model first")
-    if hasattr(parameter, "to_local"):  # a DTensor: FSDP2, tensor parallelism
-        raise ModelUnsupported(
-            f"parameter {name!r} is sharded over several ranks", "attach with whole parameters: one process per daemon"
-        )

@@ -37,13 +37,16 @@ class Assignment:
     carried_over: bool  # they are that anchor plus this trainer's own work which is not committed yet
     seed: int
     carry: bool = False  # the carried-over work is not in what was handed out: whoever trained has it
+    rank: int = 0  # of this process among those that are one peer together
+    ranks: int = 1
 
     def sample(self, index: int) -> tuple[Stream, int]:
-        """Which sample of which stream is this peer's `index`-th of the round: streams take turns."""
+        """Which sample of which stream is this process's `index`-th of the round: ranks and streams take turns."""
+        index = index * self.ranks + self.rank
         return self.streams[index % len(self.streams)], index // len(self.streams)
 
     def position(self, index: int, positions: int) -> int:
-        """One of `positions` places in the training data for this peer's `index`-th sample of the round."""
+        """One of `positions` places in the training data for this process's `index`-th sample of the round."""
         stream, at = self.sample(index)
         return sample_position(self.seed, stream, at, positions)
 
@@ -83,8 +86,11 @@ class Progress:
 class Rounds(Protocol):
     """Where rounds come from: the daemon's run, or this process alone. Loads the model's parameters itself."""
 
-    manifest: Mapping[str, Any]
-    evaluate: bool
+    @property
+    def manifest(self) -> Mapping[str, Any]: ...
+
+    @property
+    def evaluate(self) -> bool: ...
 
     def begin(self) -> Assignment | Finish: ...
 

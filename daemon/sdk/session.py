@@ -110,8 +110,9 @@ class Session:
         }
         client = DaemonClient.attach(self._path, request, self._parameters.layout.elements, timeout_s)
         try:
+            self._parameters.mapped(client.descriptor)
             self._welcomed(client)
-        except LinkLost:
+        except BaseException:
             client.close()
             raise
         self._client, self._taken = client, True
