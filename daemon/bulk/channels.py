@@ -56,8 +56,9 @@ class Channels:
     def need(self, peer: str, stall_s: float) -> Channel:
         """Keep the channel dialled until `release`; counted. `stall_s`: a wire on which what is begun does not move
         for so long is lost. Raises BulkClosed."""
-        channel = self._channel(peer)
-        channel.need(stall_s)
+        with self._changed:  # or it could be forgotten in between
+            channel = self._made(peer)
+            channel.need(stall_s)
         self._dial_if_lacking(channel)
         return channel
 
@@ -146,15 +147,20 @@ class Channels:
 
     def _channel(self, peer: str) -> Channel:
         with self._changed:
-            if self._closed:
-                raise BulkClosed()
-            if peer not in self._channels:
-                self._channels[peer] = Channel(self._me, peer, self._handler, self._wire_ended, self._first)
-            return self._channels[peer]
+            return self._made(peer)
+
+    def _made(self, peer: str) -> Channel:
+        """Under the lock."""
+        if self._closed:
+            raise BulkClosed()
+        if peer not in self._channels:
+            self._channels[peer] = Channel(self._me, peer, self._handler, self._wire_ended, self._first)
+        return self._channels[peer]
 
     def _forget(self, channel: Channel) -> None:
         with self._changed:
-            if self._channels.get(channel.peer) is channel and channel.peer not in self._dialling:
+            is_known = self._channels.get(channel.peer) is channel
+            if is_known and not channel.is_needed and channel.peer not in self._dialling:
                 del self._channels[channel.peer]
 
     def _dial_if_lacking(self, channel: Channel) -> None:
@@ -182,12 +188,11 @@ class Channels:
                 try:
                     self._make_room(channel)
                     greeted = self._greeter.dial(self._dialler, channel.peer, channel.wire_ids, stop)
+                    self._stand(channel, greeted, dialled=True)
                 except Stopped:
                     break
                 except Exception as error:  # this host's own faults too: they are told, and tried again
                     channel.dial_failed(error)
-                else:
-                    self._stand(channel, greeted, dialled=True)
         finally:
             self._dial_ended(channel, stop)
         self._dial_if_lacking(channel)  # what came to lack after the last look
@@ -199,16 +204,22 @@ class Channels:
             self._changed.notify_all()
 
     def _stand(self, channel: Channel, greeted: Greeted, *, dialled: bool) -> None:
-        wire = Wire(
-            channel.peer,
-            channel,
-            greeted.connection,
-            greeted.keys,
-            greeted.certificate,
-            dialled=dialled,
-            sealed=self._sealed,
-            pace=self._pace,
-        )
+        """Raises LinkLost when this host has no room for one more."""
+        try:
+            wire = Wire(
+                channel.peer,
+                channel,
+                greeted.connection,
+                greeted.keys,
+                greeted.certificate,
+                dialled=dialled,
+                sealed=self._sealed,
+                pace=self._pace,
+            )
+        except (OSError, MemoryError) as error:  # of files, of memory
+            channel.unreserve(greeted.keys.wire_id)
+            greeted.connection.close()
+            raise LinkLost(f"this host cannot keep the connection: {error}") from None
         if not channel.stand(wire):
             wire.discard()
             return

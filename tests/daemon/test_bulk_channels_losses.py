@@ -1,11 +1,16 @@
 """Wires that break: what is said of it, and how the channel comes back. SPEC D5, D9."""
 
+import errno
 import os
 import socket
+import threading
+from typing import Any
 
 import pytest
 
 from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.channel import Channel
+from intellectd.daemon.bulk.channel_wire import Wire
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind
 from intellectd.daemon.bulk.limits import DIAL_BACKOFF_MAX_S
 from intellectd.daemon.bulk.streams import Streams
@@ -147,3 +152,45 @@ def test_a_wire_on_which_nothing_comes_at_all_is_silence(monkeypatch: pytest.Mon
         wire = x.channel_to(a)
         assert a.diary.next("lost")[2] == "nothing came from it in 0.1 s"
         assert closed(wire.connection)
+
+
+@pytest.mark.parametrize("short", ["a", "b"])
+def test_a_host_without_a_file_to_spare_has_the_wire_as_soon_as_it_has_one(
+    monkeypatch: pytest.MonkeyPatch, short: str
+) -> None:
+    none_left = [OSError(errno.EMFILE, "Too many open files")]
+
+    class Wanting(Wire):
+        def __init__(self, peer: str, *rest: Any, **more: Any) -> None:
+            if peer != short and none_left:
+                raise none_left.pop()
+            super().__init__(peer, *rest, **more)
+
+    monkeypatch.setattr("intellectd.daemon.bulk.channels.Wire", Wanting)
+    with hosts("a", "b") as (a, b):
+        channel = a.channels.need("b", STALL_S)
+        a.diary.next("lost")
+        eventually(lambda: a.wires("b") == b.wires("a") == 1)
+        assert (channel._reserved, b.channels._channel("a")._reserved) == ({}, {})
+        a.channels.release("b")
+
+
+def test_a_channel_is_not_forgotten_while_somebody_begins_to_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    need, a = Channel.need, Host("a")
+
+    def with_another_table(self: Channel, stall_s: float) -> None:
+        meanwhile = threading.Thread(target=a.know)  # nobody: the peer is not trusted any more
+        meanwhile.start()
+        meanwhile.join(0.1)  # it may have to wait
+        need(self, stall_s)
+        threads.append(meanwhile)
+
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(Channel, "need", with_another_table)
+    try:
+        a.channels.need("b", STALL_S)
+        a.channels.release("b")
+        for thread in threads:
+            thread.join()
+    finally:
+        a.close()
