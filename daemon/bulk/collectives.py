@@ -83,19 +83,22 @@ class Collectives:
             if names and payload != collective.plan.transfer_id:
                 raise WireError("a transfer whose name begins like another's")
             collective.on_control(peer, header, payload)
-        elif again or (asks and header.flag == ASK_AGAIN):
+        elif again or asks:
             self._tell_end(peer, header.transfer)
         else:
             with self._lock:
                 self._park(peer, header)
 
     def _tell_end(self, peer: str, transfer: int) -> None:
-        """It waits for more of a transfer that was here, or to hear that all came."""
+        """It waits for a transfer that was here, for more of it, or to hear that all came."""
         ended = self._ended.get(transfer)
         if ended is not None and self.channels is not None:
             well, epoch = ended
-            self.channels.need(peer, GOODBYE_S).tell(Header(Kind.GONE, DONE if well else 0, epoch, 0, transfer))
-            self.channels.release(peer)
+            channel = self.channels.need(peer, GOODBYE_S)
+            try:
+                channel.tell(Header(Kind.GONE, DONE if well else 0, epoch, 0, transfer))
+            finally:
+                self.channels.release(peer)
 
     def _park(self, peer: str, header: Header) -> None:
         now, parked = now_s(), self._parked.get((peer, header.transfer))

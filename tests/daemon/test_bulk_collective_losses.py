@@ -204,6 +204,20 @@ def test_who_asks_for_more_of_what_has_ended_hears_so_and_ends_too() -> None:
     assert (end.suspect, end.reason) == (None, "x has ended this transfer")
 
 
+def test_who_gave_up_before_the_other_began_says_so_and_is_not_blamed() -> None:
+    before, case = Case(("a", "b"), name="before"), Case(("a", "b"), stall_s=0.6)
+    with swarm("a", "b") as engines:
+        for events in [before.start(engines[member], member) for member in before.members]:
+            events.done()  # so that connections stand
+        parked = engines["a"]._collectives._parked
+        case.start(engines["b"], "b")
+        eventually(lambda: len(parked) == 1)
+        engines["b"].abort(transfer_id(case.name))
+        eventually(lambda: not parked)
+        end = case.start(engines["a"], "a").failed()
+    assert (end.suspect, end.reason) == (None, "b has ended this transfer")
+
+
 def test_what_has_ended_is_over_whatever_is_heard_of_it_late_and_a_new_attempt_is_not() -> None:
     why = Failure(None, "it has ended")
     neighbour = Neighbour(1, "x", 1, 1, Quiet(), 0.0, bytearray(1))
