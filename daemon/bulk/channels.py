@@ -4,11 +4,12 @@ Owns the table of channels, the threads that dial, and the bound on wires. Refus
 """
 
 import threading
+from collections import Counter
 from functools import partial
 
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.channel import Channel
-from intellectd.daemon.bulk.channel_greeting import Greeted, Greeter
+from intellectd.daemon.bulk.channel_greeting import Answer, Greeted, Greeter
 from intellectd.daemon.bulk.channel_wire import Wire
 from intellectd.daemon.bulk.contacts import Contacts
 from intellectd.daemon.bulk.crew import Crew
@@ -50,6 +51,7 @@ class Channels:
         self._greeter = Greeter(peer_id, sealed)
         self._changed = threading.Condition(threading.Lock())
         self._channels: dict[str, Channel] = {}
+        self._greeting: Counter[str] = Counter()  # by peer: requests that are being answered
         self._dialling: dict[str, Stop] = {}  # one thread for each channel that lacks a wire
         self._closed = False
 
@@ -76,7 +78,7 @@ class Channels:
         over. Raises what a link does when the peer does not go through with it."""
         try:
             channel = self._channel(link.peer)
-            answer = self._greeter.hear(link, request)
+            answer = self._heard(link, request)
             channel.disown(request.wires)
             channel.make_room()
             self._make_room(channel)
@@ -94,6 +96,19 @@ class Channels:
             link.close()
             raise
         self._stand(channel, greeted, dialled=False)
+
+    def _heard(self, link: Link, request: ChannelRequest) -> Answer:
+        """Of one peer so many at once: or it keeps all threads of the listener waiting for what it does not say."""
+        with self._changed:
+            if self._greeting[link.peer] >= STREAMS_MAX:
+                raise LinkLost(f"it has begun more than {STREAMS_MAX} connections at once")
+            self._greeting[link.peer] += 1
+        try:
+            return self._greeter.hear(link, request)
+        finally:
+            with self._changed:
+                self._greeting[link.peer] -= 1
+                self._greeting += Counter()  # without those of none
 
     def measured(self, peer: str) -> LinkMeasure | None:
         with self._changed:

@@ -14,13 +14,13 @@ from intellectd.daemon.bulk.errors import LinkLost, WireError
 from intellectd.daemon.bulk.frame_reader import FrameReader
 from intellectd.daemon.bulk.frame_writer import FrameWriter
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind, encode_header
-from intellectd.daemon.bulk.limits import CONTROL_BYTES_MAX, FRAME_BYTES_MAX
+from intellectd.daemon.bulk.limits import CONTROL_BYTES_MAX, FRAME_BYTES_MAX, STREAMS_MAX
 from intellectd.daemon.bulk.outbox import Control
 from intellectd.daemon.bulk.sealed import TAG_BYTES, AesGcm, derive_keys
 from intellectd.daemon.bulk.wire import ChannelRequest, encode_request
 from tests.daemon.bulk_swarm import closed
-from tests.daemon.channel_hosts import Host, Piece
-from tests.daemon.channel_outsider import RawWire, chunk, host_and_outsider
+from tests.daemon.channel_hosts import Host, Piece, eventually
+from tests.daemon.channel_outsider import ChannelOutsider, RawWire, chunk, host_and_outsider
 
 KEY = bytes(32)
 
@@ -161,6 +161,20 @@ def test_who_does_not_go_through_with_the_greeting_is_hung_up_on(said: bytes) ->
         assert closed(x_plain)
         x_plain.close()
         assert a.wires("x") == 0 and a.diary.words.empty()
+
+
+def test_a_peer_that_begins_connections_without_end_leaves_room_for_others() -> None:
+    with host_and_outsider() as (a, x), ChannelOutsider("y") as y:
+        a.know(x=x.endpoint, y=y.endpoint)
+        begun = [x.dial(a.endpoint, encode_request(ChannelRequest())) for _ in range(STREAMS_MAX)]  # and no secret
+        eventually(lambda: a.channels._greeting == {"x": STREAMS_MAX})
+        assert closed(x.dial(a.endpoint, encode_request(ChannelRequest())))
+        wire = y.channel_to(a)
+        wire.say(wire.frame(chunk(4, 7), b"good"))
+        a.diary.await_chunks(1)
+        for connection in begun:
+            connection.close()
+        eventually(lambda: a.channels._greeting == {})
 
 
 def test_more_under_tls_than_the_greeting_is_refused() -> None:

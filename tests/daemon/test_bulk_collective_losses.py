@@ -188,7 +188,7 @@ def test_a_strangers_go_before_the_plan_ends_nothing() -> None:
 
 
 def test_who_asks_for_more_of_what_has_ended_hears_so_and_ends_too() -> None:
-    case = Case(("a", "x"), codec="fp32", elements=2 * GROUP, stall_s=2.0)
+    case = Case(("a", "x"), codec="fp32", elements=2 * GROUP, stall_s=0.6)
     with with_puppet(case) as (engines, events, x):
         x.meet()
         engines["a"].abort(transfer_id(case.name))
