@@ -123,6 +123,9 @@ class Metrics:
         self._allreduce_s = self._histogram(
             "allreduce_duration_seconds", "One all-reduce, start to end.", _ALLREDUCE_BUCKETS_S
         )
+        self._anchor_spread = self._gauge(
+            "anchor_spread", "How far the groups' anchors are apart, over how far they are from the state.", "run"
+        )
         self._planned_s = self._gauge(
             "allreduce_planned_seconds",
             "The last all-reduce that this host led and had a forecast for: predicted, and from plan to result.",
@@ -151,6 +154,10 @@ class Metrics:
         self._allreduce_bytes.labels(run, "raw").inc(raw_bytes)
         self._allreduce_bytes.labels(run, "wire").inc(wire_bytes)
         self._allreduce_s.labels(run).observe(seconds)
+
+    def anchor_spread(self, run: str, spread: float) -> None:
+        """SPEC E8; 0 after an exact round."""
+        self._anchor_spread.labels(run).set(spread)
 
     def transfer_took(self, run: str, predicted_s: float, actual_s: float) -> None:
         self._planned_s.labels(run, "predicted").set(predicted_s)
@@ -278,6 +285,7 @@ class Metrics:
             self._head,
             self._ring_size,
             self._planned_s,
+            self._anchor_spread,
             self._trainer,
             self._halted,
             self._train_loss,

@@ -5,13 +5,14 @@ waits for bytes. Refuses to know how bytes travel; verification of records is re
 against the digests that this machine names.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.donors import Donors, Retry
 from intellectd.protocol.effects import AskEntries, FetchSnapshot, FetchUpdate, Note, Out
-from intellectd.protocol.entries import Entry, Record
+from intellectd.protocol.entries import Entry
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, state_name
 from intellectd.protocol.membership import Membership
@@ -69,7 +70,7 @@ class Catchup:
     def reach(self) -> int:
         """The newest round whose state this host can make by itself, of what lies on its disk."""
         at = self.applied
-        while self.has_state and (decided := self.window.get(at + 1)) and self.window.holds(decided.record):
+        while self.has_state and (next_ := self.window.get(at + 1)) and (next_.groups or self.window.holds(next_)):
             at += 1
         return at
 
@@ -103,7 +104,7 @@ class Catchup:
         """Not there; also said of an update that was thought to be on disk here and is not."""
         self.window.lost(root)
         decided = self.window.get(self.applying) if self.applying is not None else None
-        if decided is not None and decided.record.update_root == root:
+        if decided is not None and root in decided.roots:
             self.applying = None
         self._misses += 1
         self._missed(donor, root, now)
@@ -142,7 +143,8 @@ class Catchup:
         if self.applying is not None:
             return out, None
         missing = self.window.get(self.applied + 1) if self.has_state else None
-        if missing is not None and self.window.holds(missing.record) and not isinstance(self._fetching, int):
+        ready = missing is not None and (self.window.holds(missing) or self._does_without(missing, head, now))
+        if missing is not None and ready and not isinstance(self._fetching, int):
             self.applying = missing.record.round
             return out, missing
         if self._fetching is not None or now < self._fetch_retry.at:
@@ -150,7 +152,7 @@ class Catchup:
         if not self.has_state or (missing is None and self.applied < head.round):
             return out + self._ask_snapshot(head, now), None
         if missing is not None:
-            return out + self._ask_update(head, missing.record, now), None
+            return out + self._ask_update(head, missing, now), None
         return out + self._ask_wanted(wanted, now), None
 
     def deadline(self, now: float) -> float:
@@ -178,7 +180,10 @@ class Catchup:
         self._asking = self._context.rng.choice([peer for peer in good if ahead[peer] == best])
         return [AskEntries(self._asking, head.generation, head.round + 1)]
 
-    def _ask_update(self, head: Head, record: Record, now: float) -> list[Out]:
+    def _ask_update(self, head: Head, decided: Decided, now: float) -> list[Out]:
+        if decided.groups:
+            return self._ask_group(decided, now)
+        record = decided.record
         if record.transfer == self.awaited_transfer:
             return []
         have = {
@@ -193,6 +198,39 @@ class Catchup:
             if snapshot:
                 return snapshot
         return self._fetch_update(record.update_root, record.update_bytes, self._donor(keep, record.update_root, now))
+
+    # ---- of gossip rounds (E5)
+
+    def _does_without(self, decided: Decided, head: Head, now: float) -> bool:
+        """A gossip round changes this host's anchor alone. It does without if a later record is there, if nobody here
+        has any of its groups' updates, or if those that it asked for did not come: nobody is stuck."""
+        if not decided.groups or self._awaits(decided):
+            return False
+        if decided.record.round < head.round or self._misses >= limits.UPDATE_MISSES_MAX * self._tried(decided):
+            return True
+        return self._members.has_listened(now) and not any(self._there(m, now) for _, m in decided.groups)
+
+    def _awaits(self, decided: Decided) -> bool:
+        """Our own transfer may still bring it."""
+        return decided.transfer != NO_HASH and decided.transfer == self.awaited_transfer
+
+    def _tried(self, decided: Decided) -> int:
+        return min(len(decided.groups), limits.GROUPS_TRIED_MAX)
+
+    def _there(self, members: Sequence[str], now: float) -> list[str]:
+        alive = self._members.alive_beacons(now)
+        return [peer for peer in members if peer in alive]
+
+    def _ask_group(self, decided: Decided, now: float) -> list[Out]:
+        """The update of the next group whose members are here; each has its tries."""
+        if self._awaits(decided):
+            return []
+        turn = self._misses // limits.UPDATE_MISSES_MAX
+        for root, members in [*decided.groups[turn:], *decided.groups[:turn]]:
+            here = self._there(members, now)
+            if here:
+                return self._fetch_update(root, decided.record.update_bytes, self._donor(here, root, now))
+        return []
 
     def _ask_wanted(self, wanted: Wanted | None, now: float) -> list[Out]:
         if wanted is None:

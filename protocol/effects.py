@@ -136,6 +136,9 @@ class ApplyUpdate:
 
     `local` says what becomes of the arena: "adopt" the new anchor, "carry" the frozen delta over to it,
     "keep" a trainer's work in progress (the old anchor is kept aside, for its delta), or "none".
+
+    `anchor` says what a trainer's rounds begin from then: the state; or, the state being as it was, that less the
+    update, which is one group's (SPEC E5), and without an update what it was.
     """
 
     round: int
@@ -145,6 +148,7 @@ class ApplyUpdate:
     momentum: str
     local: Literal["adopt", "carry", "keep", "none"]
     optimizer: str = "nesterov"
+    anchor: Literal["state", "group"] = "state"
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,8 @@ class StartTraining:
 
 @dataclass(frozen=True)
 class Freeze:
-    """Later: DeltaFrozen or DeltaRefused. Delta = anchor (or the one kept aside) minus the arena, encoded.
+    """Later: DeltaFrozen or DeltaRefused. Delta = anchor (or the one kept aside) minus the arena, encoded; where the
+    anchor is a group's, the state minus that anchor besides (SPEC E6).
 
     `feedback`: with what was lost when the delta with root `error_of` was encoded, if that is known here; and what is
     lost now is kept under the new root.

@@ -4,6 +4,7 @@ Owns fields, bounds and hashes. Refuses to judge: whether an entry follows from 
 one comes about the round's.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -30,6 +31,7 @@ VERSION = 1
 Streams = Annotated[list[Stream], Meta(max_length=limits.STREAMS_MAX)]
 Share = Annotated[int, Meta(ge=0, le=limits.SHARE_MAX)]
 Shape = Annotated[list[Share], Meta(max_length=limits.DIRECT_MEMBERS_MAX)]
+GOSSIP = "gossip"  # a round in groups (SPEC E*)
 
 
 class BadRecord(ValueError):
@@ -74,6 +76,13 @@ class Blob(Wire, frozen=True, array_like=True):
     lives: Annotated[list[Count], Meta(max_length=limits.VOTERS_MAX)]  # of a recovery: the incarnations of its voters
 
 
+class Group(Wire, frozen=True, array_like=True):
+    """Of a gossip round: so many of the contributions, after those of the groups before, and what they came to."""
+
+    members: Annotated[int, Meta(ge=1, le=limits.ASSIGNMENTS_MAX)]
+    root: Hash  # R of this group
+
+
 class Record(Wire, frozen=True, array_like=True):
     """What a round decided. Round 0 opens the run: it has no contributions, only a roster."""
 
@@ -84,10 +93,10 @@ class Record(Wire, frozen=True, array_like=True):
     parent: Hash  # hash of the record before; of round 0: the manifest's hash
     fragment: Count
     schedule: Name
-    shape: Shape
+    shape: Annotated[list[Share | Group], Meta(max_length=limits.DIRECT_MEMBERS_MAX)]  # of a gossip round its groups
     codec: Name
     transfer: Hash  # id of the transfer that computed the update; zero when there is none
-    update_root: Hash  # R; zero when nothing was contributed
+    update_root: Hash  # R; zero when nothing was contributed; of a gossip round the hash of its groups' (E3)
     update_bytes: Count
     optimizer: Name
     lr: Float32Hex
@@ -131,7 +140,9 @@ class Collective(Wire, frozen=True, array_like=True):
 
     members: Annotated[list[Member], Meta(min_length=1, max_length=limits.ASSIGNMENTS_MAX)]  # in the schedule's order
     schedule: Name
-    shape: Shape  # of a ring nothing, of a torus its rows, of a direct exchange each member's share of the vector
+    # Of a ring nothing, of a torus its rows, of a direct exchange each member's share of the vector, of a gossip round
+    # the numbers of its groups' members.
+    shape: Shape
 
 
 class Proposal(Wire, frozen=True, array_like=True):
@@ -153,6 +164,26 @@ def blob_hash(blob: Blob) -> bytes:
 def transfer_id(at: At, collective: Collective, codec: str) -> bytes:
     """Names a transfer by what it computes, not by the ballot: an equal one is the same one (SPEC C1)."""
     return hash_of("transfer", encode(at), encode(collective), codec.encode())
+
+
+def groups_root(roots: Sequence[bytes]) -> bytes:
+    """What stands for the results of all groups of a round (SPEC E3)."""
+    return hash_of("groups", *roots)
+
+
+def groups_of(record: Record, blob: Blob) -> list[tuple[bytes, list[str]]]:
+    """(root, members) of each group of a gossip round that follows its head; of any other record nothing."""
+    found, at = [], 0
+    for group in record.shape if record.schedule == GOSSIP else []:
+        assert isinstance(group, Group), "checked where the record was (E3)"
+        found.append((group.root, [c.peer for c in blob.contributions[at : at + group.members]]))
+        at += group.members
+    return found
+
+
+def roots_of(entry: Entry) -> list[bytes]:
+    """The updates that some host applies for this record; zero for one without."""
+    return [root for root, _ in groups_of(entry.record, entry.blob)] or [entry.record.update_root]
 
 
 def decode_entry(data: bytes) -> Entry:

@@ -1,11 +1,12 @@
 """This host's part in the transfers of one decision: the plan it follows, results it holds, what it sees move.
 
-Owns plans and results; rules SPEC C1-C6. The transfer is outside the agreement: its id is the hash of what it
-computes, so an equal one under a later ballot is the same one. Refuses to know how bytes move, and votes.
+Owns plans and results; rules SPEC C1-C6, and E4: of a plan in groups the part that it is in. The transfer is outside
+the agreement: its id is the hash of what it computes, so an equal one under a later ballot is the same one. Refuses to
+know how bytes move, and votes.
 """
 
 from intellectd.protocol import limits
-from intellectd.protocol.collectives import allowed, misfit
+from intellectd.protocol.collectives import allowed, misfit, parts
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import AbortTransfer, Out, StartTransfer, To
 from intellectd.protocol.entries import BadRecord, Collective, Member, transfer_id
@@ -21,7 +22,8 @@ class Exchange:
         self._timers = context.config.timers
         self.plan: Plan | None = None
         self.followed: Plan | None = None  # the newest, given up or not: a late one from an old leader starts nothing
-        self._named: list[tuple[Collective, bytes]] = []  # what was named last, and as what
+        # What was named last: its parts (itself, but of a plan in groups), and as what.
+        self._named: list[tuple[Collective, list[tuple[bytes, Collective]]]] = []
         self._started: dict[bytes, Collective] = {}  # the newest TRANSFERS_KEPT
         self._results: dict[bytes, Result] = {}  # on disk here, by transfer
         self._moved: dict[str, tuple[bytes, int]] = {}
@@ -31,25 +33,43 @@ class Exchange:
         """The transfer under way here."""
         if self.plan is None:
             return None
-        transfer = self.name(self.plan.collective)
+        transfer, _ = self._mine(self.plan)
         return None if transfer in self._results else transfer
 
     @property
     def newest(self) -> Ballot | None:
         return self.followed.ballot if self.followed else None
 
-    def name(self, collective: Collective) -> bytes:
-        for known, transfer in self._named:  # asked with every event, of up to 1,024 members
+    def named(self, collective: Collective) -> list[tuple[bytes, Collective]]:
+        """(id, what is computed) of each of its parts."""
+        for known, named in self._named:  # asked with every event, of up to 1,024 members
             if known is collective:
-                return transfer
-        transfer = transfer_id(self._head.at, collective, self._head.codec)
-        self._named = [(collective, transfer), *self._named[:1]]
-        return transfer
+                return named
+        at, codec = self._head.at, self._head.codec
+        named = [(transfer_id(at, part, codec), part) for part in parts(collective)]
+        self._named = [(collective, named), *self._named[:1]]
+        return named
+
+    def _mine(self, plan: Plan) -> tuple[bytes, Collective]:
+        """The part of a plan that this host is in, which it is if it follows it."""
+        named, me = self.named(plan.collective), self._context.peer
+        if len(named) == 1:
+            return named[0]
+        return next((t, part) for t, part in named if any(m.peer == me for m in part.members))
 
     def completed(self) -> Collective | None:
-        """Of the newest transfer whose result is on disk here."""
+        """Of the newest transfer whose result is on disk here. Who plans groups finds them by drawing alone."""
+        if self._head.groups:
+            return None
         done = [self._started[t] for t in self._results if t in self._started]
         return done[-1] if done else None
+
+    def part_of(self, ballot: Ballot, peer: str) -> list[str]:
+        """Who computes together with this peer, by the plan of this ballot that is followed here."""
+        if self.followed is None or self.followed.ballot != ballot:
+            return []
+        found = [[m.peer for m in part.members] for _, part in self.named(self.followed.collective)]
+        return next((peers for peers in found if peer in peers), [])
 
     # ---- plans
 
@@ -62,7 +82,7 @@ class Exchange:
             raise BadRecord("a member that is not eligible, or without tokens, is planned")
         if plan.codec != self._head.codec:
             raise BadRecord(f"the plan's codec {plan.codec} is not this round's")
-        wrong = misfit(plan.collective, allowed(self._head.config.outer))
+        wrong = misfit(plan.collective, allowed(self._head.config.outer), self._head.groups)
         if wrong:
             raise BadRecord(wrong)
 
@@ -70,7 +90,7 @@ class Exchange:
         """Take part as planned. An equal transfer is not begun again; what was finished is said again."""
         if self.newest is not None and plan.ballot < self.newest:
             return []
-        transfer, running = self.name(plan.collective), self.running
+        (transfer, part), running = self._mine(plan), self.running
         mine = next(m for m in plan.members if m.peer == self._context.peer)
         known = transfer in self._results or running == transfer
         if not known and (own_ready is None or mine != Member(mine.peer, own_ready.tokens, own_ready.delta_root)):
@@ -81,7 +101,7 @@ class Exchange:
             return [*self._stop(running), To(plan.ballot.leader, self._results[transfer])]
         if running == transfer:
             return []
-        return [*self._stop(running), self._start(transfer, plan)]
+        return [*self._stop(running), self._start(transfer, part, plan.codec)]
 
     def stop(self) -> list[Out]:
         """The plan is given up; inputs and finished results are kept."""
@@ -100,7 +120,7 @@ class Exchange:
             return []
         signature = self._context.crypto.sign(result_bytes(self._head.run, self._head.at, transfer, root))
         result = self._results[transfer] = Result(self._head.at, transfer, root, update_bytes, signature)
-        planned = self.plan is not None and self.name(self.plan.collective) == transfer
+        planned = self.plan is not None and self._mine(self.plan)[0] == transfer
         return [To(self.plan.ballot.leader, result)] if self.plan and planned else []
 
     def is_running(self, transfer: bytes) -> bool:
@@ -108,7 +128,7 @@ class Exchange:
 
     def peer_moved(self, peer: str, transfer: bytes, done_bytes: int, led: Collective | None) -> bool:
         """A beacon says how far a peer's part is: is that progress of the transfer we know, or could be part of?"""
-        known = [self.name(c) for c in (self.plan.collective if self.plan else None, led) if c]
+        known = [t for c in (self.plan.collective if self.plan else None, led) if c for t, _ in self.named(c)]
         ours = transfer in known if known else self._head.assignment(peer) is not None
         before, done = self._moved.get(peer, (b"", -1))
         if not ours or (before == transfer and done_bytes <= done):
@@ -119,16 +139,16 @@ class Exchange:
 
     # ---- inside
 
-    def _start(self, transfer: bytes, plan: Plan) -> StartTransfer:
+    def _start(self, transfer: bytes, part: Collective, codec: str) -> StartTransfer:
         self._started.pop(transfer, None)
-        self._started[transfer] = plan.collective
+        self._started[transfer] = part
         while len(self._started) > limits.TRANSFERS_KEPT:
             oldest = next(iter(self._started))
             del self._started[oldest]
             self._results.pop(oldest, None)
-        peers, weights = tuple(m.peer for m in plan.members), tuple(m.tokens for m in plan.members)
-        timers, schedule, shape = self._timers, plan.collective.schedule, tuple(plan.collective.shape)
-        return StartTransfer(transfer, peers, weights, plan.codec, timers.stall_s, timers.transfer_s, schedule, shape)
+        peers, weights = tuple(m.peer for m in part.members), tuple(m.tokens for m in part.members)
+        timers, schedule, shape = self._timers, part.schedule, tuple(part.shape)
+        return StartTransfer(transfer, peers, weights, codec, timers.stall_s, timers.transfer_s, schedule, shape)
 
     def _stop(self, running: bytes | None) -> list[Out]:
         return [AbortTransfer(running)] if running is not None else []

@@ -3,10 +3,27 @@
 Owns what follows from the last entry and the manifest, worked out once. Refuses to judge entries (records.py).
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
+
+import msgspec
+
 from intellectd.kernels.codec import codec_by_name, update_codec
-from intellectd.protocol.entries import Assignment, Blob, Entry, record_hash
+from intellectd.protocol import limits
+from intellectd.protocol.entries import GOSSIP, Assignment, Blob, Entry, record_hash
 from intellectd.protocol.ids import At, Stream, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, config_of, elements_of, manifest_hash
+
+
+def draw_groups(parent: bytes, peers: Sequence[str], size: int) -> list[list[str]]:
+    """Groups of `size` members or a few more, none where there would be only one: a shuffle by hash, cut in pieces that
+    differ by one at most. A function of its arguments alone; the order of `peers` does not count (SPEC E1)."""
+    count = min(len(peers) // size, limits.GROUPS_MAX)
+    if count < 2:
+        return []
+    order = sorted(peers, key=lambda peer: hash_of("gossip", parent, peer.encode()))
+    ends = [len(order) * n // count for n in range(count + 1)]
+    return [order[begin:end] for begin, end in pairwise(ends)]
 
 
 class Head:
@@ -22,7 +39,7 @@ class Head:
             self.voters, self.tokens_total = list(manifest.first_voters), 0
             self.codec: str = self.config.outer.codec
             self.blob = Blob([], [], [], [], [])
-            self.branches = self.recoveries = 0
+            self.branches = self.recoveries = self.since_exact = 0
         else:
             record = entry.record
             self.round, self.hash, self.generation = record.round, record_hash(record), record.generation
@@ -32,6 +49,9 @@ class Head:
             self.branches = (before.branches if before else 0) + parted
             # Not by its certificate, which is in no hash: it would count here and not there.
             self.recoveries = (before.recoveries if before else 0) + bool(entry.blob.lives)
+            # Gossip rounds in a row; a record that only names a roster changes nothing in that (E2).
+            grouped, since = record.schedule == GOSSIP, before.since_exact if before else 0
+            self.since_exact = since + grouped if grouped or not entry.blob.contributions else 0
         self.rank: tuple[int, int] = (self.recoveries, self.tokens_total)
         """Of two lines of history the one with more recoveries stands, then the one with more tokens (G6)."""
         self.at = At(self.generation, self.round + 1, self.hash)
@@ -40,6 +60,16 @@ class Head:
         self._pending: dict[str, list[Stream]] = {}
         for item in self.blob.pending:
             self._pending.setdefault(item.peer, []).append(item.stream)
+        self.groups: list[list[str]] = self._drawn()
+        """The groups that the assigned peers make in the next round; none where it is an exact one (E1, E2)."""
+
+    def _drawn(self) -> list[list[str]]:
+        gossip = self.config.outer.gossip
+        if isinstance(gossip, msgspec.UnsetType) or self.config.outer.schedule != GOSSIP:
+            return []
+        if self.round + 1 == self.config.until.rounds or self.since_exact + 1 >= gossip.exact_every:
+            return []
+        return draw_groups(self.hash, [a.peer for a in self.blob.assignments], gossip.group_size)
 
     @property
     def update_bytes(self) -> int:

@@ -28,6 +28,7 @@ from intellectd.protocol.recovery import NoRecovery
 from intellectd.protocol.relaying import Relaying
 from intellectd.protocol.round import Round
 from intellectd.protocol.seat import Seat
+from intellectd.protocol.window import transfer_of
 from intellectd.protocol.words import counted
 
 
@@ -114,7 +115,7 @@ class Keeper:
         record, old = entry.record, self.round
         out: list[Out] = [*self.seat.on_record(self.head, self.head.next(entry)), AppendEntry(entry)]
         running = old.reducing
-        if running is not None and running != record.transfer:
+        if running is not None and running != transfer_of(entry, self.context.peer):
             out.append(AbortTransfer(running))
             self.herald.on_transfer_over()
             running = None

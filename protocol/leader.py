@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from intellectd.protocol import limits
-from intellectd.protocol.collectives import allowed, misfit
+from intellectd.protocol.collectives import allowed, misfit, parts, together
 from intellectd.protocol.context import Context, WrongSender
 from intellectd.protocol.effects import Out, To
 from intellectd.protocol.entries import (
@@ -19,6 +19,7 @@ from intellectd.protocol.entries import (
     Member,
     Proposal,
     Vote,
+    groups_root,
     record_hash,
 )
 from intellectd.protocol.head import Head
@@ -27,20 +28,26 @@ from intellectd.protocol.messages import Accept, Accepted, Plan, Prepare, Promis
 from intellectd.protocol.moments import soonest
 from intellectd.protocol.proposal import NOTHING, Outcome, build_record, contributions, next_blob, next_voters
 from intellectd.protocol.quorum import is_majority, is_quorum
+from intellectd.protocol.readiness import grace_s
 from intellectd.protocol.records import accepted_bytes, check_proposal, check_results, result_bytes, transfer_id
 
 PREPARE, REDUCE, ACCEPT, DONE = "prepare", "reduce", "accept", "done"
 
 
 class Leader:
-    def __init__(self, context: Context, head: Head, ballot: Ballot, now: float) -> None:
+    def __init__(self, context: Context, head: Head, ballot: Ballot, now: float, began_at: float | None = None) -> None:
+        """`began_at`: when the round did, if not now."""
         self._context, self._head, self.ballot = context, head, ballot
         self.phase = PREPARE
         self.promises: dict[str, Promise] = {}
         self.refused: dict[str, Ballot] = {}
         self.quorum_at: float | None = None
         self.collective: Collective | None = None
-        self.transfer = NO_HASH
+        self.transfers: dict[bytes, Collective] = {}  # one, or one a group
+        self._done: dict[bytes, bytes] = {}  # roots of those that a majority of their members has
+        self._broken: dict[bytes, None] = {}  # those that are not waited for
+        self._half_done_at: float | None = None
+        self._began_at = now if began_at is None else began_at
         self._ready: dict[str, Ready] = {}
         self._results: dict[str, Result] = {}
         self.proposal: Proposal | None = None
@@ -132,14 +139,16 @@ class Leader:
         self.predicted_s = predicted_s
         self.phase, self.collective, self._ready = REDUCE, collective, dict(ready)
         self.planned_at = self._said_at = now
-        self.transfer = transfer_id(self._head.at, collective, self._head.codec)
+        self.transfers = {transfer_id(self._head.at, p, self._head.codec): p for p in parts(collective)}
         return self._plan(collective)
 
-    def on_result(self, sender: str, result: Result) -> tuple[bool, Outcome | None]:
+    def on_result(self, sender: str, result: Result, now: float) -> tuple[bool, Outcome | None]:
         """Count a member's result: (is it news, the outcome when a majority holds the same bytes)."""
-        if self.phase != REDUCE or result.transfer != self.transfer:
+        part = self.transfers.get(result.transfer)
+        if self.phase != REDUCE or part is None:
             return False, None
-        if sender not in [m.peer for m in self.members]:
+        peers = [m.peer for m in part.members]
+        if sender not in peers:
             raise WrongSender(f"{sender} is no member of that ring")
         message = result_bytes(self._head.run, self._head.at, result.transfer, result.root)
         if not self._context.crypto.verify(sender, message, result.signature):
@@ -148,10 +157,42 @@ class Leader:
             raise BadRecord(f"a result of {result.update_bytes} bytes, an update has {self._head.update_bytes}")
         news = sender not in self._results
         self._results[sender] = result
-        same = [peer for peer, r in self._results.items() if r.root == result.root]
-        if not is_majority([m.peer for m in self.members], same):
+        same = [p for p, r in self._results.items() if r.root == result.root and r.transfer == result.transfer]
+        if not is_majority(peers, same):
             return news, None
+        if self._head.groups:
+            self._done[result.transfer] = result.root
+            if 2 * len(self._done) > len(self.transfers) and self._half_done_at is None:
+                self._half_done_at = now
+            return news, self.settled(now)
         return news, Outcome(self.collective, result.root, result.update_bytes)
+
+    # ---- a round in groups (E4)
+
+    def broke(self, transfer: bytes) -> None:
+        """This group's ring failed: it is not waited for."""
+        self._broken[transfer] = None
+
+    def settled(self, now: float) -> Outcome | None:
+        """What the groups came to that are done, if no other is worth waiting for."""
+        left = [t for t in self.transfers if t not in self._done and t not in self._broken]
+        if self.phase != REDUCE or not self._done or (left and now < self._groups_end_at()):
+            return None
+        done = [t for t in self.transfers if t in self._done]
+        roots = tuple(self._done[t] for t in done)
+        whole = together([self.transfers[t] for t in done])
+        return Outcome(whole, groups_root(roots), self._head.update_bytes, roots)
+
+    @property
+    def failed(self) -> bool:
+        """Every group broke."""
+        return self.phase == REDUCE and not self._done and len(self._broken) == len(self.transfers) > 0
+
+    def _groups_end_at(self) -> float:
+        """More than half of the groups are done: the others get what peers get that are late to be ready (A3)."""
+        if self._half_done_at is None:
+            return float("inf")
+        return self._half_done_at + grace_s(self._context.config.timers, self._half_done_at - self._began_at)
 
     # ---- phase 2
 
@@ -160,7 +201,8 @@ class Leader:
         blob = next_blob(self._head, contributed, able, gone)
         voters = next_voters(self._head, contributed, gone, able)
         record = build_record(self._head, outcome, blob, voters, self.state_digest)
-        votes = [Vote(peer, r.signature) for peer, r in sorted(self._results.items()) if r.root == outcome.root]
+        roots = outcome.roots or (outcome.root,)
+        votes = [Vote(peer, r.signature) for peer, r in sorted(self._results.items()) if r.root in roots]
         return self.propose_again(Proposal(record, blob, votes if outcome.members else []))
 
     def propose_roster(self, able: Sequence[str], gone: list[str]) -> list[Out]:
@@ -209,7 +251,8 @@ class Leader:
             left = [v for v in self._head.voters if v not in self.promises and v not in self.refused and v != me]
             return [To(voter, Prepare(self._head.at, self.ballot)) for voter in left]
         if self.phase == REDUCE and self.collective:
-            done = dict.fromkeys([*self._results, *following, me])
+            broken = [m.peer for transfer in self._broken for m in self.transfers[transfer].members]
+            done = dict.fromkeys([*self._results, *following, *broken, me])
             left = [m.peer for m in self.members if m.peer not in done]
             first = self._repeated % max(1, len(left))  # so that of very many each has its turn
             self._repeated += limits.SPREAD_MAX
@@ -228,6 +271,7 @@ class Leader:
         """When something is due here without an answer: a repetition, or the end of the wait for late promises."""
         waits = self.phase == PREPARE and self.quorum_at is not None
         ends = [self.repeats_at, *([(self.quorum_at or now) + limits.PROMISE_GRACE_S] if waits else [])]
+        ends += [self._groups_end_at()] if self.phase == REDUCE else []
         return soonest(ends, now)
 
     def _plan(self, collective: Collective) -> Plan:

@@ -4,14 +4,16 @@ Owns the attempt that is led here, if any. Refuses to count answers, which is le
 """
 
 from intellectd.protocol import limits
-from intellectd.protocol.collectives import DIRECT_ONLY, allowed, neighbours
+from intellectd.protocol.collectives import AUTO, DIRECT_ONLY, RING, allowed, neighbours, parts, together
 from intellectd.protocol.context import can_be_dialled
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Halt, Note, Out, Through, To
+from intellectd.protocol.entries import GOSSIP
 from intellectd.protocol.ids import Ballot, hash_of, state_name
 from intellectd.protocol.leader import ACCEPT, DONE, Leader
 from intellectd.protocol.messages import Accepted, Introduce, Promise, Ready, Refuse, Result
 from intellectd.protocol.planner import chart
+from intellectd.protocol.proposal import Outcome
 from intellectd.protocol.readiness import enough, names_roster
 from intellectd.protocol.records import Collective, Entry, Member
 
@@ -26,7 +28,7 @@ class Leading:
     def begin(self, reason: str, now: float) -> list[Out]:
         decision = self._decision
         ballot = Ballot(decision.attempts.number, decision.context.peer)
-        self.attempt = Leader(decision.context, decision.head, ballot, now)
+        self.attempt = Leader(decision.context, decision.head, ballot, now, decision.muster.began_at)
         decision.attempts.moved(now)
         return [Note("attempt", f"leading attempt {ballot.attempt}: {reason}", "debug"), *self.attempt.begin()]
 
@@ -39,6 +41,11 @@ class Leading:
             return self._give_up(f"attempt {leader.ballot.attempt} made no progress in {leader.phase}", now)
         if leader.promised_enough(decision.alive_voters(now), now):
             return self._promised(leader, now)
+        if leader.failed:
+            return self._give_up(f"every group of attempt {leader.ballot.attempt} broke", now)
+        outcome = leader.settled(now) if decision.head.groups else None
+        if outcome is not None:
+            return self._propose(leader, outcome, now)
         return leader.repeat(self._following(leader), now) if now >= leader.repeats_at else []
 
     def _following(self, leader: Leader) -> list[str]:
@@ -48,7 +55,7 @@ class Leading:
             m.peer
             for m in leader.members
             if (view := views.get(m.peer)) and view.beacon and view.beacon.transfer
-            if view.beacon.transfer.transfer == leader.transfer and (view.heard_at or 0.0) > leader.planned_at
+            if view.beacon.transfer.transfer in leader.transfers and (view.heard_at or 0.0) > leader.planned_at
         ]
 
     def _promised(self, leader: Leader, now: float) -> list[Out]:
@@ -93,13 +100,10 @@ class Leading:
         leader = self.attempt
         if leader is None:
             return []
-        news, outcome = leader.on_result(sender, message)
+        news, outcome = leader.on_result(sender, message, now)
         if news:
             self._decision.attempts.moved(now)
-        if outcome is None:
-            return []
-        leader.result_at = now
-        return leader.propose(outcome, self._decision.muster.able_peers(now), self._gone(leader, now))
+        return [] if outcome is None else self._propose(leader, outcome, now)
 
     def on_accepted(self, sender: str, message: Accepted, now: float) -> Entry | None:
         if self.attempt is None:
@@ -108,6 +112,12 @@ class Leading:
         if news:
             self._decision.attempts.moved(now)
         return entry
+
+    def _propose(self, leader: Leader, outcome: Outcome, now: float) -> list[Out]:
+        if len(outcome.members) < self._decision.context.config.swarm.min_peers:  # what is left of the groups
+            return self._give_up(f"too few groups of attempt {leader.ballot.attempt} came to an end", now)
+        leader.result_at = now
+        return leader.propose(outcome, self._decision.muster.able_peers(now), self._gone(leader, now))
 
     def took(self) -> list[Out]:
         """For whoever looks after the model of time: what it said of the transfer that was led here, and what came
@@ -127,6 +137,13 @@ class Leading:
         """A ballot that this host takes part in: ours is over if it is lower."""
         if self.attempt is not None and self.attempt.ballot < ballot:
             self.attempt = None
+
+    def broke(self, ballot: Ballot, peer: str) -> None:
+        """The ring of this member's group failed, in an attempt that goes on with the others (E4)."""
+        if self.attempt is not None and self.attempt.ballot == ballot:
+            for transfer, part in self.attempt.transfers.items():
+                if any(m.peer == peer for m in part.members):
+                    self.attempt.broke(transfer)
 
     def aborted(self, ballot: Ballot) -> None:
         if self.attempt is not None and self.attempt.ballot == ballot:
@@ -162,7 +179,7 @@ class Leading:
             decision.muster.standing(now),
             decision.muster.all_ready(),
         )
-        done = leader.completed(known, standing.ready, self._has_parted)
+        done = None if decision.head.groups else leader.completed(known, standing.ready, self._has_parted)
         if done and len(done.members) >= swarm.min_peers:
             return self._plan(leader, done, {m.peer: known[m.peer] for m in done.members}, None, now)
         if not enough(standing, swarm.start_peers, swarm.min_peers):
@@ -174,10 +191,27 @@ class Leading:
         going = decision.exchange.plan.collective if decision.exchange.plan else None
         if going and sorted(going.members, key=_peer) == sorted(members, key=_peer):  # it is under way, and goes on
             return self._plan(leader, going, known, None, now)
-        return self._chart(leader, members, known, now)
+        collective, seconds, out = (self._in_groups if decision.head.groups else self._chart)(members, now)
+        if len(collective.members) < max(1, swarm.min_peers):
+            return [*out, *self._give_up(f"attempt {leader.ballot.attempt} cannot connect enough members", now)]
+        return [*out, *self._plan(leader, collective, known, seconds, now)]
 
-    def _chart(self, leader: Leader, members: list[Member], known: dict[str, Ready], now: float) -> list[Out]:
-        """Of these, in which order, and by which schedule? (C8)"""
+    def _in_groups(self, members: list[Member], now: float) -> tuple[Collective, float | None, list[Out]]:
+        """A ring for each group that was drawn, of those in it that are ready (E1)."""
+        rings: list[Collective] = []
+        out: list[Out] = []
+        slowest: float | None = None
+        for group in self._decision.head.groups:
+            ready = [m for peer in group for m in members if m.peer == peer]
+            if ready:
+                collective, seconds, said = self._chart(ready, now)
+                rings.append(collective)
+                slowest = seconds if slowest is None else max(slowest, seconds or 0.0)
+                out += said
+        return together([ring for ring in rings if ring.members]), slowest, out
+
+    def _chart(self, members: list[Member], now: float) -> tuple[Collective, float | None, list[Out]]:
+        """Of these, in which order, and by which schedule? (C8) What that should take, and what is to be said of it."""
         decision, ring = self._decision, [m.peer for m in members]
         context, others = decision.context, decision.members
         beacons = {p: b for p in ring if p != context.peer and (b := others.beacon(p))}
@@ -187,9 +221,12 @@ class Leading:
         links = others.links.known(ring, said, now)
         places = {peer: place for place, peer in enumerate(ring)}
         last = [places[c.peer] for c in decision.head.blob.contributions if c.peer in places]
-        last = last if len(last) == len(ring) else []
+        stood = decision.head.entry is None or decision.head.entry.record.schedule != GOSSIP
+        last = last if len(last) == len(ring) and stood else []
         parted = decision.suspicion.parted(ring)
         manifest, least = allowed(context.config.outer), context.config.swarm.min_peers
+        if manifest == GOSSIP:  # groups are rings; an exact round may be whatever is best
+            manifest, least = (RING, 1) if decision.head.groups else (AUTO, least)
         course = chart(dialable, links, decision.head.transfer_bytes, manifest, last, parted, least)
         out: list[Out] = []
         direct = f"only {limits.DIRECT_MEMBERS_MAX} can exchange directly, one of them without being dialled"
@@ -200,10 +237,8 @@ class Leading:
             names = " ".join(ring[place] for place in left)
             text = f"of {len(ring)} members {why}: {names} must wait for a round"
             out += [Note("unconnected", text, "warning")] if left else []
-        if len(course.order) < context.config.swarm.min_peers:
-            return [*out, *self._give_up(f"attempt {leader.ballot.attempt} cannot connect enough members", now)]
         collective = Collective([members[place] for place in course.order], course.schedule, course.shape)
-        return [*out, *self._plan(leader, collective, known, course.seconds, now)]
+        return collective, course.seconds, out
 
     def _has_parted(self, collective: Collective) -> bool:
         """Are two neighbours in it between whom a ring of this decision broke?"""
@@ -221,9 +256,10 @@ class Leading:
             return [To(peer, plan) for peer in peers]
         me, known = self._decision.context.peer, self._decision.members
         out: list[Out] = []
-        for peer, before, after in zip(peers, [peers[-1], *peers], [*peers[1:], peers[0]], strict=False):
-            beacons = [b for p in (before, after) if (b := known.introduction(p))]
-            out += [To(peer, Introduce(beacons))] if beacons and peer != me else []
+        for ring in [[m.peer for m in part.members] for part in parts(collective)]:
+            for peer, before, after in zip(ring, [ring[-1], *ring], [*ring[1:], ring[0]], strict=False):
+                beacons = [b for p in (before, after) if (b := known.introduction(p))]
+                out += [To(peer, Introduce(beacons))] if beacons and peer != me else []
         groups: dict[str, list[str]] = {v: [] for v in self._decision.alive_voters(now) if v != me}
         for peer in peers:
             guides = [] if peer == me or peer in groups else known.audience.near(peer)[: limits.GUIDES]

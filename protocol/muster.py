@@ -24,7 +24,7 @@ class Muster:
         self._expected = [a.peer for a in head.blob.assignments]
         self._named = dict.fromkeys(self._expected)
         self._judged: dict[str, tuple[Ready | None, bytes | None, Ready | None]] = {}  # (said, on this state): counts
-        self._began_at = now
+        self.began_at = now
         self._half_ready_at: float | None = None
         self._some_ready_at: float | None = None
         self._short_since: float | None = None
@@ -126,7 +126,7 @@ class Muster:
 
     def _grace_ends_at(self) -> float:
         timers = self._context.config.timers
-        return grace_ends_at(timers, self._began_at, self._half_ready_at, self._some_ready_at)
+        return grace_ends_at(timers, self.began_at, self._half_ready_at, self._some_ready_at)
 
     def _can_work(self, here: list[str], ready: int, now: float) -> bool:
         """Are there enough to make a round, ready or able? So many are known to be ready."""

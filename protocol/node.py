@@ -343,7 +343,7 @@ class Node(Keeper):
         if decided is not None:
             apply = self._apply(decided)
             out = [*out, *self.progress.take_dropped(), apply]
-        out += self.progress.take_dropped()
+        out += [*self.progress.freeze_again(self.head), *self.progress.take_dropped()]
         out += self.seat.stands(self.head, self.catchup.applied, self.membership.alive_beacons(now))
         named = self.seat.may_be_named(self.head)
         self.progress.offer(self.head, self.catchup.applied, round_.state_digest if named else None)
@@ -375,10 +375,10 @@ class Node(Keeper):
         return self.progress.on_trainer_ready(event, self.head, recent)
 
     def _apply(self, decided: Decided) -> ApplyUpdate:
-        record = decided.record
+        record, root = decided.record, self.catchup.window.chosen(decided)
         local = self.progress.before_apply(decided, self.head)
-        root = record.update_root if record.update_root != NO_HASH else None
-        return ApplyUpdate(record.round, root, record.codec, record.lr, record.momentum, local, record.optimizer)
+        lr, momentum, anchor = record.lr, record.momentum, decided.anchor
+        return ApplyUpdate(record.round, root or None, record.codec, lr, momentum, local, record.optimizer, anchor)
 
     def _beacon(self, now: float) -> list[Out]:
         quorum, ready = (self.branching.quorum, self.seat.may_branch(self.head)), self.progress.ready

@@ -9,6 +9,7 @@ from typing import Literal
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.effects import FinishTraining, Freeze, Note, Out, StartTraining
+from intellectd.protocol.entries import GOSSIP
 from intellectd.protocol.events import DeltaFrozen, TrainerReady
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Stream
@@ -33,6 +34,10 @@ class Progress:
         self._steps = 0
         self._frozen: DeltaFrozen | None = None
         self._offered: DeltaFrozen | None = None  # what `ready` was made of
+        # In a run with gossip rounds a delta is measured from the state, which a record may replace (E6).
+        self._measures = context.config.outer.schedule == GOSSIP
+        self._moved = False  # a record was applied while the delta was being encoded
+        self._again = False  # encode it once more
         self._stale = False  # u may not be contributed any more: adopt the anchor when the trainer is back
         self._resume: int | None = None
         self._dropped: list[Out] = []  # to be said
@@ -66,7 +71,7 @@ class Progress:
             self._forget()
             self.state = "idle"
             return [Note("progress_dropped", f"the work of round {event.round} came too late to count", "warning")]
-        self.state = "freezing"
+        self.state, self._moved = "freezing", False
         self._tokens, self._steps = self._carried_tokens + event.tokens, self._carried_steps + event.steps
         feedback = self._context.config.outer.error_feedback
         return [Freeze(head.codec, feedback, committed if feedback else NO_HASH)]
@@ -82,8 +87,18 @@ class Progress:
     def on_frozen(self, event: DeltaFrozen) -> None:
         if self.state == "freezing" and self._stale:
             self._drop("it came too late to count")
+        elif self.state == "freezing" and self._moved and self._measures:
+            self._again = True
         elif self.state == "freezing":
             self.state, self._frozen = "frozen", event
+
+    def freeze_again(self, head: Head) -> list[Out]:
+        """Of a delta that was measured from a state or a group's anchor that a record has replaced; asked once."""
+        if not self._again or self.state != "freezing":
+            self._again = False
+            return []
+        self._again = self._moved = False
+        return [Freeze(head.codec)]
 
     def offer(self, head: Head, applied: int, digest: bytes | None) -> None:
         """Make `ready` what can be contributed to the round after `head`, or None. Asked with every event, it stays
@@ -117,9 +132,11 @@ class Progress:
         lapsed = round_ - self._base_round > limits.CARRY_ROUNDS_MAX
         usable = not mine and not lapsed and all(s in allowed for s in self._streams)
         if self.state in ("training", "freezing"):
-            self._stale = self._stale or not usable
+            self._stale, self._moved = self._stale or not usable, True
             return "keep"
         if usable and self.state == "frozen" and round_ - self._base_round >= limits.CARRY_ROUNDS_MAX:
+            if self._measures:
+                self._frozen, self.state, self._again = None, "freezing", True
             return "carry"  # the last chance: it is offered as it is, at once, instead of coming late again (P4)
         if usable:
             if self.state == "frozen":
@@ -158,9 +175,10 @@ class Progress:
 
     def resumes(self, head: Head, applied: int, training_round: int | None) -> bool:
         """May a trainer that comes back keep what it did in `training_round`: is that still the round to do, and is
-        nothing in it that was carried over from rounds before, of which this host has lost the account?"""
+        nothing in it that was carried over from rounds before, of which this host has lost the account? Between exact
+        rounds its anchor may be another one now (E5)."""
         me = self._context.peer
-        named = head.assignment(me) is not None and not head.pending_streams(me)
+        named = head.assignment(me) is not None and not head.pending_streams(me) and not head.since_exact
         return named and applied == head.round and training_round == head.round + 1
 
     def on_jump(self) -> None:

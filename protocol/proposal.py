@@ -15,6 +15,7 @@ from intellectd.protocol.entries import (
     Blob,
     Collective,
     Contribution,
+    Group,
     Member,
     Pending,
     Record,
@@ -34,6 +35,7 @@ class Outcome:
     collective: Collective | None
     root: bytes
     update_bytes: int
+    roots: tuple[bytes, ...] = ()  # of a gossip round: of each group
 
     @property
     def members(self) -> list[Member]:
@@ -116,6 +118,11 @@ def tokens_after(head: Head, contributed: list[Contribution]) -> int:
     return min(head.tokens_total + sum(c.tokens for c in contributed), limits.TOKENS_MAX)
 
 
+def _shape(outcome: Outcome) -> list[int | Group]:
+    shape = outcome.collective.shape if outcome.collective else []
+    return [Group(*pair) for pair in zip(shape, outcome.roots, strict=True)] if outcome.roots else [*shape]
+
+
 def build_record(head: Head, outcome: Outcome, blob: Blob, voters: list[str], state_digest: bytes) -> Record:
     config, done = head.config, outcome.collective
     return Record(
@@ -126,7 +133,7 @@ def build_record(head: Head, outcome: Outcome, blob: Blob, voters: list[str], st
         parent=head.hash,
         fragment=0,
         schedule=done.schedule if done else RING,
-        shape=done.shape if done else [],
+        shape=_shape(outcome),
         codec=head.codec,
         transfer=transfer_id(head.at, done, head.codec) if done else NO_HASH,
         update_root=outcome.root,

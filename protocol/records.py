@@ -5,8 +5,9 @@ on from here. Refuses to know how a record came about and what the update's byte
 """
 
 from intellectd.protocol.branch import check_branch
-from intellectd.protocol.collectives import RING, allowed, misfit
+from intellectd.protocol.collectives import RING, allowed, misfit, parts
 from intellectd.protocol.entries import (
+    GOSSIP,
     VERSION,
     Assignment,
     BadRecord,
@@ -15,6 +16,7 @@ from intellectd.protocol.entries import (
     Collective,
     Contribution,
     Entry,
+    Group,
     Member,
     Pending,
     Proposal,
@@ -23,6 +25,8 @@ from intellectd.protocol.entries import (
     Vote,
     blob_hash,
     decode_entry,
+    groups_of,
+    groups_root,
     record_hash,
     transfer_id,
 )
@@ -69,18 +73,29 @@ def _check_contributions(head: Head, blob: Blob) -> None:
 
 def _check_update(head: Head, record: Record, blob: Blob) -> None:
     if blob.contributions:
-        members = [Member(c.peer, c.tokens, c.delta_root) for c in blob.contributions]
-        collective = Collective(members, record.schedule, record.shape)
-        wrong = misfit(collective, allowed(head.config.outer))
+        collective = collective_of(record, blob)
+        wrong = misfit(collective, allowed(head.config.outer), head.groups)
         _require(not wrong, wrong)
         expected = transfer_id(head.at, collective, record.codec)
         _require(record.transfer == expected and record.update_root != NO_HASH, "transfer id")
+        roots = [root for root, _ in groups_of(record, blob)]
+        _require(
+            not roots or (NO_HASH not in roots and record.update_root == groups_root(roots)), "roots of the groups"
+        )
         _require(record.update_bytes == head.update_bytes, "size of the update")
-        _require(len(members) >= head.config.swarm.min_peers, "fewer members than min_peers")
+        _require(len(blob.contributions) >= head.config.swarm.min_peers, "fewer members than min_peers")
     else:
         _require(record.transfer == NO_HASH and record.update_root == NO_HASH, "an update without contributions")
         _require(record.schedule == RING and not record.shape, "a schedule without contributions")
         _require(record.update_bytes == 0 and len(blob.assignments) > 0, "an empty record that changes nothing")
+
+
+def collective_of(record: Record, blob: Blob) -> Collective:
+    """What these contributions were computed by together. Raises BadRecord."""
+    grouped = record.schedule == GOSSIP
+    _require(all(isinstance(part, Group) == grouped for part in record.shape), "the shape of another schedule")
+    members = [Member(c.peer, c.tokens, c.delta_root) for c in blob.contributions]
+    return Collective(members, record.schedule, [p.members if isinstance(p, Group) else p for p in record.shape])
 
 
 def _check_next(head: Head, record: Record, blob: Blob) -> None:
@@ -95,14 +110,18 @@ def _check_next(head: Head, record: Record, blob: Blob) -> None:
 
 
 def check_results(head: Head, proposal: Proposal, crypto: Crypto) -> None:
-    """R is signed by a majority of the members (SPEC A7). Raises BadRecord."""
-    members = [c.peer for c in proposal.blob.contributions]
-    if not members:
+    """R is signed by a majority of the members (SPEC A7), each group's by one of its own (E4). Raises BadRecord."""
+    record, blob = proposal.record, proposal.blob
+    if not blob.contributions:
         return
-    message = result_bytes(head.run, head.at, proposal.record.transfer, proposal.record.update_root)
-    listed = [v for v in proposal.results if v.voter in members]
-    signers = [v.voter for v in listed if crypto.verify(v.voter, message, v.signature)]
-    _require(is_majority(members, signers), "the result is not signed by a majority of its members")
+    roots = [root for root, _ in groups_of(record, blob)] or [record.update_root]
+    for part, root in zip(parts(collective_of(record, blob)), roots, strict=True):
+        members = dict.fromkeys(m.peer for m in part.members)
+        transfer = record.transfer if record.schedule != GOSSIP else transfer_id(head.at, part, record.codec)
+        message = result_bytes(head.run, head.at, transfer, root)
+        listed = [v for v in proposal.results if v.voter in members]
+        signers = [v.voter for v in listed if crypto.verify(v.voter, message, v.signature)]
+        _require(is_majority(list(members), signers), "the result is not signed by a majority of its members")
 
 
 def check_entry(head: Head, entry: Entry, crypto: Crypto) -> None:

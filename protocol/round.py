@@ -8,6 +8,8 @@
 One object a head; the next head gets a new one. Refuses to know how bytes move and how records are stored.
 """
 
+from typing import Literal
+
 from intellectd.protocol import limits
 from intellectd.protocol.catchup import Wanted
 from intellectd.protocol.collectives import DIRECT, neighbours
@@ -48,6 +50,7 @@ class Round:
         self.paused = False  # a better line of history may be there (G8)
         self.decided: Entry | None = None
         self._broken: Ballot | None = None  # whose transfer was aborted last
+        self._broken_groups: dict[tuple[str, ...], Ballot] = {}  # likewise, of a round in groups, by their members
         self._accused: dict[str, Ballot] = {}  # by suspect: under which it was accused last
         self._may_since: float | None = None
         self._worked_at = float("-inf")  # when a transfer last moved
@@ -262,7 +265,8 @@ class Round:
             return [Note("ring_broke", f"the ring broke here: {reason}; the others have its result, which is fetched")]
         message = Abort(self.head.at, plan.ballot, suspect, silent, reason[: limits.TEXT_CHARS_MAX // 2])
         # Of many members the others hear it by the next plan: a thousand need not tell a thousand.
-        near = [m.peer for m in plan.members] if len(plan.members) <= limits.ROSTER_DENSE_MAX else []
+        members = self.parts.exchange.part_of(plan.ballot, self.context.peer)
+        near = members if len(members) <= limits.ROSTER_DENSE_MAX else []
         told = dict.fromkeys([*near, *self.head.voters, plan.ballot.leader])
         out: list[Out] = [To(peer, message) for peer in told if peer != self.context.peer]
         return [*out, *self._aborted(self.context.peer, suspect, message, now)]
@@ -277,6 +281,8 @@ class Round:
         self.parts.attempts.moved(now)
 
     def _aborted(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
+        if self.head.groups:
+            return self._group_broke(accuser, suspect, message, now)
         parts, ballot = self.parts, message.ballot
         # Each member tells of the same ring: it failed once, and who says so after others is not what failures share.
         again = ballot == self._broken
@@ -295,6 +301,25 @@ class Round:
         parts.attempts.failed(ballot.attempt, now, again)
         self._accuse(None if again else accuser, seen, message, now)
         return [Note("transfer_aborted", text, "debug" if again else "warning"), *parts.exchange.stop()]
+
+    def _group_broke(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
+        """The ring of one group failed: its members stop theirs, and the attempt goes on with the others (E4)."""
+        parts, ballot = self.parts, message.ballot
+        saw = suspect is not None and self._saw(ballot, accuser, suspect)
+        if suspect is not None and saw:
+            parts.suspicion.part(accuser, suspect)
+        group = tuple(parts.exchange.part_of(ballot, accuser))
+        again = not group or self._broken_groups.get(group) == ballot
+        self._broken_groups[group] = ballot
+        self._accuse(None if again else accuser, suspect if saw or not message.silent else None, message, now)
+        self.leading.broke(ballot, accuser)
+        plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"
+        mine = plan is not None and plan.ballot == ballot and self.context.peer in group
+        text = (
+            f"a group's ring of attempt {ballot.attempt} in round {self.head.round + 1} broke {where}: {message.reason}"
+        )
+        level: Literal["debug", "warning"] = "warning" if mine and not again else "debug"
+        return [Note("transfer_aborted", text, level), *(parts.exchange.stop() if mine else [])]
 
     def _accuse(self, accuser: str | None, suspect: str | None, message: Abort, now: float) -> None:
         """Whoever is left out misses the next attempt, however long the pause before it."""

@@ -80,7 +80,9 @@ def _wanted(key: str, what: str, kind: type) -> str:
 def _choices(key: str, kind: type) -> list[str]:
     """Of a key that takes one of a few words; of a section's `kind` too."""
     section, _, name = key.rpartition(".")
-    options = _sections(kind)[section] if section else [kind]
+    options = [kind]
+    for part in section.split(".") if section else []:
+        options = [below for option in options for below in _sections(option).get(part, [])]
     if name == "kind" and len(options) > 1:
         return [str(option.__struct_config__.tag) for option in options]  # type: ignore[attr-defined]
     types = [field.type for option in options for field in msgspec.structs.fields(option) if field.name == name]

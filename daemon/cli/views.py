@@ -70,6 +70,8 @@ def run_lines(run: RunStatus) -> list[str]:
         ("wire", in_bytes(run.get("wire_bytes") or 0)),
         ("digest", str(run.get("state_digest") or "-")[:16]),
     ]
+    spread = run.get("anchor_spread")
+    facts += [] if spread is None else [("groups", f"{number(spread)} of their way since the last exact round apart")]
     lines = [f"{name:<10}{value}" for name, value in facts]
     return lines + [f"warning   {warning}" for warning in run.get("warnings") or []]
 

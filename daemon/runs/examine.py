@@ -18,6 +18,7 @@ from intellectd.daemon.store import log_files
 from intellectd.daemon.store.frame_file import CorruptFile, Frames
 from intellectd.kernels.digest import DigestError, update_root
 from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.entries import roots_of
 from intellectd.protocol.head import Head
 from intellectd.protocol.manifest import BadManifest, Manifest, decode_signed
 from intellectd.protocol.records import BadRecord, check_entry, decode_entry
@@ -105,7 +106,7 @@ def _records(folder: Path, manifest: Manifest, seen: Examined) -> None:
         except BadRecord as error:
             raise Finding(frames.path, index, str(error)) from error
         head = head.next(entry)
-        seen.roots[entry.record.update_root] = index
+        seen.roots.update(dict.fromkeys(roots_of(entry), index))
         seen.records, seen.head, seen.generation = index + 1, head.hash.hex(), head.generation
     seen.unfinished_bytes = frames.unfinished_bytes
 

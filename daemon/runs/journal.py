@@ -43,6 +43,7 @@ class RoundSeen:
     tokens: int
     record: str
     duration_s: float
+    schedule: str
     wire_bytes: int = 0
     state_digest: str | None = None
     loss: float | None = None
@@ -52,6 +53,7 @@ class RoundSeen:
         return {
             "round": self.round,
             "roster": self.roster,
+            "schedule": self.schedule,  # "gossip": in groups; of another record with a roster: all together
             "weights": self.weights,
             "loss": self.loss,
             "tokens": self.tokens,
@@ -101,6 +103,7 @@ class Journal:
         self.tokens_here = 0
         self.wire_bytes = 0
         self.outer_step_s = 0.0
+        self.anchor_spread: float | None = None  # of a run with gossip rounds, as far as this host knows
         self.catchup: CatchupSeen | None = None
         self._counted = (0, 0, 0)  # (round, tokens, inner steps) that the metrics know of
         self._round_wire_bytes = 0
@@ -155,7 +158,8 @@ class Journal:
         record, blob = entry.record, entry.blob
         weights = {sys.intern(c.peer): c.tokens for c in blob.contributions}  # the same names in thousands of rounds
         digest = record_hash(record).hex()
-        seen = RoundSeen(record.round, list(weights), weights, sum(weights.values()), digest, duration_s)
+        tokens, schedule = sum(weights.values()), record.schedule
+        seen = RoundSeen(record.round, list(weights), weights, tokens, digest, duration_s, schedule)
         seen.loss = self.losses.get(record.round)
         self.rounds[record.round] = seen
         before = self.rounds.get(record.round - 1)
@@ -179,6 +183,13 @@ class Journal:
         # A ring that broke, a donor that had no more what was asked: this host has its round, so it did no harm.
         kept = [told for told in self._warned if told[1] not in OVER_WITH_A_ROUND]
         self._warned = deque(kept, maxlen=WARNINGS_KEPT)
+
+    def anchors_apart(self, spread: float | None) -> None:
+        """After a round in groups, or one that made all equal again (SPEC E8)."""
+        self.anchor_spread = spread
+        if spread is not None:
+            self._metrics.anchor_spread(self.run_name, spread)
+            log.debug("anchors of the groups", run=self.run_name, apart=round(spread, 6))
 
     def evaluated(self, state_round: int, loss: float) -> None:
         self.losses[state_round] = loss

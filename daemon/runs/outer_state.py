@@ -17,9 +17,10 @@ from intellectd.kernels import ops
 from intellectd.kernels.codec import Codec, codec_by_name, update_codec
 from intellectd.kernels.digest import state_digest, state_root, update_root
 from intellectd.kernels.layout import Layout
-from intellectd.kernels.outer import OuterStep, OuterVectors
+from intellectd.kernels.outer import AverageStep, OuterStep, OuterVectors
 
 Local = Literal["adopt", "carry", "keep", "none"]
+NORM_ELEMENTS = 1 << 20  # at a time: 12 MiB of temporaries
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class OuterState:
         self.momentum: torch.Tensor | None = None
         self._arena: torch.Tensor | None = None
         self._kept: torch.Tensor | None = None  # the anchor that a trainer's work in progress started from
+        self._group: torch.Tensor | None = None  # this host's anchor, where it is its group's and not theta (SPEC E5)
         self._threads = ops.usable_threads()
         self._baseless = False  # the arena's contents started from a state that was not the agreed one
         # A trainer that encodes keeps its parameters: the arena has the delta's bytes, later the anchor.
@@ -73,7 +75,22 @@ class OuterState:
     def install(self, theta: torch.Tensor, momentum: torch.Tensor) -> None:
         """Another state, not by an outer step: work that started from the old one has no anchor any more."""
         self._baseless = self._arena is not None and self.theta is not None
-        self.theta, self.momentum, self._kept = theta, momentum, None
+        self.theta, self.momentum, self._kept, self._group = theta, momentum, None, None
+
+    @property
+    def anchor(self) -> torch.Tensor | None:
+        """What a trainer's rounds begin from: fp32, flat; None without a state."""
+        return self.theta if self._group is None else self._group
+
+    def apart(self) -> float:
+        """L2 of the anchor's distance from theta: 0 where it is theta."""
+        if self.theta is None or self._group is None:
+            return 0.0
+        squares = 0.0
+        for first in range(0, self.theta.numel(), NORM_ELEMENTS):
+            part = slice(first, first + NORM_ELEMENTS)
+            squares += float((self.theta[part] - self._group[part]).double().square().sum())
+        return float(squares**0.5)
 
     def digest(self) -> bytes:
         assert self.theta is not None and self.momentum is not None
@@ -82,13 +99,14 @@ class OuterState:
     def adopt(self) -> None:
         """The arena takes the anchor."""
         self._kept, self._encoded, self._baseless, self._trainer_carries = None, None, False, False
-        if self._arena is not None and self.theta is not None:
-            self._arena.copy_(self.theta)
+        if self._arena is not None and self.anchor is not None:
+            self._arena.copy_(self.anchor)
 
     def freeze(self, codec_name: str, feedback: ErrorFeedback | None = None) -> Frozen:
-        """Encode delta = anchor − arena; or take what the trainer encoded. Raises NotUsable."""
+        """Encode delta = anchor − arena, and what the anchor is apart from theta besides (SPEC E6); or take what the
+        trainer encoded. Raises NotUsable."""
         codec = codec_by_name(codec_name)
-        base = self._kept if self._kept is not None else self.theta
+        base = self._measured_from()
         if self._arena is None or base is None:
             raise NotUsable("the trainer is gone")
         if self._baseless:
@@ -106,6 +124,12 @@ class OuterState:
         norm = struct.pack(">f", stats.norm).hex()
         return Frozen(encoded, norm, root, feedback.trouble if feedback is not None else "")
 
+    def _measured_from(self) -> torch.Tensor | None:
+        """theta, and if the anchor has changed since the trainer began: as if it had not."""
+        if self._kept is None or self.theta is None:
+            return self.theta
+        return self._kept if self._group is None else self.theta + (self._kept - self._group)
+
     def _taken(self, codec: Codec, arena: torch.Tensor, given: EncodedDelta) -> Frozen:
         """A copy: the arena is needed for the next anchor, the delta until it is committed."""
         if given.codec != codec.name:
@@ -121,8 +145,11 @@ class OuterState:
         name = self.layout.find(element)
         return NotUsable(f"tensor {name!r} holds a NaN, an infinity or a number too large; did the loss diverge?")
 
-    def apply(self, codec_name: str, update: torch.Tensor | None, step: OuterStep, local: Local) -> bytes:
-        """One outer step (nothing for `update` None), the arena treated as `local` says; the new digest.
+    def apply(
+        self, codec_name: str, update: torch.Tensor | None, step: OuterStep, local: Local, group: bool = False
+    ) -> bytes:
+        """One outer step (nothing for `update` None), the arena treated as `local` says; the new digest. Of a `group`'s
+        update only this host's anchor is made: theta − update, or what it was for None.
 
         "carry": what the arena holds beyond the anchor, u = anchor − arena, is taken over: arena = new anchor − u.
         Where the trainer encodes, it has u and does the same with it, and the arena takes the new anchor.
@@ -133,18 +160,35 @@ class OuterState:
         carries = local == "carry" and not self._baseless
         carried = self._arena if carries and not trainers else None
         if local == "keep" and self._kept is None:
-            self._kept = self.theta.clone()
+            self._kept = self._anchor().clone()
         if carried is not None:
-            ops.subtract_into(self._kept if self._kept is not None else self.theta, carried, self._threads)
-        digest = None if update is None else self._stepped(codec_name, update, step)
+            ops.subtract_into(self._kept if self._kept is not None else self._anchor(), carried, self._threads)
+        digest = None
+        if group and update is not None:
+            self._moved(codec_name, update)
+        elif update is not None:
+            digest, self._group = self._stepped(codec_name, update, step), None
         if carried is not None:
-            ops.subtract_into(self.theta, carried, self._threads)
+            ops.subtract_into(self._anchor(), carried, self._threads)
         if local == "carry" and carried is None:
             self.adopt()
             self._trainer_carries = carries and trainers
         if local in ("carry", "adopt"):
             self._kept = None
         return self.digest() if digest is None else digest
+
+    def _anchor(self) -> torch.Tensor:
+        assert self.anchor is not None
+        return self.anchor
+
+    def _moved(self, codec_name: str, update: torch.Tensor) -> None:
+        """The anchor becomes theta − update, in the same memory once there is some."""
+        assert self.theta is not None
+        codec, group = update_codec(codec_by_name(codec_name)), self._group
+        group = torch.empty_like(self.theta) if group is None else group
+        group.copy_(self.theta)
+        ops.outer_step(codec, update, AverageStep(1.0), OuterVectors(group), self._threads)
+        self._group = group
 
     def _stepped(self, codec_name: str, update: torch.Tensor, step: OuterStep) -> bytes:
         assert self.theta is not None

@@ -35,6 +35,7 @@ from intellectd.protocol.messages import (
     RunRequest,
     decode,
 )
+from intellectd.protocol.spread import anchor_spread
 
 
 class Tells(Protocol):
@@ -76,6 +77,7 @@ class Performer:
         )
         self._nursery: trio.Nursery | None = None
         self._lines = 0  # of history that were left
+        self._apart = False  # this host's anchor is its group's
 
     def begin(self, nursery: trio.Nursery) -> None:
         """What effects start lives in `nursery` from here on."""
@@ -171,14 +173,14 @@ class Performer:
 
     def _apply(self, effect: ef.ApplyUpdate) -> None:
         step = step_of(effect.optimizer, from_float32_hex(effect.lr), from_float32_hex(effect.momentum))
-        root, line = effect.root, self._lines
+        root, line, group = effect.root, self._lines, effect.anchor == "group"
 
         def work() -> bytes | NotHeld:
             try:
                 update = self._store.updates.read_verified(root) if root is not None else None
             except NotHeld as error:
                 return error
-            return self._state.apply(effect.codec, update, step, effect.local)
+            return self._state.apply(effect.codec, update, step, effect.local, group)
 
         def then(outcome: bytes | NotHeld) -> None:
             if isinstance(outcome, NotHeld):
@@ -188,10 +190,21 @@ class Performer:
                 return
             self._journal.applied(effect.round, outcome)
             self._post(ev.Applied(effect.round, outcome))
-            if line == self._lines:
-                self.snapshots.maybe_write(effect.round, outcome, self._post)
+            if line == self._lines and not group:  # between exact rounds the state is not all that this host has
+                self.snapshots.maybe_write(effect.round, outcome, self._post, closes=self._apart)
+            if self._apart or group:
+                self._compute.submit(lambda: self._spread(effect), self._journal.anchors_apart)
+            self._apart = group
 
         self._compute.submit(work, then)
+
+    def _spread(self, effect: ef.ApplyUpdate) -> float | None:
+        """How far the groups' anchors are apart now (SPEC E8); None where this host cannot tell."""
+        if effect.anchor != "group":
+            return 0.0
+        if effect.root is None or effect.round >= self._store.length:
+            return None
+        return anchor_spread(self._store.entry(effect.round), effect.root, self._state.apart())
 
     def _freeze(self, effect: ef.Freeze) -> None:
         feedback = ErrorFeedback(self._store.residuals, effect.error_of) if effect.feedback else None

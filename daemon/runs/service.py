@@ -29,6 +29,7 @@ from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.trainer_process import TrainerProcess, trainer_command
 from intellectd.protocol import events as ev
 from intellectd.protocol import run_id as run_ids
+from intellectd.protocol.entries import GOSSIP
 from intellectd.protocol.manifest import ExternalModel, config_of, plain
 from intellectd.protocol.node import Node
 from intellectd.protocol.quorum import Reach
@@ -233,8 +234,10 @@ class RunService:
 
     @property
     def _trainers_codec(self) -> str | None:
-        """In which a trainer may encode; with error feedback none, for what encoding loses lies here (SPEC P10)."""
-        return None if self.config.outer.error_feedback else self.config.outer.codec
+        """In which a trainer may encode. None with error feedback, for what encoding loses lies here (SPEC P10), nor
+        with gossip, where a delta is measured from the state, which no trainer has (SPEC E6)."""
+        outer = self.config.outer
+        return None if outer.error_feedback or outer.schedule == GOSSIP else outer.codec
 
     def _on_trainer(self, event: trainer_events.TrainerEvent) -> None:
         name, journal = self.config.name, self.journal

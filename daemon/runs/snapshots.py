@@ -36,9 +36,10 @@ class Snapshots:
         state = State(self._state.theta, self._state.momentum)
         self._store.write_snapshot(state, round_, digest, self._spare_bytes)
 
-    def maybe_write(self, round_: int, digest: bytes, post: Callable[[ev.Event], None]) -> None:
-        """From the trio thread, when the state after this round has just come about."""
-        if round_ <= 0 or round_ % SNAPSHOT_ROUNDS:
+    def maybe_write(self, round_: int, digest: bytes, post: Callable[[ev.Event], None], closes: bool = False) -> None:
+        """From the trio thread, when the state after this round has just come about. `closes`: it made anchors equal
+        that were apart, and who starts again begins from here (SPEC E7)."""
+        if round_ <= 0 or (round_ % SNAPSHOT_ROUNDS and not closes):
             return
 
         def work() -> tuple[str | None, ev.SnapshotsHeld]:

@@ -46,6 +46,7 @@ def run_status(service: RunService) -> dict[str, Any]:
         "outer_step_s": round(journal.outer_step_s, 3),
         "wire_bytes": journal.wire_bytes,
         "state_digest": _digest(service),
+        "anchor_spread": journal.anchor_spread,
         "catchup": journal.catchup.plain(now) if journal.catchup else None,
         "trainer": node.progress.state,
         "warnings": warnings(service, reach, now),

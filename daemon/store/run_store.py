@@ -19,6 +19,7 @@ from intellectd.daemon.store.residuals import Residuals
 from intellectd.daemon.store.snapshot import State, check_room, snapshot_bytes, write_snapshot
 from intellectd.daemon.store.updates import Updates
 from intellectd.protocol.effects import PersistVote
+from intellectd.protocol.entries import GOSSIP, roots_of
 from intellectd.protocol.ids import NO_HASH, encode
 from intellectd.protocol.limits import ENTRIES_PER_CALL_MAX
 from intellectd.protocol.manifest import BadManifest, SignedManifest, decode_signed
@@ -250,15 +251,16 @@ class RunStore:
         for old in reached[:-SNAPSHOTS_KEPT]:
             self.snapshot_path(old).unlink(missing_ok=True)
         first = min(reached[-SNAPSHOTS_KEPT:], default=0) + 1
-        needed = [self.entry(i).record.update_root for i in range(min(first, len(self._log)), len(self._log))]
+        needed = [root for i in range(min(first, len(self._log)), len(self._log)) for root in roots_of(self.entry(i))]
         self.updates.prune(needed, len(self._log))
 
     def updates_from(self, applied: int) -> int:
         """The first round from which on all updates up to `applied` lie here: what a replay can count on."""
         first = applied + 1
         while 1 < first <= len(self._log):
-            root = self.entry(first - 1).record.update_root
-            if root != NO_HASH and not self.updates.holds(root):
+            record = self.entry(first - 1).record
+            grouped = record.schedule == GOSSIP  # then each group's own members have its update (SPEC E5)
+            if record.update_root != NO_HASH and not grouped and not self.updates.holds(record.update_root):
                 break
             first -= 1
         return max(1, first)

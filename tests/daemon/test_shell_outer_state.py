@@ -23,23 +23,28 @@ class Reference:
 
     def __init__(self, theta: torch.Tensor, arena: torch.Tensor) -> None:
         self.theta, self.momentum, self.arena = theta.clone(), torch.zeros(N), arena.clone()
+        self.anchor = self.theta  # of this host: theta, or its group's
         self.base = self.theta  # what the trainer's work in the arena started from
 
     def adopt(self) -> None:
-        self.arena, self.base = self.theta.clone(), self.theta
+        self.arena, self.base = self.anchor.clone(), self.anchor
 
     def delta(self) -> torch.Tensor:
-        return self.base - self.arena
+        if self.base is self.anchor:
+            return self.theta - self.arena
+        return (self.base if self.anchor is self.theta else self.theta + (self.base - self.anchor)) - self.arena
 
-    def apply(self, update: torch.Tensor | None, local: Local) -> None:
+    def apply(self, update: torch.Tensor | None, local: Local, group: bool = False) -> None:
         before = self.base
-        if update is not None:
+        if group and update is not None:
+            self.anchor = self.theta - update
+        elif update is not None:
             self.momentum = MU * self.momentum + update
-            self.theta = self.theta - LR * (update + MU * self.momentum)
+            self.anchor = self.theta = self.theta - LR * (update + MU * self.momentum)
         if local == "carry":
-            self.arena = self.theta - (before - self.arena)
+            self.arena = self.anchor - (before - self.arena)
         if local != "keep":
-            self.base = self.theta
+            self.base = self.anchor
 
 
 def noise(seed: int) -> torch.Tensor:
@@ -76,6 +81,43 @@ class Encoding:
         """The next round: the arena has the anchor."""
         self.local = self.arena - (self.anchor - self.local) if carry else self.arena.clone()
         self.anchor = self.arena.clone()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rounds_in_groups_and_exact_ones_have_the_bits_of_the_reference(seed: int) -> None:
+    """SPEC E5, E6: an anchor is theta less the group's update alone; a delta is measured from theta, and what is
+    carried over from the anchor; an exact round makes the anchor theta again."""
+    chance, theta = random.Random(seed), noise(seed)
+    state, arena = state_with_trainer(theta)
+    state.adopt()
+    reference = Reference(theta, arena)
+    reference.adopt()
+    for step in range(30):
+        work = noise(1000 * seed + step)
+        for overtaken in range(chance.choice((0, 0, 0, 1, 2))):
+            update, group = noise(77 * step + overtaken) if chance.random() < 0.9 else None, chance.random() < 0.7
+            given = None if update is None else encoded(update)
+            state.apply("fp32", given, NesterovStep(LR, MU), "keep", group)
+            reference.apply(update, "keep", group)
+        arena -= work
+        reference.arena = reference.arena - work
+        decoded = torch.empty(N)
+        ops.decode(codec_by_name("fp32"), state.freeze("fp32").encoded, decoded)
+        assert torch.equal(decoded, reference.delta())
+        fate: Local = chance.choice(("adopt", "carry"))
+        update, group = noise(5000 + step), chance.random() < 0.7
+        before = state.digest()
+        digest = state.apply("fp32", encoded(update), NesterovStep(LR, MU), fate, group)
+        reference.apply(update, fate, group)
+        state.hand_out(fresh=fate == "adopt")
+        if fate == "adopt":
+            reference.adopt()
+        assert state.anchor is not None and state.theta is not None
+        assert torch.equal(state.theta, reference.theta) and torch.equal(state.anchor, reference.anchor)
+        assert torch.equal(arena, reference.arena)
+        assert digest == state.digest() and (digest == before) == group
+        distance = float((reference.theta - reference.anchor).double().norm())
+        assert state.apart() == pytest.approx(distance, rel=1e-6)
 
 
 @pytest.mark.parametrize("encodes", [False, True])

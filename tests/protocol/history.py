@@ -31,8 +31,14 @@ UPDATE_BYTES = 260  # one block of int8: 256 codes and a scale
 TIMERS = {"beacon_s": 5.0, "suspect_s": 15.0, "expel_s": 60.0, "attempt_s": 10.0, "stall_s": 10.0}
 
 
-def run_config(swarm: dict[str, int] | None = None, until: int | None = None, **timers: float) -> RunConfig:
+def run_config(
+    swarm: dict[str, int] | None = None,
+    until: int | None = None,
+    outer: dict[str, object] | None = None,
+    **timers: float,
+) -> RunConfig:
     data: dict[str, object] = {"name": "test", "swarm": swarm or {}, "timers": {**TIMERS, **timers}}
+    data |= {"outer": outer} if outer else {}
     return config_from_toml({**data, "inner": {"steps": 10}, "until": {"rounds": until} if until else {}})
 
 
@@ -104,8 +110,8 @@ class History:
 
     def after(self, proposal: Proposal) -> bytes:
         """The digest of the state that this would lead to."""
-        root = proposal.record.update_root
-        return self.state if root == NO_HASH else hash_of("state", self.state, root)
+        root, grouped = proposal.record.update_root, proposal.record.schedule == "gossip"
+        return self.state if root == NO_HASH or grouped else hash_of("state", self.state, root)
 
     def decide(self, proposal: Proposal) -> Entry:
         return self.decide_entry(self.certify(proposal))

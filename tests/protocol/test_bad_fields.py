@@ -15,7 +15,7 @@ from msgspec import inspect
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import messages as m
-from intellectd.protocol.entries import Pending
+from intellectd.protocol.entries import Group, Pending
 from intellectd.protocol.ids import Ballot, Stream, encode, hash_of
 from tests.protocol import puppets as say
 from tests.protocol.history import RUN, ready_of
@@ -34,17 +34,18 @@ class Spot:
     path: tuple[int, ...]
     owner: str  # the structure and the field, for the tally
     kind: inspect.Type
-    nullable: bool
+    also: tuple[type, ...]  # what else may stand there
 
 
 def spots(kind: inspect.Type, tree: Any, path: tuple[int, ...] = (), owner: str = "") -> Iterator[Spot]:
     """Every value of the tree, with the type that it must have."""
-    nullable = isinstance(kind, inspect.UnionType)
+    also: tuple[type, ...] = ()
     if isinstance(kind, inspect.UnionType):
-        kind = next(part for part in kind.types if fits(part, tree))
+        kind, among = next(part for part in kind.types if fits(part, tree)), kind.types
+        also = tuple(FINE[type(part)] for part in among if part is not kind and type(part) is not type(kind))
     if isinstance(kind, inspect.NoneType):
         return
-    yield Spot(path, owner, kind, nullable)
+    yield Spot(path, owner, kind, also)
     if isinstance(kind, inspect.StructType):
         first = int(kind.tag is not None)
         for place, field in enumerate(kind.fields):
@@ -60,7 +61,7 @@ def fits(kind: inspect.Type, tree: Any) -> bool:
         return tree is None
     if isinstance(kind, inspect.StructType) and kind.tag is not None:
         return isinstance(tree, list) and tree[0] == kind.tag
-    return tree is not None
+    return type(tree) is FINE[type(kind)]
 
 
 FINE: dict[type, type] = {
@@ -70,13 +71,15 @@ FINE: dict[type, type] = {
     inspect.BytesType: bytes,
     inspect.ListType: list,
     inspect.StructType: list,
+    inspect.NoneType: type(None),
 }
 
 
 def bad(spot: Spot, good: Any) -> Iterator[Any]:
     """Values that this type refuses: of other types, and just beyond its bounds."""
     kind = spot.kind
-    yield from (other for other in OTHER_TYPES if type(other) is not FINE[type(kind)])
+    fine = (FINE[type(kind)], *(kind for kind in spot.also if kind is not list))  # no list of none has a group's fields
+    yield from (other for other in OTHER_TYPES if type(other) not in fine)
     if isinstance(kind, inspect.IntType):
         assert kind.ge is not None and kind.le is not None, f"{spot.owner}: a number without a bound"
         yield from (kind.ge - 1, kind.le + 1, *TOO_LARGE, -(2**63))
@@ -123,7 +126,8 @@ def full() -> list[m.AnyMessage]:
     ballot, value = Ballot(0, "PB"), say.proposal(run, "PB", "PA", "PC")
     pending, stream = Pending("PA", Stream(0, 0), 0), Stream(0, 0)
     blob = msgspec.structs.replace(value.blob, pending=[pending], unconsumed=[stream], lives=[1])
-    value = msgspec.structs.replace(value, blob=blob)
+    record = msgspec.structs.replace(value.record, shape=[Group(3, hash_of("group"))])
+    value = msgspec.structs.replace(value, blob=blob, record=record)
     entry = msgspec.structs.replace(run.certify(value), blob=blob)
     ready = ready_of(run.head, "PB", run.state)
     transfer = m.Transfer(hash_of("transfer"), 1, 2)
@@ -166,7 +170,7 @@ def wrong(message: msgspec.Struct) -> Iterator[tuple[str, Any]]:
     tree = msgspec.msgpack.decode(encode(message))
     for spot in spots(inspect.type_info(type(message)), tree):
         for value in bad(spot, at(tree, spot.path)):
-            if not (value is None and spot.nullable):
+            if value is not None or type(None) not in spot.also:
                 yield spot.owner or type(message).__name__, replaced(tree, spot.path, value)
 
 

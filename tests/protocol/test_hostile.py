@@ -180,7 +180,7 @@ def answer(run: History, pa: Host, message: m.AnyMessage) -> None:
     if isinstance(message, m.Prepare):
         pa.told(pa.says("PC", say.promise(run, message.ballot)))
     elif isinstance(message, m.Plan):
-        name = pa.node.round.parts.exchange.name(message.collective)
+        [(name, _)] = pa.node.round.parts.exchange.named(message.collective)
         pa.told(pa.says("PC", say.signed_result(run, "PC", name, hash_of("sum", name))))
     elif isinstance(message, m.Accept):
         pa.told(pa.says("PC", say.accepted(run, "PC", message.ballot, message.proposal)))

@@ -23,13 +23,15 @@ FAIR += ["narrow", "full", "clock", "join", "leave", "wipe", "rot"]
 STORM = ["crash"] * 2 + ["crash-point"] * 3 + ["split"] * 2 + ["freeze", "pair", "deaf", "mute", "full"]
 STORMS = ("storm", "amnesia", "rot", "half-deaf")
 OWNER = [*STORM, "wipe", "wipe", "recover", "recover", "recover"]
-WEATHERS = ("fair", *STORMS, "fork", "owner")
+WEATHERS = ("fair", *STORMS, "fork", "owner", "gossip")
 
 
 def draw(seed: int, nodes: tuple[int, int], minutes: float, kind: str = "fair") -> Scenario:
     """Everything that befalls a world of so many hosts, from the least to the most."""
     rng = Random(f"{kind} {seed}")
     count = rng.randint(*nodes)
+    if kind == "gossip":
+        return _gossip(rng, seed, count, minutes)
     if kind in ("fair", "fork"):
         drawn = (_fair if kind == "fair" else _forks)(rng, seed, count, minutes)
         pace = SLOW_PACE if count >= SLOW_FROM else Random(f"pace {seed}").choice(PACES)
@@ -61,6 +63,14 @@ def _fair(rng: Random, seed: int, count: int, minutes: float) -> Scenario:
         uplinks={name: round(u * wide) for name in names if (u := rng.choice([0, 0, 0, 0, 0, 8000, 24_000]))},
         faults=tuple(_Drawing(rng, names, minutes, RESTARTS_S_MAX).faults(FAIR, BEGINS_S, rng.choice([15, 40, 120]))),
     )
+
+
+def _gossip(rng: Random, seed: int, count: int, minutes: float) -> Scenario:
+    """Fair weather, with enough hosts for two groups; every third world forks, too."""
+    drawn = (_forks if seed % 3 == 2 else _fair)(rng, seed, max(4, count), minutes)
+    every, size = rng.choice([2, 3, 4, 8]), rng.choice([2, 2, 3])
+    pace = SLOW_PACE if count >= SLOW_FROM else rng.choice(PACES)
+    return msgspec.structs.replace(drawn, exact_every=every, group_size=size, pace=pace)
 
 
 def _forks(rng: Random, seed: int, count: int, minutes: float) -> Scenario:

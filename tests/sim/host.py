@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from intellectd.protocol import effects as ef
 from intellectd.protocol.ids import hash_of
 from intellectd.protocol.node import Node
-from intellectd.protocol.records import Entry
+from intellectd.protocol.records import Entry, Group
 
 Stream = tuple[int, int]
 
@@ -29,10 +29,15 @@ class Disk:
             del self.snapshots[old]
         first = max(0, min(self.snapshots, default=-1)) + 1
         voted = self.vote.accepted.record.update_root if self.vote and self.vote.accepted else b""
-        decided = {e.record.update_root: e.record.round for e in self.entries}
+        decided = {root: e.record.round for e in self.entries for root in roots_of(e)}
         for root in [r for r in self.updates if decided.get(r, first) < first and r != voted]:
             del self.updates[root]
         return first
+
+
+def roots_of(entry: Entry) -> list[bytes]:
+    """The updates that somebody applies for this record: one, or one a group."""
+    return [part.root for part in entry.record.shape if isinstance(part, Group)] or [entry.record.update_root]
 
 
 @dataclass
@@ -41,6 +46,7 @@ class Delta:
 
     content: tuple[Stream, ...]
     sound: bool
+    round: int = -2  # where the host stood: what else is in it, of a run in groups, is measured from there
 
 
 @dataclass
@@ -77,6 +83,7 @@ class Host:
     node: Node | None = None
     life: int = 0  # events for an earlier life are dropped
     state: tuple[int, bytes] | None = None
+    anchor: bytes | None = None  # the group's update that its trainer's rounds begin from; None: the state itself
     steady_since: float = 0.0  # nothing befell it since
     stopped_until: float = 0.0  # its process does not run: stopped, or busy with what came before
     full_until: float = 0.0  # its disk takes nothing
@@ -112,5 +119,5 @@ class Host:
 
     def freeze(self) -> bytes:
         root = hash_of("delta", self.name.encode(), len(self.deltas).to_bytes(8, "big"))
-        self.deltas[root] = Delta(tuple(sorted(self.work)), self.sound)
+        self.deltas[root] = Delta(tuple(sorted(self.work)), self.sound, self.state[0] if self.state else -2)
         return root

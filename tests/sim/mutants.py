@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from intellectd.protocol import branching, decision, leader, proposal, records
+from intellectd.protocol import branching, decision, head, leader, proposal, records
 from intellectd.protocol import effects as ef
 from intellectd.protocol.acceptor import Acceptor
 from intellectd.protocol.attempts import Attempts
@@ -17,6 +17,7 @@ from intellectd.protocol.catchup import Catchup
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.entries import Blob
 from intellectd.protocol.head import Head
+from intellectd.protocol.ids import NO_HASH
 from intellectd.protocol.leader import Leader
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.node import Node
@@ -259,6 +260,55 @@ def _the_state_of_a_left_line_is_kept() -> list[Patch]:
     return [(Catchup, "cut", cut)]
 
 
+def _groups_are_drawn_by_name() -> list[Patch]:
+    """The same ones stay together for ever, instead of whoever the record before draws."""
+    honest = head.draw_groups
+    return [(head, "draw_groups", lambda parent, peers, size: honest(NO_HASH, peers, size))]
+
+
+def _no_round_is_exact() -> list[Patch]:
+    build = Head.__init__
+
+    def forget(self: Head, *rest: Any) -> None:
+        build(self, *rest)
+        self.since_exact = 0
+
+    return [(Head, "__init__", forget)]
+
+
+def _an_exact_round_is_taken_as_a_groups() -> list[Patch]:
+    """It forgets that anchors differ: the update is taken from each one's own, and the state stays as it was."""
+    honest = Node._apply
+
+    def apart(self: Node, decided: Any) -> ef.ApplyUpdate:
+        before = self.catchup.window.get(decided.record.round - 1)
+        effect = honest(self, decided)
+        return replace(effect, anchor="group") if before is not None and before.apart else effect
+
+    return [(Node, "_apply", apart)]
+
+
+def _differences_are_measured_from_an_older_state() -> list[Patch]:
+    """A delta goes into an exact round, or into what follows it, with what was averaged before."""
+
+    def keep(self: Progress, head: Any) -> Any:
+        if self._again and self.state == "freezing":
+            self.state, self._frozen, self._again = "frozen", self.mutated, False  # type: ignore[attr-defined]
+        return []
+
+    def frozen(self: Progress, event: Any) -> None:
+        self.mutated = event  # type: ignore[attr-defined]
+        on_frozen(self, event)
+
+    on_frozen = Progress.on_frozen
+    return [(Progress, "freeze_again", keep), (Progress, "on_frozen", frozen)]
+
+
+def _a_groups_result_is_taken_from_one_member() -> list[Patch]:
+    one: Callable[[Any, Any], bool] = lambda members, present: len(present) > 0  # noqa: E731
+    return [(leader, "is_majority", one), (records, "is_majority", one)]
+
+
 @dataclass(frozen=True)
 class Mutant:
     patches: Callable[[], list[Patch]]
@@ -297,6 +347,15 @@ MUTANTS: dict[str, Mutant] = {
     "left-state-kept": Mutant(_the_state_of_a_left_line_is_kept, "fork", "G8: a state of the left part is dropped"),
     "votes-of-one-line": Mutant(_votes_of_other_lines_are_forgotten, "fork", "G9: votes are kept for each generation"),
     "any-life-recovers": Mutant(_any_life_is_meant_by_a_recovery, "owner", "G9: it votes in what it has not forgotten"),
+    "groups-by-name": Mutant(_groups_are_drawn_by_name, "gossip", "E1: the record before draws the groups"),
+    "never-exact": Mutant(_no_round_is_exact, "gossip", "E2: one round of so many is exact"),
+    "exact-as-group": Mutant(_an_exact_round_is_taken_as_a_groups, "gossip", "E6: an exact round makes all equal"),
+    "older-differences": Mutant(
+        _differences_are_measured_from_an_older_state, "gossip", "E6: a delta is measured from the state at the head"
+    ),
+    "group-of-one-word": Mutant(
+        _a_groups_result_is_taken_from_one_member, "gossip", "E4: a majority of each group has its result"
+    ),
     "nothing-forgotten": Mutant(_nothing_is_forgotten, "storm", "L1: every table is bounded"),
 }
 

@@ -88,6 +88,7 @@ class Rings:
     def _end(self, host: Host, ring: Ring, transfer: bytes) -> None:
         root = hash_of("update", transfer)
         host.disk.updates[root] = True
+        self._world.truth.groups.ended(host.name, root)
         ring.finished[host.name] = host.life
         after = ring.members[(ring.places[host.name] + 1) % len(ring.members)]
         if after != host.name:

@@ -43,6 +43,8 @@ class Scenario(msgspec.Struct, frozen=True, omit_defaults=True):
     pace: float = 1.0  # all timers are so many times longer than a fifth of the manifest's defaults
     round_s: float = 10.0
     forks: bool = False  # who loses the quorum goes on by itself
+    exact_every: int = 0  # of so many rounds one is exact, the others are in groups; 0: all are exact
+    group_size: int = 2
     must_go_on: bool = True  # False: as bad as it gets; only that there is one history
     weather: Weather = msgspec.field(default_factory=Weather)
     speeds: dict[str, float] = {}  # trainers that are so many times slower

@@ -11,6 +11,8 @@ from tests.sim.play import play
 QUICK = {
     "accepted-ignored": 27,
     "any-life-recovers": 18,
+    "exact-as-group": 0,
+    "groups-by-name": 0,
     "apply-before-commit": 1,
     "promises-broken": 1,
     "votes-forgotten": 28,
@@ -26,7 +28,8 @@ def test_a_mutant_is_found(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["storm", *(pytest.param(kind, marks=slow) for kind in ("amnesia", "rot", "half-deaf", "fork", "owner"))]
+    "kind",
+    ["storm", "gossip", *(pytest.param(kind, marks=slow) for kind in ("amnesia", "rot", "half-deaf", "fork", "owner"))],
 )
 def test_nothing_is_found_where_nothing_is_broken(kind: str) -> None:
     outcome = play(draw(0, NODES, MINUTES, kind))

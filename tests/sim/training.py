@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 ROUND_S = 10.0
+NORM = "3f800000"  # of any delta
 
 
 class Training:
@@ -47,6 +48,19 @@ class Training:
         seconds = self.round_s * host.speed * world.rng.uniform(0.95, 1.05)
         trainer.done_at = world.now + seconds
         self._finish_at(host, seconds)
+
+    def freeze(self, host: Host) -> None:
+        """In its turn behind what is applied, as in a daemon, where a delta is measured from what that makes."""
+        world, life = self._world, host.life
+        if not world.truth.groups.every:
+            world.tell(host, ev.DeltaFrozen(NORM, host.freeze()), 0.1)
+            return
+
+        def work() -> None:
+            if host.life == life:
+                world.tell(host, ev.DeltaFrozen(NORM, host.freeze()))
+
+        world.at(0.1, work)
 
     def discard(self, host: Host, round_: int | None) -> None:
         """The anchor replaces what is in the arena: that counted in this round, or its host said that it is lost."""

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from intellectd.protocol import effects as ef
 from intellectd.protocol import messages as m
 from intellectd.protocol.ids import NO_HASH, At, Ballot, hash_of
+from intellectd.protocol.manifest import RunConfig
 from intellectd.protocol.node import Node
 from intellectd.protocol.records import Entry, record_hash
 from intellectd.protocol.seat import NO_BALLOT
 from tests.sim import tables
+from tests.sim.groups import Groups
 from tests.sim.host import Host, Stream
 from tests.sim.violation import Violation
 
@@ -53,8 +55,9 @@ class Link:
 
 
 class Truth:
-    def __init__(self, founder: str, theta0: bytes, owner: str, forks: bool) -> None:
-        self._owner, self._forks = owner, forks
+    def __init__(self, founder: str, theta0: bytes, owner: str, config: RunConfig) -> None:
+        self._owner, self._forks = owner, config.swarm.on_quorum_loss == "fork"
+        self.groups = Groups(config)
         self.entries: dict[int, Entry] = {}  # the history of the record with the most tokens
         self.theta0 = theta0
         self._first = Link(-1, theta0, [founder], None, None, None, Ledger())
@@ -131,7 +134,8 @@ class Truth:
         if any(message.ballot < promised for promised in known.promised.get(host.name, {})):
             raise Violation(f"{host.name} votes in {message.ballot} below its promise")
         root = vote.accepted.record.update_root
-        if root != NO_HASH and root not in host.disk.updates:
+        grouped = vote.accepted.record.schedule == "gossip"  # that its members hold it is groups.py's to see
+        if root != NO_HASH and root not in host.disk.updates and not grouped:
             raise Violation(f"{host.name} votes for an update that it does not hold")
         self._voted(host, message.at, message.ballot, message.record)
 
@@ -176,8 +180,10 @@ class Truth:
         self._may_be(entry, before)
         if record.state_digest != before.state:
             raise Violation(f"record {record.round} proves another state")
+        if self.groups.every:
+            self.groups.decided(entry, self._line(record.parent))
         root = record.update_root
-        state = before.state if root == NO_HASH else hash_of("state", before.state, root)
+        state = before.state if root == NO_HASH or record.schedule == "gossip" else hash_of("state", before.state, root)
         ledger = before.ledger if before.ledger.tip in (b"", record.parent) else self._replayed(record.parent)
         ledger.tip = name
         voters = list(record.next_voters)
@@ -263,6 +269,8 @@ class Truth:
             claimed = tuple(sorted((s.round, s.slot) for s in c.streams))
             if delta is None or not delta.sound:
                 raise Violation(f"{c.peer} contributed a delta from an anchor that is gone")
+            if self.groups.every and delta.round != entry.record.round - 1:
+                raise Violation(f"a delta of {c.peer} for round {entry.record.round} is of round {delta.round}")
             if claimed != delta.content or c.tokens != TOKENS_PER_STREAM * len(claimed):
                 raise Violation(f"{c.peer} claims {claimed} and {c.tokens} tokens, its delta holds {delta.content}")
             for stream in claimed:
@@ -283,6 +291,8 @@ class Truth:
     def applied(self, host: Host, round_: int, digest: bytes) -> None:
         if self.after(host, round_) != digest:
             raise Violation(f"{host.name} stands elsewhere after round {round_}")
+        if self.groups.every:
+            self.groups.applied(host, round_)
 
     def after(self, host: Host, round_: int) -> bytes | None:
         """The state after this round of the host's own log."""

@@ -14,7 +14,7 @@ from intellectd.protocol import events as ev
 from intellectd.protocol import messages as m
 from intellectd.protocol.farewell import farewell
 from intellectd.protocol.head import Head
-from intellectd.protocol.ids import NO_HASH, hash_of
+from intellectd.protocol.ids import hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, Tensor, canonical
 from intellectd.protocol.node import Node
 from intellectd.protocol.seat import first_mark
@@ -81,7 +81,7 @@ class World:
         if self._manifest is None:
             tensors = [Tensor("w", [256])]
             self._manifest = Manifest(1, canonical(self.config), OWNER, bytes(32), [name], tensors, THETA0)
-            self._truth = Truth(name, THETA0, OWNER, self.config.swarm.on_quorum_loss == "fork")
+            self._truth = Truth(name, THETA0, OWNER, self.config)
             host.disk.snapshots[-1] = THETA0
             host.disk.vote = first_mark(Head(self._manifest, RUN, None))
         self.start(host)
@@ -94,7 +94,7 @@ class World:
         disk = host.disk
         newest = max(disk.snapshots, default=None)
         host.state = (newest, disk.snapshots[newest]) if newest is not None else None
-        host.rotten = False  # no wrong state is ever on disk
+        host.anchor, host.rotten = None, False  # no wrong state is ever on disk, and nothing but states
         host.node = Node(
             peer=host.name,
             run=RUN,
@@ -279,7 +279,7 @@ class World:
             case ef.StartTraining():
                 self.training.start(host, effect)
             case ef.Freeze():
-                self.tell(host, ev.DeltaFrozen("3f800000", host.freeze()), 0.1)
+                self.training.freeze(host)
             case ef.PeerFault():
                 raise Violation(f"{host.name} blames {effect.peer}: {effect.reason}")
             case ef.Halt():
@@ -326,6 +326,7 @@ class World:
             host.state = (effect.round, effect.digest)
             if self.truth.after(host, effect.round) == effect.digest:  # else another line was taken meanwhile
                 host.disk.snapshots[effect.round] = effect.digest
+            host.anchor = None
             host.rotten = host.sound = False  # what the arena holds began from a state that is no more
             self.tell(host, self._held(host))
             return ev.SnapshotInstalled(effect.round, effect.digest)
@@ -354,10 +355,11 @@ class World:
         if effect.root is not None and effect.root not in host.disk.updates:
             raise Violation(f"{host.name} applies an update it does not hold")
         entry = host.disk.entries[effect.round] if effect.round < len(host.disk.entries) else None
-        if entry is None or entry.record.update_root != (effect.root or NO_HASH):
+        if entry is None or not self.truth.groups.may_apply(host, entry, effect.root):
             raise Violation(f"{host.name} applies round {effect.round}, which is not in its log")
         life, before = host.life, host.state[1]
-        digest = before if effect.root is None else hash_of("state", before, effect.root)
+        apart, was_apart = effect.anchor == "group", host.anchor is not None
+        digest = before if effect.root is None or apart else hash_of("state", before, effect.root)
 
         def done() -> None:
             if host.life != life:
@@ -369,6 +371,7 @@ class World:
             if host.rots and len(self.newest_voters()) >= 3:  # the senior of two is right, whatever it says (Q1)
                 host.rots, host.rotten = False, True
             after = hash_of("rot", digest) if host.rotten else digest
+            host.anchor = (effect.root or host.anchor) if apart else None
             if not host.rotten:
                 self.truth.applied(host, effect.round, digest)
             host.state = (effect.round, after)
@@ -376,7 +379,7 @@ class World:
                 self.training.discard(host, effect.round)
                 host.sound = not host.rotten
             room = self.now >= host.full_until  # without it there is no snapshot, and a line in the log
-            if not host.rotten and effect.round % SNAPSHOT_ROUNDS == 0 and room:
+            if not host.rotten and room and not apart and (was_apart or effect.round % SNAPSHOT_ROUNDS == 0):
                 host.disk.snapshots[effect.round] = digest
                 self.tell(host, self._held(host))
             self.tell(host, ev.Applied(effect.round, after))
