@@ -118,6 +118,10 @@ def _apart(
     gone = dict.fromkeys(accused[least - len(kept) :] if least < len(kept) else [])
     members = [place for place in kept if place not in gone]
     while True:
+        seated, _ = connectable([dialable[p] for p in members])  # some may have stood beside who is gone
+        members = [members[k] for k in seated]
+        if len(members) < min(least, len(kept)):
+            return _apart(kept, dialable, known, size, (), least)
         places = {place: k for k, place in enumerate(members)}
         pairs = [(places[i], places[j]) for i, j in parted if i in places and j in places]
         network = Network([dialable[p] for p in members], _among(places, known), size, pairs)
