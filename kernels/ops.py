@@ -182,7 +182,8 @@ def outer_step(codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVect
 def outer_step_leaves(
     codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVectors, threads: int = 1
 ) -> list[bytes]:
-    """`outer_step`, and the digest's leaves of theta, then of momentum (SPEC K8), each hashed while it is in cache."""
+    """`outer_step`, and the digest's leaves of theta, then of momentum (SPEC K8), then of what a delayed optimizer has
+    gathered, each hashed while it is in cache."""
     threads = _checked_step(codec, update, step, vectors, threads)
     if vectors.theta.device.type != "cpu":
         raise ValueError("leaves are hashed on the CPU; step there")

@@ -19,21 +19,20 @@ LEAF_ELEMENTS = LEAF_BYTES // 4  # whole groups of every codec
 def step_leaves(
     kernels: Kernels, codec: Codec, update: Tensor, step: OuterStep, vectors: OuterVectors, threads: int
 ) -> list[bytes]:
-    """Hashes of theta's leaves, then of momentum's where there is one. Arguments are checked."""
+    """Hashes of theta's leaves, then of momentum's, then of what is gathered, where they are. Arguments are checked."""
 
     def one_leaf(first: int) -> list[bytes]:
         last = min(first + LEAF_ELEMENTS, elements)
         start, stop = codec.byte_range(first, last)
         part = vectors.slice(first, last)
         kernels.outer_step(codec, update[start:stop], step, part)
-        hashes = [leaf_hash(part.theta)]
-        return hashes if part.momentum is None else [*hashes, leaf_hash(part.momentum)]
+        return [leaf_hash(vector) for vector in (part.theta, part.momentum, part.gathered) if vector is not None]
 
     elements = vectors.theta.numel()
     firsts = range(0, elements, LEAF_ELEMENTS)
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
-            pairs = list(pool.map(one_leaf, firsts))
+            leaves = list(pool.map(one_leaf, firsts))
     else:
-        pairs = [one_leaf(first) for first in firsts]
-    return [hashes[vector] for vector in range(1 if vectors.momentum is None else 2) for hashes in pairs]
+        leaves = [one_leaf(first) for first in firsts]
+    return [hashed for vector in zip(*leaves, strict=True) for hashed in vector]

@@ -136,6 +136,15 @@ def test_a_step_with_its_leaves_is_the_step_and_the_leaves(codec: Codec, threads
     assert only == leaf_hashes(fused[0])
 
 
+def test_what_a_delayed_optimizer_has_gathered_has_leaves_too() -> None:
+    update = encoded(INT8, tame(1, LEAVES_AND_A_BIT))
+    vectors = OuterVectors(*(tame(n, LEAVES_AND_A_BIT) for n in (2, 3, 4)))
+    leaves = ops.outer_step_leaves(INT8, update, DelayedNesterovStep(0.7, 0.9, 3, turn=False), vectors)
+    assert vectors.momentum is not None and vectors.gathered is not None
+    assert leaves == state_leaves(vectors.theta, vectors.momentum) + leaf_hashes(vectors.gathered)
+    assert bits(vectors.gathered) != bits(tame(4, LEAVES_AND_A_BIT))
+
+
 def test_threads_are_had_where_they_are_worth_it() -> None:
     assert 1 <= ops.usable_threads() <= 16
 
