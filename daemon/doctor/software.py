@@ -28,14 +28,20 @@ def kernels(environ: Mapping[str, str], answer: Mapping[str, Any] | None) -> Fin
         said = answer.get("kernels") or {}
         if said.get("implementation") == "native":
             return ok(name, f"the C kernels are in use ({said.get('instructions') or 'baseline'})")
-        return warn(name, f"slow kernels are in use: {said.get('reason') or 'no reason was given'}", native.REBUILD)
+        return _slow("slow kernels are in use", str(said.get("reason") or "no reason was given"))
     if environ.get("INTELLECTD_KERNELS") == "torch":
         return warn(name, "slow kernels are asked for: INTELLECTD_KERNELS=torch", "unset it")
     try:
         loaded = native.load(native.built_library(), native.wished_instructions(environ))
     except native.NativeUnavailable as error:
-        return warn(name, f"slow kernels will be used: {error}", native.REBUILD)
+        return _slow("slow kernels will be used", str(error))
     return ok(name, f"the C kernels load ({loaded.instructions})")
+
+
+def _slow(what: str, reason: str) -> Finding:
+    """The kernels' reasons end with what would help, behind a semicolon."""
+    why, _, remedy = reason.partition("; ")
+    return warn("kernels", f"{what}: {why}", remedy or native.REBUILD)
 
 
 def torch() -> Finding:
