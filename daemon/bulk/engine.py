@@ -25,6 +25,7 @@ from intellectd.daemon.bulk.interface import (
     ObjectProvider,
     OnBulkEvent,
     PeerLink,
+    PiecesJob,
     ProbeJob,
     TransferId,
 )
@@ -32,6 +33,7 @@ from intellectd.daemon.bulk.limits import CLOSE_S, GOODBYE_S, SERVE_STALL_S, TRA
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.listener import Listener
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace
+from intellectd.daemon.bulk.piece_fetch import PieceFetch
 from intellectd.daemon.bulk.probe import Probe
 from intellectd.daemon.bulk.serve import CollectiveWatch, Server
 from intellectd.daemon.bulk.sockets import listen as listen_on
@@ -127,6 +129,18 @@ class Engine:
         self._register(fetch.transfer, fetch.transfer.fail)
         try:
             self._crew.start(f"bulk-fetch-{job.fetch_id.hex()[:8]}", fetch.run)
+        except BaseException:
+            forget()
+            raise
+
+    def start_pieces(self, job: PiecesJob, on_event: OnBulkEvent) -> None:
+        def forget() -> None:
+            self._forget(fetch.transfer)
+
+        fetch = PieceFetch(job, self._dialler, self._crew, on_event, forget)
+        self._register(fetch.transfer, fetch.fail)
+        try:
+            self._crew.start(f"bulk-pieces-{job.fetch_id.hex()[:8]}", fetch.run)
         except BaseException:
             forget()
             raise

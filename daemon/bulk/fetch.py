@@ -53,7 +53,7 @@ class Fetch:
         link, answer = self._dialler.dial(self._peer, self._request, transfer)
         self._link = link
         link.hand_over(transfer.stop, transfer.deadline)
-        self._check(answer)
+        checked_answer(answer, self._request)
         each = len(into) <= PROGRESS_EACH_CHUNKS_MAX * SERVE_BURST_BYTES
         for start in range(0, len(into), SERVE_BURST_BYTES):
             piece = into[start : start + SERVE_BURST_BYTES]
@@ -63,12 +63,13 @@ class Fetch:
         if end.kind != Kind.END:
             raise WireError(f"{end.kind.name} where the object ends")
 
-    def _check(self, answer: Header) -> None:
-        wanted = self._request
-        if answer.kind == Kind.REFUSED:
-            raise Declined(_refusal(answer.flag, wanted))
-        if answer.kind != Kind.OBJECT or answer.length != wanted.length:
-            raise WireError(f"{answer.kind.name} of {answer.length} bytes, asked for {wanted.length} of an object")
+
+def checked_answer(answer: Header, wanted: GetRequest) -> None:
+    """Raises Declined or WireError unless what was asked for follows."""
+    if answer.kind == Kind.REFUSED:
+        raise Declined(_refusal(answer.flag, wanted))
+    if answer.kind != Kind.OBJECT or answer.length != wanted.length:
+        raise WireError(f"{answer.kind.name} of {answer.length} bytes, asked for {wanted.length} of an object")
 
 
 def _refusal(flag: int, wanted: GetRequest) -> str:

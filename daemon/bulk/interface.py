@@ -55,6 +55,24 @@ class FetchJob:
 
 
 @dataclass(frozen=True)
+class PiecesJob:
+    """Copy `object_name` from all of `donors` at once into `into`, piece by piece. Piece i is the bytes from borders[i]
+    to borders[i + 1] and counts if its leaf_hash is hashes[i]; those in `have` lie in `into` already. `on_piece` is
+    called in worker threads when one has been put into its place."""
+
+    fetch_id: TransferId
+    donors: tuple[str, ...]
+    object_name: str
+    into: memoryview
+    borders: tuple[int, ...]
+    hashes: tuple[bytes, ...]
+    have: tuple[int, ...]
+    on_piece: Callable[[int], None]
+    stall_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
 class ProbeJob:
     """Send `peer` at most `bytes_max` bytes that mean nothing, to learn what its link carries. Collectives go first:
     none begins while one runs, and it fails when one begins."""
@@ -120,7 +138,16 @@ class TransferFailed:
     links: tuple[LinkSeen, ...] = ()  # as of a TransferDone
 
 
-BulkEvent = TransferProgress | TransferDone | TransferFailed
+@dataclass(frozen=True)
+class DonorLost:
+    """One of several donors sent what is not right. The fetch goes on without it."""
+
+    transfer_id: TransferId
+    peer: str
+    reason: str
+
+
+BulkEvent = TransferProgress | TransferDone | TransferFailed | DonorLost
 OnBulkEvent = Callable[[BulkEvent], None]
 # Called in a worker thread with (peer id, object name); None means "not here".
 ObjectProvider = Callable[[str, str], memoryview | None]
@@ -137,6 +164,8 @@ class BulkEngine(Protocol):
     def start_collective(self, job: CollectiveJob, on_event: OnBulkEvent) -> None: ...
 
     def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None: ...
+
+    def start_pieces(self, job: PiecesJob, on_event: OnBulkEvent) -> None: ...
 
     def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None: ...
 

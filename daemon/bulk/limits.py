@@ -16,6 +16,9 @@ SERVES_PER_PEER_MAX = 4
 CONNECTIONS_MAX = 2 * HANDSHAKES_MAX + SERVES_MAX  # accepted and not yet a channel's; each has a thread
 SERVE_STALL_S = 10.0  # per PIECE_BYTES: drops a reader below 6.5 KB/s, whose catch-up would take days
 SERVE_BURST_BYTES = 256 * 1024  # served between two looks at whether a collective runs
+SERVE_IDLE_S = 5.0  # a reader that asks for nothing more: it decides within a round trip; a slot is worth more
+DONORS_MAX = 16  # of one fetch, each with a thread: twice what fills a downlink ten times their uplinks
+PIECES_LOOK_S = 0.25  # between two looks at whether a donor is overdue: far below the patience with it
 SERVE_YIELD_S = 0.05  # pause per burst while one does: serving trickles at 5 MB/s at most, training goes first
 
 # Words (GO) about a collective whose plan is still on its way here. Plans and words leave at the same moment, so one is

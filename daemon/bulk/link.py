@@ -164,6 +164,11 @@ class Link:
                     break
         self.close()
 
+    def hang_up_elsewhere(self) -> None:
+        """From another thread: the one that has it finds it closed. The descriptor stays that thread's to close."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
     def detach(self) -> socket.socket:
         """The connection without TLS from here on, non-blocking. What was read is all that the peer sent under TLS;
         WireError if it sent more. The link is of no more use."""

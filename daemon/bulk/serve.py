@@ -5,16 +5,27 @@ Owns the answer to a GET. Refuses to know what the objects are: the provider say
 
 import threading
 
-from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, Stopped
+from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, Stopped, WireError
 from intellectd.daemon.bulk.interface import ObjectProvider
 from intellectd.daemon.bulk.limits import (
+    REQUEST_S,
     SERVE_BURST_BYTES,
+    SERVE_IDLE_S,
     SERVE_YIELD_S,
     SERVES_MAX,
     SERVES_PER_PEER_MAX,
 )
 from intellectd.daemon.bulk.link import Link
-from intellectd.daemon.bulk.wire import GetRequest, Header, Kind, Refusal, encode_header
+from intellectd.daemon.bulk.wire import (
+    REQUEST_PREFIX,
+    GetRequest,
+    Header,
+    Kind,
+    Refusal,
+    decode_request,
+    encode_header,
+    request_length,
+)
 
 
 class CollectiveWatch:
@@ -58,13 +69,15 @@ class Server:
         self._provider = provider
 
     def answer(self, link: Link, request: GetRequest) -> None:
-        """Serve one request in this thread and close the link. The provider's own errors pass through."""
+        """Serve in this thread, one request after the other, and close the link. The provider's own errors pass."""
         try:
             if not self._enter(link.peer):
                 self._refuse(link, Refusal.BUSY)
                 return
             try:
-                self._serve(link, request)
+                asked: GetRequest | None = request
+                while asked is not None and self._serve(link, asked):
+                    asked = self._next(link)
             finally:
                 self._leave(link.peer)
         except (LinkLost, LinkSilent, DeadlinePassed, Stopped):
@@ -72,21 +85,34 @@ class Server:
         finally:
             link.close()
 
-    def _serve(self, link: Link, request: GetRequest) -> None:
+    def _next(self, link: Link) -> GetRequest | None:
+        """What it asks for on the same connection. None: nothing more. Raises WireError."""
+        try:
+            prefix = link.read_bytes(REQUEST_PREFIX.size, SERVE_IDLE_S)
+        except (LinkLost, LinkSilent):
+            return None
+        request = decode_request(link.read_bytes(request_length(prefix), REQUEST_S))
+        if not isinstance(request, GetRequest):
+            raise WireError("something else than an object on a connection that serves objects")
+        return request
+
+    def _serve(self, link: Link, request: GetRequest) -> bool:
+        """False: it was refused, and that is the end."""
         found = self._provider(link.peer, request.object_name)
         if found is None:
             self._refuse(link, Refusal.UNKNOWN_OBJECT)
-            return
+            return False
         data = found.cast("B")
         if request.offset + request.length > len(data):
             self._refuse(link, Refusal.BAD_RANGE)
-            return
+            return False
         self._write(link, encode_header(Header(Kind.OBJECT, length=request.length)))
         for start in range(request.offset, request.offset + request.length, SERVE_BURST_BYTES):
             self._running.give_way()
             stop = min(start + SERVE_BURST_BYTES, request.offset + request.length)
             link.write_all(data[start:stop], self._stall_s)
         self._write(link, encode_header(Header(Kind.END)))
+        return True
 
     def _refuse(self, link: Link, why: Refusal) -> None:
         self._write(link, encode_header(Header(Kind.REFUSED, flag=why)))

@@ -5,7 +5,8 @@ header with its plan before it reads a byte of payload. Decoding is total: any b
 
   dialler:  request   u16 length, msgpack map {"v": 1, "op": "get" | "channel", ...}
   answers:  frame     16-byte header: kind u8, flag u8, 6 bytes of zero, length u64 (big-endian), payload
-  get:      <- OBJECT(length), the bytes, END; or REFUSED(flag = why)
+  get:      <- OBJECT(length), the bytes, END; or REFUSED(flag = why), and the connection closes
+            -> further requests for objects, also before the last was answered; each is answered in its turn
   channel:  -> 32 secret bytes; <- GO, 32 secret bytes, or REFUSED; then TLS ends, and frames.py's frames follow
 
 A clean end is in the frames (END), never in TLS's close_notify: peers that are killed send none,

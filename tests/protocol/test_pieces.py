@@ -1,0 +1,149 @@
+"""Pieces from many donors (SPEC K11): a fair share each, the slow ones last, nothing lost when a donor goes."""
+
+import heapq
+from collections.abc import Callable
+
+import pytest
+
+from intellectd.protocol.pieces import ASKS_AHEAD, PATIENCE_S, RATE_UNKNOWN, Ask, Pieces
+
+MIB = 2**20
+
+
+class Play:
+    """Donors that send what they are asked for at their rates, one piece after the other, in virtual time."""
+
+    def __init__(self, pieces: Pieces, rates: dict[str, float], rtt_s: float = 0.1) -> None:
+        self.pieces, self.rates, self.rtt_s = pieces, rates, rtt_s
+        self.now = 0.0
+        self.events: list[tuple[float, int, str, int]] = []  # (when, number, donor, piece)
+        self.free_at = dict.fromkeys(rates, 0.0)
+        self.asked: list[Ask] = []
+        self.brought: dict[str, int] = dict.fromkeys(rates, 0)
+        for name in rates:
+            pieces.join(name)
+
+    def ask_all(self) -> None:
+        for name in self.pieces.donors:
+            while (ask := self.pieces.ask(name, self.now)) is not None:
+                self.asked.append(ask)
+                for piece in range(ask.first, ask.first + ask.count):
+                    begins = max(self.free_at[name], self.now + self.rtt_s)
+                    self.free_at[name] = begins + self.pieces._sizes[piece] / self.rates[name]
+                    heapq.heappush(self.events, (self.free_at[name], len(self.events) + len(self.asked), name, piece))
+
+    def go(self, until: Callable[[], bool] = lambda: False) -> float:
+        self.ask_all()
+        while not self.pieces.done and not until():
+            self.now, _number, name, piece = heapq.heappop(self.events)
+            if name in self.pieces.donors:
+                self.brought[name] += self.pieces.came(name, piece, self.now)
+            self.ask_all()
+        return self.now
+
+
+def test_five_equal_donors_bring_it_in_a_fifth_of_the_time_of_one() -> None:
+    one = Play(Pieces([MIB] * 256), {"a": 12.5e6})
+    five = Play(Pieces([MIB] * 256), dict.fromkeys("abcde", 12.5e6))
+    ideal_s = 256 * MIB / 12.5e6
+    assert one.go() < 1.05 * ideal_s  # the first piece shows the rate, and costs a round trip
+    assert five.go() < 1.1 * ideal_s / 5
+    assert five.pieces.wasted_bytes <= 2 * MIB
+    assert all(40 <= count <= 60 for count in five.brought.values())
+
+
+def test_each_brings_in_proportion_to_its_rate_and_all_end_together() -> None:
+    rates = {"fast": 40e6, "middle": 10e6, "slow": 2e6}
+    play = Play(Pieces([MIB] * 512), rates)
+    assert play.go() < 1.1 * 512 * MIB / sum(rates.values())
+    assert play.brought["slow"] < play.brought["middle"] < play.brought["fast"]
+    assert play.pieces.rates()["fast"] == pytest.approx(40e6, rel=0.1)
+
+
+def test_a_donor_too_slow_to_matter_holds_nobody_up() -> None:
+    play = Play(Pieces([MIB] * 64), {"fast": 50e6, "crawling": 2e4})  # 52 s a piece
+    assert play.go() < 1.3 * 64 * MIB / 50e6
+    assert play.brought["crawling"] == 0
+
+
+def test_what_was_under_way_from_one_that_leaves_is_asked_of_others_lowest_first() -> None:
+    pieces = Pieces([MIB] * 20)
+    play = Play(pieces, {"a": 10e6, "b": 10e6})
+    play.go(until=lambda: pieces.missing <= 12)
+    before = len(play.asked)
+    pieces.leave("a")
+    play.go()
+    assert pieces.done and "a" not in pieces.donors
+    asked_again = [ask.first for ask in play.asked[before:]]
+    assert asked_again[0] == min(asked_again)
+
+
+def test_one_that_comes_back_or_comes_late_takes_part() -> None:
+    pieces = Pieces([MIB] * 40)
+    play = Play(pieces, {"a": 10e6})
+    play.go(until=lambda: pieces.missing <= 30)
+    play.rates["b"], play.free_at["b"], play.brought["b"] = 10e6, 0.0, 0
+    pieces.join("b")
+    play.go()
+    assert play.brought["b"] >= 8
+
+
+def test_what_is_here_is_not_asked_for() -> None:
+    pieces = Pieces([MIB] * 10 + [17], have=[0, 1, 5, 9])
+    play = Play(pieces, {"a": 10e6})
+    assert pieces.missing == 7
+    play.go()
+    asked = {piece for ask in play.asked for piece in range(ask.first, ask.first + ask.count)}
+    assert asked == {2, 3, 4, 6, 7, 8, 10}
+
+
+def test_nothing_is_missing_of_what_is_all_here() -> None:
+    assert Pieces([1, 1], have=[0, 1]).done and Pieces([]).done
+    pieces = Pieces([1], have=[0])
+    pieces.join("a")
+    assert pieces.ask("a", 0.0) is None
+
+
+def test_a_donor_has_a_bounded_number_of_requests_and_one_piece_until_it_has_shown_its_rate() -> None:
+    pieces = Pieces([MIB] * 100)
+    pieces.join("a")
+    assert pieces.ask("a", 0.0) == Ask("a", 0, 1)
+    assert pieces.ask("a", 0.0) is None
+    assert pieces.came("a", 0, 0.1)
+    asks = [pieces.ask("a", 0.1) for _ in range(ASKS_AHEAD + 1)]
+    assert asks[0] == Ask("a", 1, 10) and asks[1] is not None and asks[-1] is None
+
+
+def test_at_the_end_a_late_piece_is_asked_of_one_more_and_the_second_copy_is_told_apart() -> None:
+    pieces = Pieces([MIB] * 4)
+    for name in "ab":
+        pieces.join(name)
+    assert pieces.ask("a", 0.0) == Ask("a", 0, 1) and pieces.ask("b", 0.0) == Ask("b", 1, 1)
+    assert pieces.came("a", 0, 0.1)
+    while (ask := pieces.ask("a", 0.1)) is not None:
+        for piece in range(ask.first, ask.first + ask.count):
+            assert pieces.came("a", piece, 0.2)
+        if ask.first == 1:
+            break
+    assert pieces.done  # b's only piece came from a
+    assert not pieces.came("b", 1, 9.0)
+    assert pieces.wasted_bytes == MIB
+
+
+def test_who_brings_no_whole_piece_for_long_is_overdue_however_long_nothing_was_asked() -> None:
+    pieces = Pieces([MIB] * 4)
+    pieces.join("a")
+    assert pieces.overdue(1000.0) == []
+    pieces.ask("a", 1000.0)
+    assert pieces.overdue(1000.0 + PATIENCE_S) == []
+    assert pieces.overdue(1000.1 + PATIENCE_S) == ["a"]
+
+
+def test_an_unknown_donor_counts_for_something_when_shares_are_cut() -> None:
+    pieces = Pieces([MIB] * 8)
+    for name in "ab":
+        pieces.join(name)
+    pieces.ask("a", 0.0)
+    pieces.came("a", 0, 1.0)  # 1 MiB/s
+    ask = pieces.ask("a", 1.0)
+    assert ask is not None and ask.count == 1 and RATE_UNKNOWN > MIB
