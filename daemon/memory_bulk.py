@@ -6,7 +6,6 @@ trusted until its beacon says so.
 """
 
 import itertools
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -14,15 +13,17 @@ import trio
 
 from intellectd.daemon.bulk.collective_buffers import Buffers
 from intellectd.daemon.bulk.collective_plan import CollectivePlan, plan_of
-from intellectd.daemon.bulk.errors import BulkBusy, BulkClosed, DeadlinePassed, WireError
+from intellectd.daemon.bulk.errors import BulkBusy, BulkClosed, DeadlinePassed
 from intellectd.daemon.bulk.interface import (
     CollectiveJob,
+    DonorLost,
     Endpoint,
     FetchJob,
     LinkSeen,
     ObjectProvider,
     OnBulkEvent,
     PeerLink,
+    PiecesJob,
     ProbeJob,
     TransferDone,
     TransferFailed,
@@ -30,7 +31,8 @@ from intellectd.daemon.bulk.interface import (
     TransferProgress,
 )
 from intellectd.daemon.bulk.limits import TRANSFERS_MAX
-from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Content, Send
+from intellectd.daemon.memory_reduce import BadHop, reduce_all
+from intellectd.kernels.digest import leaf_hash
 
 RING_S = 0.2  # what a ring takes once all its members are there; halfway each reports progress
 FETCH_S = 0.1
@@ -118,6 +120,10 @@ class MemoryBulk:
     def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None:
         running = self._register(job.fetch_id)
         self._hub.spawn(self._fetch, job, running, on_event)
+
+    def start_pieces(self, job: PiecesJob, on_event: OnBulkEvent) -> None:
+        running = self._register(job.fetch_id)
+        self._hub.spawn(self._pieces, job, running, on_event)
 
     def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None:
         running = self._register(job.probe_id)
@@ -255,15 +261,49 @@ class MemoryBulk:
             on_event(TransferProgress(job.fetch_id, size, size))
         self._end(job.fetch_id, running, on_event, TransferDone(job.fetch_id, 0, size, _since(began)))
 
+    async def _pieces(self, job: PiecesJob, running: _Running, on_event: OnBulkEvent) -> None:
+        """Each donor in its turn brings a piece, all in the time of one fetch."""
+        began, lost, into = trio.current_time(), dict[str, str](), job.into.cast("B")
+        await self._wait(running, FETCH_S)
+        missing = [piece for piece in range(len(job.hashes)) if piece not in frozenset(job.have)]
+        while missing and running.failure is None:
+            donors = [peer for peer in job.donors if peer not in lost]
+            if not donors:
+                running.fail(TransferFailed(job.fetch_id, None, f"no donor is left: {'; '.join(lost.values())}", False))
+                break
+            peer, piece = donors[len(missing) % len(donors)], missing[0]
+            if self._reaches(peer) is None or self._hub.stalled.get(peer):
+                await self._wait(running, job.stall_s)
+                lost[peer] = f"{peer}: nothing came in {job.stall_s:g} s"
+                continue
+            data = self._object_of(peer, job.object_name)
+            part = (data or b"")[job.borders[piece] : job.borders[piece + 1]]
+            if data is None:
+                lost[peer] = f"{peer}: it has no {job.object_name}; ask another donor"
+            elif leaf_hash(part) != job.hashes[piece]:
+                lost[peer] = f"{peer}: piece {piece} of {job.object_name} is not the one that is proven"
+                on_event(DonorLost(job.fetch_id, peer, lost[peer]))
+            else:
+                into[job.borders[piece] : job.borders[piece + 1]] = part
+                job.on_piece(piece)
+                del missing[0]
+        if running.failure is None:
+            on_event(TransferProgress(job.fetch_id, job.borders[-1], job.borders[-1]))
+        self._end(job.fetch_id, running, on_event, TransferDone(job.fetch_id, 0, job.borders[-1], _since(began)))
+
+    def _object_of(self, peer: str, name: str) -> bytes | None:
+        there = self._reaches(peer)
+        found = there._provider(self._peer_id, name) if there is not None else None
+        if found is None:
+            return None
+        data = bytes(found.cast("B"))
+        return self._hub.tamper[peer](self._peer_id, name, data) if peer in self._hub.tamper else data
+
     def _copy(self, job: FetchJob) -> str:
         """Why it could not be, or nothing."""
-        there = self._reaches(job.peer)
-        found = there._provider(self._peer_id, job.object_name) if there is not None else None
-        if found is None:
+        data = self._object_of(job.peer, job.object_name)
+        if data is None:
             return f"{job.peer}: it has no {job.object_name}; ask another donor"
-        data = bytes(found.cast("B"))
-        if job.peer in self._hub.tamper:
-            data = self._hub.tamper[job.peer](self._peer_id, job.object_name, data)
         if job.offset + job.into.nbytes > len(data):
             return f"{job.peer}: its {job.object_name} has no {job.into.nbytes} bytes at {job.offset}"
         job.into.cast("B")[:] = data[job.offset : job.offset + job.into.nbytes]
@@ -302,72 +342,6 @@ class MemoryBulk:
         self._running.pop(name, None)
         if not self._dead:  # a dead process hears of nothing
             on_event(running.failure or done)
-
-
-class BadHop(Exception):
-    """What member number `member` sent was not finite; the cause says it in the engine's words."""
-
-    def __init__(self, member: int) -> None:
-        super().__init__(member)
-        self.member = member
-
-
-def reduce_all(members: list[tuple[CollectivePlan, Buffers]]) -> None:
-    """The real engine's programs in the real engine's kernels, without its threads and wires."""
-    frames: deque[tuple[int, Send, bytes]] = deque()
-    rows: dict[tuple[int, int], bool] = {}  # (member, chunk): `out` holds the row's sum
-    gathered: dict[int, dict[int, bytes]] = {}
-
-    def post(me: int, send: Send) -> None:
-        plan, buffers = members[me]
-        chunk = plan.chunks[send.chunk]
-        if send.content is Content.START:
-            buffers.start(chunk)
-        frames.append((me, send, bytes(buffers.own(chunk) if send.content is Content.OWN else buffers.place(chunk))))
-
-    def take(sender: int, send: Send, data: bytes) -> bool:
-        me, (plan, buffers) = send.to, members[send.to]
-        chunk, arrival = plan.chunks[send.chunk], plan.program.arrival(send.chunk, send.step)
-        assert arrival is not None
-        then = arrival.then
-        if arrival.action in ROW_ENDS:
-            if (me, send.chunk) not in rows:
-                return False
-            buffers.merge(chunk, memoryview(data), final=arrival.action is Action.MERGE_FINISH)
-        elif arrival.action is Action.GATHER:
-            parts = gathered.setdefault(send.chunk, {})
-            parts[sender] = data
-            if len(parts) == len(members) - 1:
-                total = buffers.new_sum(chunk)
-                for member in range(len(members)):
-                    buffers.gather(chunk, total, member, memoryview(parts[member]) if member != me else None)
-                buffers.finish(chunk, total)
-                then = plan.program.gathered(send.chunk)
-        else:
-            buffers.place(chunk)[:] = data
-            if arrival.action is Action.STORE:
-                buffers.check(chunk)
-            else:
-                buffers.add(chunk, final=arrival.action is Action.FINISH)
-        if arrival.ends_row:
-            rows[me, send.chunk] = True
-        for further in then:
-            post(me, further)
-        return True
-
-    for me, (plan, buffers) in enumerate(members):
-        for chunk in plan.chunks if plan.alone else ():
-            buffers.start(chunk)
-        for send in plan.program.begin():
-            post(me, send)
-    while frames:
-        sender, send, data = frames.popleft()
-        try:
-            taken = take(sender, send, data)
-        except WireError as error:
-            raise BadHop(sender) from error
-        if not taken:
-            frames.append((sender, send, data))  # its row's sum is on its way
 
 
 def _since(began: float) -> float:

@@ -267,9 +267,15 @@ class Catchup:
             digest, donor = self.window.proven(round_), self._donor(offers[round_], round_, now)
             if donor is not None and digest is not None:
                 self._fetching = round_
-                note = Note("catchup", f"fetching {state_name(round_)} from {donor}")
-                return [note, FetchSnapshot(round_, digest, donor)]
+                note = Note("catchup", f"fetching {state_name(round_)} from {donor}{_and_others(offers[round_])}")
+                return [note, FetchSnapshot(round_, digest, donor, self._others(offers[round_], donor, round_, now))]
         return []
+
+    def _others(self, offering: list[str], donor: str, round_: int, now: float) -> tuple[str, ...]:
+        """Those that serve it beside the donor; by lot where there are more than a fetch has room for."""
+        good = [peer for peer in self._donors.good(offering, round_, now) if peer != donor]
+        most = limits.SNAPSHOT_DONORS_MAX - 1
+        return tuple(good if len(good) <= most else self._context.rng.sample(good, most))
 
     def _donor(self, donors: list[str], what: object, now: float) -> str | None:
         return self._donors.pick(donors, what, now)
@@ -285,3 +291,7 @@ class Catchup:
             self._fetching = None
         self._donors.failed(donor, what, now)
         self._fetch_retry.failed(now)
+
+
+def _and_others(offering: list[str]) -> str:
+    return f" and {len(offering) - 1} more" if len(offering) > 1 else ""

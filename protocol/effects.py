@@ -153,11 +153,13 @@ class ApplyUpdate:
 
 @dataclass(frozen=True)
 class FetchSnapshot:
-    """Later: SnapshotInstalled or SnapshotMissed. Round -1: the first parameters, momentum zero."""
+    """Later: SnapshotInstalled or SnapshotMissed. Round -1: the first parameters, momentum zero. `others` offer it as
+    well, and all serve at once (K11)."""
 
     round: int
     digest: bytes
     donor: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,10 @@ class Compute:
             raise error
         return value
 
+    async def aside(self, work: Work) -> Any:
+        """Off the loop, and in no order with what else there is to do."""
+        return await self._runner(work)
+
     async def run(self) -> None:
         """Until cancelled. What work raises ends the run or the daemon (service.py says which)."""
         try:

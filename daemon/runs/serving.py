@@ -53,10 +53,19 @@ def open_object(name: str, store_of: Callable[[str], RunStore | None]) -> memory
     try:
         if parts[0] == "update" and len(parts) == 3:
             return memoryview(store.updates.read(bytes.fromhex(parts[2])))
-        if parts[0] == "snapshot" and len(parts) == 4 and _is_round(parts[2]) and parts[3] in ("theta", "momentum"):
-            return part_of(store.snapshot_path(int(parts[2])), parts[3])
+        if parts[0] == "snapshot" and len(parts) == 4 and _is_round(parts[2]):
+            return _snapshot_part(store, int(parts[2]), parts[3])
     except (OSError, ValueError, CorruptFile):
         return None  # not here, or not any more, or not in a state to be given to anybody
+    return None
+
+
+def _snapshot_part(store: RunStore, round_: int, part: str) -> memoryview | None:
+    match part:
+        case "state":
+            return part_of(store.snapshot_path(round_), part)
+        case "leaves":
+            return memoryview(store.leaves(round_))
     return None
 
 

@@ -5,14 +5,16 @@ log and the next updates need is left to them. Everything here but `maybe_write`
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
-from intellectd.daemon.atomic import StorageError
+from intellectd.daemon.atomic import StorageError, make_dir
 from intellectd.daemon.runs.compute import Compute
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.outer_state import OuterState
 from intellectd.daemon.store.budget import FEEDBACK_BYTES, SNAPSHOT_ROUNDS
-from intellectd.daemon.store.run_store import RunStore
-from intellectd.daemon.store.snapshot import State, read_snapshot
+from intellectd.daemon.store.incoming import Incoming
+from intellectd.daemon.store.run_store import INCOMING_NAME, RunStore
+from intellectd.daemon.store.snapshot import State, check_room, read_snapshot, snapshot_bytes
 from intellectd.kernels.codec import codec_by_name, update_codec
 from intellectd.protocol import events as ev
 
@@ -62,6 +64,18 @@ class Snapshots:
         """Raises OperatorError."""
         path = self._store.snapshot_path(round_)
         return read_snapshot(path, self._state.layout.elements, max(0, round_)).state
+
+    def path(self, round_: int) -> Path:
+        return self._store.snapshot_path(round_)
+
+    def incoming(self, round_: int, digest: bytes) -> Incoming:
+        """Raises StorageError, before anything is received if there is no room."""
+        elements = self._state.layout.elements
+        folder = self._store.path / INCOMING_NAME
+        make_dir(folder, 0o700)
+        if not Incoming.lies_in(folder, round_, digest):
+            check_room(folder, snapshot_bytes(elements), self._spare_bytes)
+        return Incoming(folder, elements, round_, digest)
 
     def proven(self, round_: int, digest: bytes) -> bool:
         """Does the log, as it is now, say that this is the state after that round?"""

@@ -1,7 +1,11 @@
-"""A whole state from a donor: both vectors at once, believed when their digest is the one that the log proves.
+"""A whole state from its donors: piece by piece from all of them at once, each checked against the digest's leaves.
 
-Owns the fetching and the checking. Refuses to choose round and donor: the catch-up machine does.
+Owns the fetching and the checking, and what of it outlives a restart. Refuses to choose round and donors: the catch-up
+machine does.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 import trio
@@ -11,7 +15,10 @@ from intellectd.daemon.bulk.errors import BulkError
 from intellectd.daemon.bulk.interface import (
     BulkEngine,
     BulkEvent,
+    DonorLost,
     FetchJob,
+    OnBulkEvent,
+    PiecesJob,
     TransferDone,
     TransferFailed,
     TransferProgress,
@@ -24,15 +31,25 @@ from intellectd.daemon.runs.outer_state import OuterState
 from intellectd.daemon.runs.serving import snapshot_name
 from intellectd.daemon.runs.snapshots import Snapshots
 from intellectd.daemon.runs.transfers import FAILED_HERE_PAUSE_S, Post, fetch_deadline_s
-from intellectd.daemon.store.snapshot import bytes_of
-from intellectd.kernels.digest import state_digest
+from intellectd.daemon.store.incoming import Incoming, InMemory, state_borders
+from intellectd.kernels import ops
+from intellectd.kernels.digest import HASH_BYTES, leaf_hash, leaf_hashes, state_digest, state_root
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol.ids import hash_of
 
+# Whole passes over a state whose disk gives back other bytes than it was given: then it is the disk.
+CHECKS_MAX = 3
+
 
 class FetchError(Exception):
-    """A part of a snapshot did not arrive."""
+    """The state, or its leaves, did not arrive."""
+
+
+@dataclass
+class _Ended:
+    event: trio.Event = field(default_factory=trio.Event)
+    failure: str = ""
 
 
 class StateFetch:
@@ -52,31 +69,30 @@ class StateFetch:
         self._me, self._run, self._state, self._compute, self._bulk = me, run, state, compute, bulk
         self._journal, self._inbox, self._snapshots = journal, inbox, snapshots
         self._stall_s, self._post = stall_s, post
+        self._troubles: dict[str, None] = {}  # what worker threads have to tell, each once a fetch
 
     async def fetch(self, effect: ef.FetchSnapshot) -> None:
         if effect.donor == self._me:
             self._load(effect)
             return
-        elements = self._state.layout.elements
-        theta, momentum = torch.empty(elements), torch.zeros(elements)
-        parts = {"theta": theta} if effect.round < 0 else {"theta": theta, "momentum": momentum}
-        failures: list[str] = []
-
-        async def one(part: str, scope: trio.CancelScope) -> None:
+        try:
+            hashes = await self._leaves(effect)
+            incoming = await self._compute.aside(lambda: self._open(effect, hashes))
             try:
-                await self._fetch_part(effect, part, parts[part])
-            except FetchError as error:
-                failures.append(f"{part}: {error}")
-                scope.cancel()
-
-        # Both at once: the donor may prune its snapshot while it is read, but keeps what is open.
-        async with trio.open_nursery() as nursery:
-            for part in parts:
-                nursery.start_soon(one, part, nursery.cancel_scope)
-        if failures:
-            self._post(ev.SnapshotMissed(effect.round, effect.donor, failures[0]))
+                await self._all(effect, incoming, hashes)
+            finally:
+                with trio.CancelScope(shield=True):  # for the next life, if this one ends here
+                    await self._compute.aside(lambda: self._sync(incoming))
+                    self._tell_troubles()
+        except (FetchError, StorageError) as error:
+            self._post(ev.SnapshotMissed(effect.round, effect.donor, str(error)))
             return
-        self._install(effect, theta, momentum)
+        self._install(effect, incoming)
+
+    def _tell_troubles(self) -> None:
+        for trouble in self._troubles:
+            self._journal.warn(trouble)
+        self._troubles.clear()
 
     def _load(self, effect: ef.FetchSnapshot) -> None:
         """From this host's own disk, where another state was dropped."""
@@ -93,60 +109,145 @@ class StateFetch:
 
         self._compute.submit(work, self._post)
 
-    def _install(self, effect: ef.FetchSnapshot, theta: torch.Tensor, momentum: torch.Tensor) -> None:
-        def work() -> tuple[ev.Event, str | None, ev.Event | None]:
-            digest = state_digest(theta, momentum)
-            if digest != effect.digest:
-                missed = ev.SnapshotMissed(effect.round, effect.donor, "the state is not the one that the log proves")
-                return missed, None, None
+    def _install(self, effect: ef.FetchSnapshot, incoming: Incoming | InMemory) -> None:
+        def work() -> tuple[ev.Event, str | None, ev.Event]:
+            data = ops.as_bytes(incoming.data).view(torch.float32)
+            theta, momentum = (half.clone() for half in data.chunk(2))
             self._state.install(theta, momentum)
+            problem = None
             try:
-                if self._snapshots.proven(effect.round, digest):  # another line may have been taken meanwhile
-                    self._snapshots.write(effect.round, digest)
-                problem = None
+                if self._snapshots.proven(effect.round, effect.digest):  # another line may have been taken meanwhile
+                    incoming.become(self._snapshots.path(effect.round))
+                else:
+                    incoming.drop()
             except StorageError as error:  # it is in memory: a restart would fetch it again
                 problem = str(error)
-            return ev.SnapshotInstalled(effect.round, digest), problem, self._snapshots.held(effect.round)
+            held = self._snapshots.held(effect.round)
+            return ev.SnapshotInstalled(effect.round, effect.digest), problem, held
 
-        def then(outcome: tuple[ev.Event, str | None, ev.Event | None]) -> None:
+        def then(outcome: tuple[ev.Event, str | None, ev.Event]) -> None:
             event, problem, held = outcome
             self._post(event)
-            if held is not None:
-                self._journal.snapshot(max(0, effect.round), problem)
-                self._post(held)
+            self._journal.snapshot(max(0, effect.round), problem)
+            self._post(held)
 
         self._compute.submit(work, then)
 
-    async def _fetch_part(self, effect: ef.FetchSnapshot, part: str, into: torch.Tensor) -> None:
-        """Raises FetchError. Cancelled, it is the engine that keeps `into` alive for the moment it still needs it."""
+    # ---- the leaves, from one donor after the other
+
+    async def _leaves(self, effect: ef.FetchSnapshot) -> tuple[bytes, ...]:
+        """Those whose root is the digest. Raises FetchError."""
+        count = len(state_borders(self._state.layout.elements)) - 1
+        why = []
+        for donor in (effect.donor, *effect.others):
+            raw = bytearray(count * HASH_BYTES)
+            try:
+                await self._fetch_whole(effect, donor, "leaves", raw)
+            except FetchError as error:
+                why.append(str(error))
+                continue
+            hashes = tuple(bytes(raw[at : at + HASH_BYTES]) for at in range(0, len(raw), HASH_BYTES))
+            if state_root(hashes) == effect.digest:
+                return hashes
+            why.append(f"{donor}: the state is not the one that the log proves")
+        raise FetchError("; ".join(why))
+
+    async def _fetch_whole(self, effect: ef.FetchSnapshot, donor: str, part: str, into: bytearray) -> None:
         name = snapshot_name(self._run, effect.round, part)
-        fetch_id = hash_of("fetch", name.encode(), effect.donor.encode())
-        ended = trio.Event()
-        failed: list[str] = []
+        fetch_id = hash_of("fetch", name.encode(), donor.encode())
+        deadline_s = fetch_deadline_s(len(into))
+        job = FetchJob(fetch_id, donor, name, 0, memoryview(into), self._stall_s, deadline_s)
+        await self._run_job(fetch_id, lambda on_event: self._bulk.start_fetch(job, on_event))
+
+    # ---- the pieces, from all
+
+    def _open(self, effect: ef.FetchSnapshot, hashes: tuple[bytes, ...]) -> Incoming | InMemory:
+        elements = self._state.layout.elements
+        try:
+            incoming: Incoming | InMemory = self._snapshots.incoming(effect.round, effect.digest)
+        except StorageError as error:
+            self._troubles[f"{error}; the state is fetched into memory alone"] = None
+            incoming = InMemory(elements)
+        if effect.round < 0:  # momentum is zero, as the file is where nothing was written
+            borders = state_borders(elements)
+            for piece in range(len(hashes) // 2, len(hashes)):
+                if leaf_hash(bytes(borders[piece + 1] - borders[piece])) == hashes[piece]:
+                    incoming.prove(piece)
+        return incoming
+
+    async def _all(self, effect: ef.FetchSnapshot, incoming: Incoming | InMemory, hashes: tuple[bytes, ...]) -> None:
+        for _check in range(CHECKS_MAX):
+            await self._pieces(effect, incoming, hashes)
+            if await self._compute.aside(lambda: self._still_right(incoming, hashes)):
+                return
+        raise FetchError("the disk gives back other bytes than it was given; look at its health")
+
+    async def _pieces(self, effect: ef.FetchSnapshot, incoming: Incoming | InMemory, hashes: tuple[bytes, ...]) -> None:
+        borders, have = state_borders(self._state.layout.elements), incoming.proven
+        name = snapshot_name(self._run, effect.round, "state")
+        job = PiecesJob(
+            fetch_id=hash_of("pieces", name.encode(), effect.digest),
+            donors=(effect.donor, *effect.others),
+            object_name=name,
+            into=incoming.data,
+            borders=borders,
+            hashes=hashes,
+            have=have,
+            on_piece=lambda piece: self._keep(incoming, piece),
+            stall_s=self._stall_s,
+            deadline_s=fetch_deadline_s(borders[-1]),
+        )
+        await self._run_job(job.fetch_id, lambda on_event: self._bulk.start_pieces(job, on_event))
+
+    def _keep(self, incoming: Incoming | InMemory, piece: int) -> None:
+        """In a worker thread."""
+        try:
+            incoming.prove(piece)
+        except StorageError as error:
+            self._troubles[f"what was fetched is not kept for a restart: {error}"] = None
+
+    def _sync(self, incoming: Incoming | InMemory) -> None:
+        try:
+            incoming.sync()
+        except StorageError as error:
+            self._troubles[f"what was fetched is not kept for a restart: {error}"] = None
+
+    def _still_right(self, incoming: Incoming | InMemory, hashes: tuple[bytes, ...]) -> bool:
+        """Once more, whole: what was proven may have lain on a disk over a restart."""
+        half = incoming.data.nbytes // 2
+        found = [h for part in (0, half) for h in leaf_hashes(incoming.data[part : part + half], ops.usable_threads())]
+        wrong = [piece for piece, expected in enumerate(hashes) if found[piece] != expected]
+        if wrong:
+            incoming.doubt(wrong)
+        return not wrong
+
+    # ---- either
+
+    async def _run_job(self, fetch_id: bytes, start: Callable[[OnBulkEvent], None]) -> None:
+        """Raises FetchError. Cancelled, it is the engine that keeps the memory alive for the moment it needs it."""
+        ended = _Ended()
 
         def on_event(event: BulkEvent) -> None:
             match event:
                 case TransferProgress():
                     self._journal.fetched(fetch_id, event.done_bytes, event.total_bytes)
+                case DonorLost():
+                    self._journal.warn(f"a donor is not asked any more: {event.reason}")
                 case TransferDone():
-                    self._journal.fetched(fetch_id, event.received_bytes, event.received_bytes)
-                    ended.set()
+                    ended.event.set()
                 case TransferFailed():
-                    failed.append(event.reason)
-                    ended.set()
+                    ended.failure = event.reason
+                    ended.event.set()
 
-        view = bytes_of(into)
-        deadline_s = fetch_deadline_s(len(view))
         try:
-            job = FetchJob(fetch_id, effect.donor, name, 0, view, self._stall_s, deadline_s)
-            self._bulk.start_fetch(job, self._inbox.marshal(on_event))
+            start(self._inbox.marshal(on_event))
         except (ValueError, BulkError) as error:
             await trio.sleep(FAILED_HERE_PAUSE_S)
             raise FetchError(str(error)) from error
         try:
-            await ended.wait()
+            await ended.event.wait()
         finally:
-            if not ended.is_set():
+            if not ended.event.is_set():
                 self._bulk.abort(fetch_id)
-        if failed:
-            raise FetchError(failed[0])
+        if ended.failure:
+            raise FetchError(ended.failure)

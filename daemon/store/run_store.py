@@ -6,6 +6,7 @@ they come here, and digests are compared by who loads a state.
 
 import os
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from intellectd.daemon.store import log_files
 from intellectd.daemon.store.budget import SNAPSHOTS_KEPT
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
 from intellectd.daemon.store.residuals import Residuals
-from intellectd.daemon.store.snapshot import State, check_room, snapshot_bytes, write_snapshot
+from intellectd.daemon.store.snapshot import State, check_room, part_of, snapshot_bytes, write_snapshot
 from intellectd.daemon.store.updates import Updates
+from intellectd.kernels.digest import state_leaves
 from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.entries import GOSSIP, roots_of
 from intellectd.protocol.ids import NO_HASH, encode
@@ -31,6 +33,8 @@ STATES_LEFT_MAX = 2  # parts of a history that was left whose states are kept: e
 ANSWER_BYTES_MAX = 384 * 1024  # entries in one answer: below the control plane's message cap
 INCARNATION_DIGITS_MAX = 18  # milliseconds since 1970 have 13
 RESIDUALS_NAME = "feedback"
+INCOMING_NAME = "incoming"
+LEAVES_THREADS = 2  # for the joiner that waits; training has the other cores
 LEAVING_NAME = "leaving"  # an empty file: this host takes leave of the run, whatever happens to its process
 _SNAPSHOT = re.compile(r"^(\d{8,})\.safetensors$")
 
@@ -39,6 +43,8 @@ class RunStore:
     def __init__(self, path: Path) -> None:
         """Opens the folder of a run. Raises CorruptFile or StorageError; nothing is made up for what is missing."""
         self.path = path
+        self._leaves: tuple[tuple[int, int], bytes] | None = None
+        self._leaves_lock = threading.Lock()
         self._rebased = 0  # twice for each time: before and after
         self._remedy = log_files.remedy_for(path)
         if not self.manifest_path.is_file():
@@ -242,6 +248,17 @@ class RunStore:
         path = self.snapshot_path(round_)
         check_room(path.parent, snapshot_bytes(state.theta.numel()), spare_bytes)
         write_snapshot(path, state, max(0, round_), digest)
+
+    def leaves(self, round_: int) -> bytes:
+        """The hashes of the leaves of a snapshot's state (SPEC K8), one behind the other; kept for the newest that was
+        asked for, as joiners come together. Any thread. Raises CorruptFile or OSError."""
+        path = self.snapshot_path(round_)
+        key = round_, path.stat().st_mtime_ns
+        with self._leaves_lock:
+            if self._leaves is None or self._leaves[0] != key:
+                theta, momentum = part_of(path, "theta"), part_of(path, "momentum")
+                self._leaves = key, b"".join(state_leaves(theta, momentum, LEAVES_THREADS))
+            return self._leaves[1]
 
     # ---- retention
 

@@ -98,13 +98,15 @@ def damaged(path: Path, why: str) -> CorruptFile:
 
 
 def part_of(path: Path, part: str) -> memoryview:
-    """One vector's bytes, mapped for serving. Raises CorruptFile or OSError."""
+    """One vector's bytes, or both as "state", mapped for serving. Raises CorruptFile or OSError."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if not 0 < length <= HEADER_BYTES_MAX:
             raise damaged(path, f"its header claims {length} bytes")
         try:
-            start, end = json.loads(file.read(length))[part]["data_offsets"]
+            header = json.loads(file.read(length))
+            first, last = ("theta", "momentum") if part == "state" else (part, part)
+            start, end = header[first]["data_offsets"][0], header[last]["data_offsets"][1]
             memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             view = memoryview(memory)[LENGTH_BYTES + length + start : LENGTH_BYTES + length + end]
         except (ValueError, KeyError, TypeError) as error:

@@ -12,7 +12,7 @@ import trio.testing
 from intellectd.daemon.atomic import StorageFull
 from intellectd.daemon.errors import EXIT_PERMISSION
 from intellectd.daemon.runs.perform import Performer
-from intellectd.daemon.store import frame_file, run_store, snapshot
+from intellectd.daemon.store import frame_file, snapshot
 from intellectd.protocol import effects as ef
 from tests.daemon.shell_trainer import FakeTrainer
 from tests.daemon.shell_world import Host, Shell, digest_of, shell
@@ -107,17 +107,19 @@ async def test_a_joiner_whose_disk_takes_no_snapshot_trains_all_the_same(
         run_id, host = await one_host(world, rounds=9)
         await host.wait("round=5")
         late = await world.host("late", host)
-        real = snapshot.write_snapshot
+        real = os.statvfs
 
-        def full_there(path: Path, *arguments: Any) -> None:
-            if path.is_relative_to(late.state):
-                raise StorageFull(f"cannot write {path}: No space left on device")
-            real(path, *arguments)
+        def full_there(path: Any) -> Any:
+            free = list(real(path))
+            free[4] = 10 if Path(path).is_relative_to(late.state) else free[4]  # f_bavail, in blocks of 4 KiB
+            return os.statvfs_result(free)
 
-        monkeypatch.setattr(run_store, "write_snapshot", full_there)
+        monkeypatch.setattr(snapshot.os, "statvfs", full_there)
         await late.ask("join", run_id=run_id, peers=[host.address])
         await late.wait("synced")
-        assert any("no snapshot of round 4" in warning for warning in (await late.status())["warnings"])
+        warnings = (await late.status())["warnings"]
+        assert any("the state is fetched into memory alone" in warning for warning in warnings)
+        assert any("no snapshot of round 4" in warning for warning in warnings)
         assert (await late.wait("finished"))["state_digest"] == (await host.wait("finished"))["state_digest"]
         assert late.peer in (await host.status())["roster"]
         assert list((late.state / "runs" / run_id / "snapshots").iterdir()) == []

@@ -25,14 +25,15 @@ from tests.daemon.test_shell_swarm import finish_alike, swarm
 Clock = trio.testing.MockClock
 
 
-def flips(kind: str, served: list[str]) -> Tamper:
-    """One bit of every object of this kind, on its way to whoever asks."""
+def flips(kind: str, served: list[str], part: str = "") -> Tamper:
+    """One bit of every object of this kind, or of this part of it, on its way to whoever asks."""
 
     def tamper(reader: str, name: str, data: bytes) -> bytes:
-        if not name.startswith(kind):
+        if not name.startswith(kind) or not name.endswith(part):
             return data
         served.append(name)
-        return data[:5000] + bytes([data[5000] ^ 1]) + data[5001:]
+        at = min(5000, len(data) - 1)
+        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
     return tamper
 
@@ -50,12 +51,13 @@ async def asked(world: Shell, late: Host, honest: Host, served: list[str]) -> No
     world.bulk.stall(honest.peer, False)
 
 
-async def test_a_donor_of_wrong_states_is_passed_over(autojump_clock: Clock) -> None:
+@pytest.mark.parametrize("part", ["leaves", "state"])
+async def test_a_donor_of_wrong_states_is_passed_over(part: str, autojump_clock: Clock) -> None:
     async with shell() as world:
         run_id, hosts = await swarm(world, "ab", rounds=9)
         await hosts[0].wait("round=6")
         served: list[str] = []
-        world.bulk.tamper[hosts[0].peer] = flips("snapshot", served)
+        world.bulk.tamper[hosts[0].peer] = flips("snapshot", served, part)
         late = await joined_late(world, hosts, run_id)
         await asked(world, late, hosts[1], served)
         await late.wait("synced")
