@@ -37,6 +37,7 @@ class NetworkConfig:
     bootstrap: tuple[str, ...]
     upload_mbit: int = 0  # of tensors, 10^6 bits per second; 0: no limit
     download_mbit: int = 0
+    serve_percent: int = 50  # of upload_mbit, for joiners
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ SETTINGS = (
     Setting("network.bootstrap", values.list_of(values.multiaddr_of_peer), (), "peers to try at first"),
     Setting("network.upload_mbit", values.read_count, 0, "Mbit/s of tensors sent, 0 for no limit"),
     Setting("network.download_mbit", values.read_count, 0, "Mbit/s of tensors received, 0 for no limit"),
+    Setting("network.serve_percent", values.read_percent, 50, "of upload_mbit, what joiners may take: 1 to 100"),
     Setting("metrics.listen", values.read_host_port_or_none, "127.0.0.1:9477", 'host:port, "" for off'),
     Setting("log.format", values.one_of("auto", "human", "json"), "auto", "auto, human or json"),
     Setting("log.level", values.one_of("debug", "info", "warning", "error"), "info", "least level shown"),

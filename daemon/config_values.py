@@ -50,6 +50,14 @@ def read_count(value: Any, base: Path) -> int:
     return value
 
 
+def read_percent(value: Any, base: Path) -> int:
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 3:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100:
+        raise ValueError("a whole number from 1 to 100")
+    return value
+
+
 def one_of(*choices: str) -> Reader:
     def read(value: Any, base: Path) -> str:
         if not isinstance(value, str) or value not in choices:

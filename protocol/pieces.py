@@ -18,8 +18,9 @@ ASKS_AHEAD = 2
 COPIES_MAX = 2
 # How much sooner the second must be expected to have it: what is sent twice is another joiner's bandwidth.
 COPY_GAIN = 2.0
-# A donor from which no whole piece came for so long is given up, however many bytes trickle: 1 MiB at 0.3 Mbit/s.
-PATIENCE_S = 30.0
+# A donor from which no whole piece came for so long is given up, however many bytes trickle. It may be one that takes
+# part in a ring, serves sixteen meanwhile and gives each a trickle of its 10 Mbit/s.
+PATIENCE_S = 120.0
 # Rates are means in which what is older than this counts half.
 RATE_HALF_S = 5.0
 # One that has shown nothing is taken for this, until it has: a home's uplink of 20 Mbit/s.

@@ -65,6 +65,10 @@ class Collective:
         self.wants, self.on_chunk = self._arrivals.wants, self._arrivals.on_chunk
         self.fail = self._books.fail
 
+    def rate(self) -> tuple[int, float]:
+        """(bytes that it has sent, seconds since it began)."""
+        return self._books.sent_bytes, now_s() - self.transfer.started_s
+
     # ---- its thread
 
     def run(self) -> None:

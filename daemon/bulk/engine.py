@@ -83,7 +83,7 @@ class Engine:
         )
         self._collectives.channels = self._channels
         self._watch = CollectiveWatch()
-        self._server = Server(self._watch, serve_stall_s)
+        self._server = Server(self._watch, serve_stall_s, pace.serve)
         self._listener = Listener(listening, self._trust, self._crew, self._dispatch, pace)
         self._crew.start("bulk-listen", self._listener.run)
 
@@ -118,7 +118,7 @@ class Engine:
 
     def leave(self, collective: Collective) -> None:
         if self._collectives.leave(collective):
-            self._watch.ended()
+            self._watch.ended(*collective.rate())
         self._forget(collective.transfer)
 
     def start_fetch(self, job: FetchJob, on_event: OnBulkEvent) -> None:

@@ -19,7 +19,12 @@ SERVE_BURST_BYTES = 256 * 1024  # served between two looks at whether a collecti
 SERVE_IDLE_S = 5.0  # a reader that asks for nothing more: it decides within a round trip; a slot is worth more
 DONORS_MAX = 16  # of one fetch, each with a thread: twice what fills a downlink ten times their uplinks
 PIECES_LOOK_S = 0.25  # between two looks at whether a donor is overdue: far below the patience with it
-SERVE_YIELD_S = 0.05  # pause per burst while one does: serving trickles at 5 MB/s at most, training goes first
+# While a collective runs serving takes this much of the rate that the last one had: a round that is slowed by less than
+# 3 % is what joiners may cost. Nobody waits longer than a reader's patience allows, however many are served.
+TRICKLE = 0.02
+SERVE_YIELD_S_MAX = 5.0
+RING_RATE_UNKNOWN = 6_250_000.0  # bytes/s, of a host that has been in none: 50 Mbit/s
+RING_RATE_BYTES_MIN = 1024 * 1024  # what is over in a blink says nothing of the line
 
 # Words (GO) about a collective whose plan is still on its way here. Plans and words leave at the same moment, so one is
 # early by a control message's delay, seconds at worst; who was not kept is asked again.

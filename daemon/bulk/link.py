@@ -73,7 +73,7 @@ class Link:
         if count == 0:
             raise LinkLost("it closed the connection")
         self.received_bytes += count
-        self._rest(self._pace.down, count)
+        self.rest(self._pace.down, count)
         return count
 
     def read_exactly(self, into: memoryview, stall_s: float) -> None:
@@ -101,7 +101,7 @@ class Link:
         except OSError as error:
             raise LinkLost(_said(error)) from None
         self.sent_bytes += count
-        self._rest(self._pace.up, count)
+        self.rest(self._pace.up, count)
         return count
 
     def write_all(self, data: memoryview, stall_s: float, hear: Callable[[], None] | None = None) -> None:
@@ -131,7 +131,7 @@ class Link:
         self._check()
         return bool(ready)
 
-    def _rest(self, limit: SharedBucket | None, count: int) -> None:
+    def rest(self, limit: SharedBucket | None, count: int) -> None:
         """As long as the operator's limit demands after so many bytes."""
         if limit is None:
             return

@@ -48,11 +48,15 @@ class SharedBucket:
 
 
 class Pace:
-    """Limits in Mbit/s (10^6 bits), 0 for none; ValueError for a negative one."""
+    """Limits in Mbit/s (10^6 bits), 0 for none; ValueError for a negative one. `serve`: of `up`, what objects for
+    others may take; a host without a limit knows no share of it."""
 
-    def __init__(self, upload_mbit: float = 0.0, download_mbit: float = 0.0) -> None:
+    def __init__(self, upload_mbit: float = 0.0, download_mbit: float = 0.0, serve_percent: float = 100.0) -> None:
+        if not 0 < serve_percent <= 100:
+            raise ValueError(f"a share of {serve_percent} percent for serving")
         self.up = _shared(upload_mbit)
         self.down = _shared(download_mbit)
+        self.serve = _shared(upload_mbit * serve_percent / 100) if serve_percent < 100 else None
 
 
 def _shared(mbit: float) -> SharedBucket | None:

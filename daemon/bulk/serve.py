@@ -5,17 +5,22 @@ Owns the answer to a GET. Refuses to know what the objects are: the provider say
 
 import threading
 
+from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, Stopped, WireError
 from intellectd.daemon.bulk.interface import ObjectProvider
 from intellectd.daemon.bulk.limits import (
     REQUEST_S,
+    RING_RATE_BYTES_MIN,
+    RING_RATE_UNKNOWN,
     SERVE_BURST_BYTES,
     SERVE_IDLE_S,
-    SERVE_YIELD_S,
+    SERVE_YIELD_S_MAX,
     SERVES_MAX,
     SERVES_PER_PEER_MAX,
+    TRICKLE,
 )
 from intellectd.daemon.bulk.link import Link
+from intellectd.daemon.bulk.pace import SharedBucket
 from intellectd.daemon.bulk.wire import (
     REQUEST_PREFIX,
     GetRequest,
@@ -29,22 +34,26 @@ from intellectd.daemon.bulk.wire import (
 
 
 class CollectiveWatch:
-    """Whether collectives run on this host, for those that should keep out of their way."""
+    """Whether collectives run on this host, for those that should keep out of their way; and how fast they are."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running = 0
         self._idle = threading.Event()
         self._idle.set()
+        self._bytes_per_s = RING_RATE_UNKNOWN
+        self._next_s = 0.0  # when serving may go on, while one runs
 
     def began(self) -> None:
         with self._lock:
             self._running += 1
             self._idle.clear()
 
-    def ended(self) -> None:
+    def ended(self, sent_bytes: int = 0, seconds: float = 0.0) -> None:
         with self._lock:
             self._running -= 1
+            if sent_bytes >= RING_RATE_BYTES_MIN and seconds > 0:
+                self._bytes_per_s = sent_bytes / seconds
             if not self._running:
                 self._idle.set()
 
@@ -52,14 +61,25 @@ class CollectiveWatch:
     def runs(self) -> bool:
         return not self._idle.is_set()
 
-    def give_way(self) -> None:
-        """Return at once when none runs, else after a pause."""
-        self._idle.wait(SERVE_YIELD_S)
+    def give_way(self, count: int) -> None:
+        """Before so many bytes are served: return at once when none runs, else when they are no more than a trickle
+        beside it, or it has ended."""
+        if not self.runs:
+            return
+        with self._lock:
+            now = now_s()
+            self._next_s = max(now, self._next_s) + count / (TRICKLE * self._bytes_per_s)
+            wait_s = self._next_s - now
+        self._idle.wait(min(wait_s, SERVE_YIELD_S_MAX))
+        if not self.runs:
+            with self._lock:
+                self._next_s = 0.0
 
 
 class Server:
-    def __init__(self, running: CollectiveWatch, stall_s: float) -> None:
-        self._running = running
+    def __init__(self, running: CollectiveWatch, stall_s: float, share: SharedBucket | None = None) -> None:
+        """`share`: what all serving together may take, beside the limit on everything."""
+        self._running, self._share = running, share
         self._stall_s = stall_s
         self._provider: ObjectProvider = lambda _peer, _name: None
         self._lock = threading.Lock()
@@ -108,9 +128,10 @@ class Server:
             return False
         self._write(link, encode_header(Header(Kind.OBJECT, length=request.length)))
         for start in range(request.offset, request.offset + request.length, SERVE_BURST_BYTES):
-            self._running.give_way()
             stop = min(start + SERVE_BURST_BYTES, request.offset + request.length)
+            self._running.give_way(stop - start)
             link.write_all(data[start:stop], self._stall_s)
+            link.rest(self._share, stop - start)  # before END, as for the other limits
         self._write(link, encode_header(Header(Kind.END)))
         return True
 

@@ -107,6 +107,7 @@ def _config_flags(verb: Any) -> None:
         ("network.bulk_announce", "HOST:PORT", "what peers are told instead, none if nobody can dial this host"),
         ("network.upload_mbit", "N", "Mbit/s of tensors sent, 0 for no limit"),
         ("network.download_mbit", "N", "Mbit/s of tensors received, 0 for no limit"),
+        ("network.serve_percent", "N", "of upload_mbit, what joiners may take: 1 to 100"),
         ("metrics.listen", "HOST:PORT", 'where Prometheus reads, "" for nowhere'),
         ("log.format", "FORMAT", "auto, human or json"),
         ("log.level", "LEVEL", "debug, info, warning or error"),

@@ -1,9 +1,12 @@
 """The operator's limits at work: what is moved through sockets never comes faster than they say."""
 
+from dataclasses import replace
+
 import pytest
 
 from intellectd.daemon.app import open_engine
 from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.limits import PACE_BURST_S
 from intellectd.daemon.bulk.pace import Pace
 from intellectd.daemon.config import NetworkConfig
@@ -16,12 +19,20 @@ BYTES = 300_000
 LEAST_S = (BYTES - RATE * PACE_BURST_S) / RATE
 
 
-@pytest.mark.parametrize(("donor_up", "asker_down"), [(8, 0), (0, 8)])
-def test_a_fetch_keeps_to_the_limits_of_both_ends(donor_up: int, asker_down: int) -> None:
-    engines = {
-        "asker": open_engine("asker", NetworkConfig((), (), "127.0.0.1:0", "", (), download_mbit=asker_down)),
-        "donor": open_engine("donor", NetworkConfig((), (), "127.0.0.1:0", "", (), upload_mbit=donor_up)),
-    }
+def limited(name: str, **limits: int) -> Engine:
+    return open_engine(name, replace(NetworkConfig((), (), "127.0.0.1:0", "", ()), **limits))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("donor", "asker"),
+    [
+        ({"upload_mbit": 8, "serve_percent": 100}, {}),
+        ({"upload_mbit": 32, "serve_percent": 25}, {}),
+        ({}, {"download_mbit": 8}),
+    ],
+)
+def test_a_fetch_keeps_to_the_limits_of_both_ends(donor: dict[str, int], asker: dict[str, int]) -> None:
+    engines = {"asker": limited("asker", **asker), "donor": limited("donor", **donor)}
     try:
         trust_all(engines)
         engines["donor"].serve(lambda _peer, _name: memoryview(bytes(range(256)) * 2000)[:BYTES])

@@ -101,6 +101,8 @@ def test_an_unknown_key_is_named_with_the_nearest(text: str, key: str, hint: str
         ("trainer_threads = true", "`trainer_threads` must be a whole number"),
         ("[network]\nupload_mbit = -1", "`network.upload_mbit` must be a whole number"),
         ("[network]\ndownload_mbit = 0.5", "`network.download_mbit` must be a whole number"),
+        ("[network]\nserve_percent = 0", "`network.serve_percent` must be a whole number from 1 to 100"),
+        ("[network]\nserve_percent = 101", "`network.serve_percent` must be a whole number from 1 to 100"),
         ("evaluate = 1", "`evaluate` must be true or false"),
         ("state_dir = 5", "`state_dir` must be a text"),
         ('state_dir = ""', "`state_dir` must be a path"),
