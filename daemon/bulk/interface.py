@@ -47,7 +47,7 @@ class FetchJob:
 
     fetch_id: TransferId
     peer: str
-    object_name: str  # e.g. "update/<root hex>" or "snapshot/<round>/theta"
+    object_name: str  # e.g. "update/<root hex>" or "snapshot/<run key hex>/<round>/state"
     offset: int
     into: memoryview
     stall_s: float

@@ -37,7 +37,7 @@ CONTACTS_MAX = TRUSTED_MAX  # peers of which is remembered who reached whom
 CERTIFICATE_BYTES_MAX = 2048  # ours are about 420 bytes
 PEER_ID_BYTES_MAX = 64  # X.520's bound on a common name; a libp2p id of an Ed25519 key has 52
 REQUEST_BYTES_MAX = 1024  # an object name and three numbers
-OBJECT_NAME_BYTES_MAX = 512  # "snapshot/<round>/theta" and the like, with room
+OBJECT_NAME_BYTES_MAX = 512  # "snapshot/<run key>/<round>/leaves" and the like, with room
 TRANSFERS_MAX = 64  # collectives, fetches and probes at once on this host; a thread each, and those of the wires
 
 # Dialling: the peer may not trust us yet (its beacons are on the way), so a refusal by TLS is tried again.
