@@ -16,11 +16,11 @@ from intellectd.daemon.bulk.errors import BulkError, LinkLost, LinkSilent, Stopp
 from intellectd.daemon.bulk.frame_reader import FrameReader
 from intellectd.daemon.bulk.frame_writer import FrameWriter
 from intellectd.daemon.bulk.frames import Handler, Header, Kind
-from intellectd.daemon.bulk.limits import KEEPALIVE_S, SILENT_S
+from intellectd.daemon.bulk.limits import FILLED_AFTER_S, FILLING_BYTES_MAX, KEEPALIVE_S, SILENT_S
 from intellectd.daemon.bulk.outbox import Control, Outbox
 from intellectd.daemon.bulk.pace import Pace
 from intellectd.daemon.bulk.sealed import AesGcm, Cipher, Clear, WireKeys
-from intellectd.daemon.bulk.sockets import give_up_after, unsent_at_most
+from intellectd.daemon.bulk.sockets import give_up_after, segment_bytes, unsent_at_most
 from intellectd.daemon.bulk.tcp_info import TcpCounters, congestion_control, read_counters
 
 _OWN = (Kind.PING, Kind.PONG, Kind.BYE)
@@ -80,6 +80,7 @@ class Wire:
         self._failure: Exception | None = None
         self._retiring_s: float | None = None
         self._pinged_s = 0.0
+        self._worked_s = now_s()  # when it last took something to write that was not its own
         self._pong: int | None = None  # the latest asked for: a flood of pings is answered once
         self._header = Header(Kind.CHUNK)
         self._last: TcpCounters | None = None
@@ -167,6 +168,8 @@ class Wire:
                     continue
                 self._pinged_s = now_s()
                 task = Control(Header(Kind.PING, transfer=_token(self._pinged_s)))
+            if not isinstance(task, Control) or task.header.kind not in _OWN:
+                self._fill_after_idleness()
             if not isinstance(task, Control):
                 writer.write_chunk(task)
                 continue
@@ -180,6 +183,13 @@ class Wire:
                 writer.end()
                 return
 
+    def _fill_after_idleness(self) -> None:
+        """BBR that has not seen a round trip for 10 s lets the path run dry for 0.2 s to see one; but after a pause it
+        takes the first packet's, unless that is alone and short, as a word is: it may have been acknowledged late."""
+        idle_s, self._worked_s = now_s() - self._worked_s, now_s()
+        if idle_s >= FILLED_AFTER_S and self.congestion() == "bbr":
+            self._writer.write_filling(min(2 * segment_bytes(self._socket), FILLING_BYTES_MAX))
+
     def _read(self) -> None:
         reader, handler, peer = self._reader, self._hub.handler, self.peer
         while True:
@@ -188,7 +198,7 @@ class Wire:
                 reader.payload()
                 if self._heard(header, reader.opened()):
                     return
-            elif self._hub.is_closing() or not handler.wants(peer, header):
+            elif not header.transfer or self._hub.is_closing() or not handler.wants(peer, header):
                 reader.payload()
                 reader.drop()
             else:

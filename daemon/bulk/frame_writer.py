@@ -9,7 +9,7 @@ import socket
 
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.errors import LinkLost, LinkSilent
-from intellectd.daemon.bulk.frames import HEADER_BYTES, Outgoing, encode_header
+from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind, Outgoing, encode_header
 from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX
 from intellectd.daemon.bulk.outbox import Control
 from intellectd.daemon.bulk.pace import SharedBucket
@@ -46,6 +46,13 @@ class FrameWriter:
         self._write(self._size, self._pace)
         item.sent()
         return True
+
+    def write_filling(self, count: int) -> None:
+        """A CHUNK of no transfer, which the other side drops."""
+        header = Header(Kind.CHUNK, length=count)
+        self._header, self._length, self._size = encode_header(header), count, 0
+        self._seal(memoryview(bytes(count)))
+        self._write(self._size, self._pace)
 
     def write_control(self, control: Control) -> None:
         """Never held back by the pace, though it counts: it is little, and others wait for it."""

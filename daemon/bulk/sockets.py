@@ -80,6 +80,11 @@ def unsent_at_most(connection: socket.socket, count: int) -> None:
     _try(connection, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
 
 
+def segment_bytes(connection: socket.socket) -> int:
+    """Of payload in a packet, at most."""
+    return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+
+
 def _enlarge(connection: socket.socket, option: int, name: str) -> None:
     """Set a buffer only where that gives more than the kernel's own tuning reaches: setting it turns that off."""
     fixed_max, tuned_max = _buffers(name)

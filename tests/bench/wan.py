@@ -35,8 +35,12 @@ PEERS = ("p0", "p1", "p2", "p3")
 DELAY_MS, MBIT, LOSS, QUEUE_MS = 50.0, 500.0, 1e-4, 100.0  # a queue of one round trip
 CODEC = "int8"
 ELEMENTS, ELEMENTS_QUICK = 512 * 2**20 // 4, 256 * 2**20 // 4
-WARM_ROUNDS, WARM_ROUNDS_QUICK = 5, 3
-CASE_S_MAX = 40.0  # no further round after it, but one warm round there is
+WARM_ROUNDS, WARM_ROUNDS_QUICK = 4, 3
+# Between two rounds, as outer steps are minutes apart. Without it nearly every round would have one of the 200 ms in
+# which BBR lets a path run dry to see its round trip, once in 10 s of sending (draft-cardwell-iccrg-bbr, 4.3.4.4) on
+# each of four links; after a pause it sees that with the first packets.
+PAUSE_S = 12.0
+CASE_S_MAX = 120.0  # no further round after it, but one warm round there is
 IPERF_S, IPERF_S_QUICK, IPERF_OMIT_S = 10, 6, 3  # without its slow start: the ideal has none
 LOOK_S = 1.0
 Row = dict[str, Any]
@@ -121,6 +125,7 @@ class Rounds:
             began = time.monotonic()
             for number in range(1 + warm_rounds):
                 if number < 2 or time.monotonic() - began < CASE_S_MAX:
+                    time.sleep(PAUSE_S if number else 0.0)
                     self._round(wan, swarm, number)
 
     def _round(self, wan: Wan, swarm: Swarm, number: int) -> None:
