@@ -11,7 +11,7 @@ from intellectd.daemon.bulk.departures import Departures
 from intellectd.daemon.bulk.errors import Failure, NotAuthentic, Stopped, WireError, failure_of
 from intellectd.daemon.bulk.frames import Header, Incoming
 from intellectd.daemon.bulk.gathering import Gathering
-from intellectd.daemon.bulk.neighbour import EPOCH_OF_CHUNK, Neighbour, item
+from intellectd.daemon.bulk.neighbour import EARLY, EPOCH_OF_CHUNK, Neighbour, item
 from intellectd.daemon.bulk.schedules.chunks import Chunk
 from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Arrival, Send, size_of
 
@@ -33,7 +33,7 @@ class Arrivals:
 
     def _is_for_this(self, header: Header) -> bool:
         """Not for an earlier attempt, of whatever plan. What comes before this one has met anybody is."""
-        return bool(self._books.neighbours) and header.flag == self._books.epoch & EPOCH_OF_CHUNK
+        return bool(self._books.neighbours) and header.flag in (EARLY, self._books.epoch & EPOCH_OF_CHUNK)
 
     def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:
         """Raises WireError for what no plan allows; the collective has failed then. NotAuthentic for what was changed

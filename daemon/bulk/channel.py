@@ -38,14 +38,22 @@ class Channel:
     """What layers above use: `peer`, `tell`, `send`, `drop`. The rest is for the wires and for Channels."""
 
     def __init__(
-        self, me: str, peer: str, handler: Handler, on_ended: Callable[["Channel"], None], first: First
+        self,
+        me: str,
+        peer: str,
+        handler: Handler,
+        on_ended: Callable[["Channel"], None],
+        first: First,
+        share: Callable[[], int],
     ) -> None:
+        """`share`: how many wires it may want, of those that this host may have."""
         self.peer = peer
         self.handler = handler
         self.outbox = Outbox()
         self.offences = 0  # times that the peer broke the protocol
         self.meter = Meter(first)
         self._dials_first = me < peer
+        self._share = share
         self._on_ended = on_ended  # a wire has ended
         self._news = threading.Lock()
         self._changed = threading.Condition(threading.Lock())
@@ -255,7 +263,7 @@ class Channel:
 
     def _lacks(self) -> bool:
         standing = sum(not wire.is_retiring() for wire in self._wires.values()) + len(self._reserved)
-        return self._needs > 0 and not self._closing and standing < self.meter.wanted
+        return self._needs > 0 and not self._closing and standing < min(self.meter.wanted, self._share())
 
     def _patience_s(self) -> float:
         return 0.0 if self._dials_first else DIAL_PATIENCE_S

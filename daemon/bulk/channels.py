@@ -169,8 +169,16 @@ class Channels:
         if self._closed:
             raise BulkClosed()
         if peer not in self._channels:
-            self._channels[peer] = Channel(self._me, peer, self._handler, self._wire_ended, self._first)
+            self._channels[peer] = Channel(
+                self._me, peer, self._handler, self._wire_ended, self._first, self._share
+            )
         return self._channels[peer]
+
+    def _share(self) -> int:
+        """Of WIRES_MAX for each channel that is needed: one with many peers cannot have many wires to each. Under no
+        lock of its own: a channel asks under its."""
+        needed = sum(channel.is_needed for channel in list(self._channels.values()))
+        return max(1, WIRES_MAX // max(1, needed))
 
     def _forget(self, channel: Channel) -> None:
         with self._changed:

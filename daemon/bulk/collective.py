@@ -28,6 +28,7 @@ from intellectd.daemon.bulk.transfer import Transfer
 
 AGAIN = 1  # the flag of a GO that tells what has come so far: what has gone and not come is to be sent again
 AFTER_LOSS = 2  # of one after a connection broke: if it went before
+MISSED = 3  # of one from a host that dropped chunks of this transfer, or may have: all that has gone is to go again
 ASK = 1  # the flag of a WAITING that wants to know
 ASK_AGAIN = 2  # and what has come so far
 DONE = 1  # the flag of a GONE of what ended well: it has all that was for it
@@ -39,6 +40,10 @@ class Table(Protocol):
 
     def parked(self, collective: "Collective") -> list[tuple[str, Header]]:
         """What was said of it before it began, once."""
+        ...
+
+    def missed(self, collective: "Collective") -> set[str] | None:
+        """Whose early chunks were dropped before it had begun, once. None: anybody's, for it is not the first here."""
         ...
 
     def leave(self, collective: "Collective") -> None: ...
@@ -113,14 +118,22 @@ class Collective:
             self._books.meet(found)
             self._departures.make(plan.program.begin())
             early |= self._early
+        missed = self._table.missed(self)
         for neighbour in found.values():
-            if neighbour.arrivals:
-                neighbour.channel.tell(self._word(Kind.GO), plan.transfer_id)
+            neighbour.missed = missed is None or neighbour.peer in missed
+            self._say_go(neighbour)
             if neighbour.departures:
                 neighbour.channel.tell(self._word(Kind.WAITING, ASK), plan.transfer_id)
         for peer, header in early.items():
             if peer in found:  # anybody can say GO of anything
                 self.on_control(peer, header, b"")
+        for neighbour in found.values():
+            self._departures.early(neighbour, self._under_way(neighbour.peer))
+
+    def _under_way(self, peer: str) -> float:
+        """Bytes that the path there holds, both ways, as far as it is known."""
+        known = self._channels.measured(peer)
+        return (known.bytes_per_s or 0.0) * (known.rtt_s or 0.0) if known is not None else 0.0
 
     def _wait(self) -> None:
         every_s = min(WATCH_S, self.transfer.stall_s / 8)
@@ -212,10 +225,10 @@ class Collective:
             return
         match header.kind:
             case Kind.GO if header.flag in (AGAIN, AFTER_LOSS):
-                self._departures.begin(neighbour, header.step)
+                self._departures.begin(neighbour, header.step, kept=False)
                 self._departures.send_again(neighbour, header.chunk, payload, header.flag == AFTER_LOSS)
             case Kind.GO:
-                self._departures.begin(neighbour, header.step)
+                self._departures.begin(neighbour, header.step, kept=header.flag != MISSED)
             case Kind.WAITING:
                 self._answer(neighbour, header.flag)
             case Kind.ABORT:
@@ -232,7 +245,8 @@ class Collective:
             kept = self._early.get(peer)
             if header.kind is Kind.ABORT and kept and kept.step == header.step:
                 del self._early[peer]
-            if header.kind is Kind.GO and not header.flag and not (kept and is_older(header.step, kept.step)):
+            is_go = header.kind is Kind.GO and header.flag in (0, MISSED)
+            if is_go and not (kept and is_older(header.step, kept.step)):
                 self._early[peer] = header
             return None
 
@@ -267,7 +281,7 @@ class Collective:
 
     def _say_go(self, neighbour: Neighbour) -> None:
         if neighbour.arrivals:
-            neighbour.channel.tell(self._word(Kind.GO), self.plan.transfer_id)
+            neighbour.channel.tell(self._word(Kind.GO, MISSED if neighbour.missed else 0), self.plan.transfer_id)
 
     def _say_what_came(self, neighbour: Neighbour, flag: int = AGAIN) -> None:
         self._say_go(neighbour)
@@ -277,6 +291,11 @@ class Collective:
             neighbour.channel.tell(self._word(Kind.GO, flag, first), bits)
 
     # ---- its connections
+
+    @property
+    def has_met(self) -> bool:
+        """What comes now is looked at."""
+        return bool(self._books.neighbours)
 
     def on_bytes(self, peer: str) -> None:
         neighbour = self._books.neighbours.get(peer)

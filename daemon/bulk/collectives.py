@@ -15,9 +15,11 @@ from intellectd.daemon.bulk.collective import AFTER_LOSS, AGAIN, ASK, ASK_AGAIN,
 from intellectd.daemon.bulk.collective_plan import key_of
 from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import Header, Incoming, Kind
-from intellectd.daemon.bulk.limits import ENDED_MAX, GOODBYE_S, PARKED_MAX, PARKED_PER_PEER_MAX, PARKED_S
-from intellectd.daemon.bulk.neighbour import EPOCHS, is_older
+from intellectd.daemon.bulk.limits import ENDED_MAX, GOODBYE_S, MISSED_MAX, PARKED_MAX, PARKED_PER_PEER_MAX, PARKED_S
+from intellectd.daemon.bulk.neighbour import EARLY, EPOCHS, is_older
 from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES
+
+ANYBODY = ""  # no peer's id
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Collectives:
         self._running: dict[int, Collective] = {}
         self._parked: dict[tuple[str, int], _Parked] = {}  # a GO whose transfer has not begun here
         self._ended: dict[int, tuple[bool, int]] = {}  # by key, the newest last: did it end well, which attempt?
+        self._missed: dict[str, dict[int, object] | None] = {}  # by peer, keys of transfers; None: any
         # Of two processes of a host the later one has the higher ones: attempts are further apart than seconds.
         self._attempts = itertools.count(int(time.time()))
         self.channels: ChannelsPort | None = None
@@ -47,7 +50,8 @@ class Collectives:
             if collective.plan.key in self._running:
                 raise ValueError(f"transfer {collective.plan.transfer_id.hex()} is already running; abort it first")
             self._running[collective.plan.key] = collective
-            self._ended.pop(collective.plan.key, None)
+            if self._ended.pop(collective.plan.key, None) is not None:
+                self._misses(ANYBODY, collective.plan.key)
 
     def parked(self, collective: Collective) -> list[tuple[str, Header]]:
         """What was said of it before it began, once."""
@@ -56,6 +60,26 @@ class Collectives:
             mine = [peer for peer, of in self._parked if of == key]
             found = [(peer, self._parked.pop((peer, key))) for peer in mine]
         return [(peer, parked.header) for peer, parked in found if parked.until > now]
+
+    def missed(self, collective: Collective) -> set[str] | None:
+        """See collective.Table. Called when it has met: what is dropped later is dropped by itself."""
+        key, members = collective.plan.key, collective.plan.members
+        with self._lock:
+            found = {peer for peer in (ANYBODY, *members) if self._missed_of(peer, key)}
+        return None if ANYBODY in found else found
+
+    def _misses(self, peer: str, key: int) -> None:
+        """Under the lock. Whose table is full is taken to have sent anything."""
+        keys = self._missed.setdefault(peer, {})
+        if keys is not None:
+            keys[key] = None
+            if len(keys) > MISSED_MAX:
+                self._missed[peer] = None
+
+    def _missed_of(self, peer: str, key: int) -> bool:
+        """Under the lock, once."""
+        keys = self._missed.get(peer, {})
+        return keys is None or keys.pop(key, self) is not self
 
     def leave(self, collective: Collective) -> bool:
         """Was it there?"""
@@ -118,6 +142,12 @@ class Collectives:
 
     def wants(self, peer: str, header: Header) -> bool:
         collective = self._running.get(header.transfer)
+        if header.flag == EARLY and (collective is None or not collective.has_met):
+            with self._lock:
+                collective = self._running.get(header.transfer)
+                if collective is None or not collective.has_met:
+                    self._misses(peer, header.transfer)
+                    return False
         return collective is not None and collective.wants(peer, header)
 
     def on_bytes(self, peer: str, header: Header) -> None:

@@ -36,13 +36,30 @@ class Departures:
                 found.append(parcel)
         return found
 
-    def begin(self, neighbour: Neighbour, epoch: int) -> None:
-        """It is ready, in this attempt of its. Of an earlier one that it was ready in nothing is left there."""
+    def early(self, neighbour: Neighbour, bytes_max: float) -> None:
+        """What the neighbour most likely takes, as it begins about now, too: for the time in which its GO travels."""
+        found: list[Parcel] = []
+        with self._books.changed:
+            parcels = list(neighbour.parcels.values()) if neighbour.ready is None else []
+            for parcel in parcels:
+                bytes_max -= parcel.header.length
+                if bytes_max < 0:
+                    break
+                parcel.early = True
+                found.append(parcel)
+        for parcel in found:
+            neighbour.channel.send(parcel)
+
+    def begin(self, neighbour: Neighbour, epoch: int, kept: bool) -> None:
+        """It is ready, in this attempt of its. Of an earlier one that it was ready in nothing is left there; `kept`:
+        but what went to it before any is."""
         with self._books.changed:
             if neighbour.ready == epoch:
                 return
+            kept = kept and neighbour.ready is None
             neighbour.ready, neighbour.moved_at = epoch, now_s()
-            parcels = [self._again(parcel) for parcel in list(neighbour.parcels.values())]
+            left = [parcel for parcel in neighbour.parcels.values() if not (kept and neighbour.kept(parcel))]
+            parcels = [self._again(parcel) for parcel in left]
         for parcel in parcels:
             neighbour.channel.send(parcel)
 

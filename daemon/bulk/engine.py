@@ -116,6 +116,9 @@ class Engine:
     def parked(self, collective: Collective) -> list[tuple[str, Header]]:
         return self._collectives.parked(collective)
 
+    def missed(self, collective: Collective) -> set[str] | None:
+        return self._collectives.missed(collective)
+
     def leave(self, collective: Collective) -> None:
         if self._collectives.leave(collective):
             self._watch.ended(*collective.rate())

@@ -14,7 +14,8 @@ from intellectd.daemon.bulk.frames import Header, Kind
 from intellectd.daemon.bulk.schedules.program import Send
 
 EPOCHS = 2**16  # attempts are counted by each host, modulo what a header has room for
-EPOCH_OF_CHUNK = 0xFF
+EPOCH_OF_CHUNK = 0x7F
+EARLY = 0x80  # in the same place: of a chunk that went before it was known that the neighbour is there, for any attempt
 PAGE_BYTES = 960  # of a bitmap in one GO: what CONTROL_BYTES_MAX leaves room for
 
 
@@ -46,12 +47,13 @@ class Parcel:
     """A chunk on its way to a neighbour, addressed to the attempt that the neighbour is in. When it has to go again, a
     new one goes in its stead: nothing that a wire still does with this one counts then."""
 
-    __slots__ = ("_collective", "anew", "header", "losses", "number", "send", "to", "way")
+    __slots__ = ("_collective", "anew", "early", "header", "losses", "number", "send", "to", "way")
 
     def __init__(self, collective: Sends, to: "Neighbour", send: Send, number: int, transfer: int, length: int) -> None:
         self._collective, self.to, self.send, self.number = collective, to, send, number
         self.header = Header(Kind.CHUNK, to.chunks_epoch, send.step, send.chunk, transfer, length)
         self.way = Way.QUEUED
+        self.early = False  # it may go before the neighbour has said GO
         self.losses = 0  # of connections to the neighbour, before a wire took it
         self.anew = False  # it has gone before, to an attempt that the neighbour has given up
 
@@ -82,6 +84,7 @@ class Neighbour:
     ended: int | None = None  # which attempt has ended there
     aborted: int | None = None  # which attempt it has given up, of which nothing else is known
     why: Failure | None = None  # it did, or has ended it, and has begun no other
+    missed: bool = True  # what it sent before this host had begun may not have been kept
     met: bool = False  # it has said anything of this transfer
     lost: str = ""  # why a connection to it broke last
     losses: int = 0  # how many broke
@@ -105,7 +108,7 @@ class Neighbour:
     @property
     def chunks_epoch(self) -> int:
         """Of the attempt in which it takes chunks: as much of it as a chunk's header has room for."""
-        return (self.ready or 0) & EPOCH_OF_CHUNK
+        return EARLY if self.ready is None else self.ready & EPOCH_OF_CHUNK
 
     def speaks_in(self, epoch: int) -> bool:
         """It has said something in this attempt. False if that is an old one, told late."""
@@ -144,6 +147,10 @@ class Neighbour:
         self.lost, self.losses = reason, self.losses + 1
         self.unsure = self.unsure or any(parcel.way is not Way.QUEUED for parcel in self.parcels.values())
         self.there.clear()
+
+    def kept(self, parcel: Parcel) -> bool:
+        """Of what went early: it is there, or will be, if its host says that it missed nothing."""
+        return parcel.early and (parcel.way is Way.QUEUED or self._travels(parcel))
 
     def _travels(self, parcel: Parcel) -> bool:
         """It went after the last loss."""

@@ -18,9 +18,10 @@ from intellectd.daemon.bulk.limits import (
     STREAM_LOSS_SHARE,
     STREAM_WORTH,
     STREAMS_BUFFER_BYTES,
-    STREAMS_MAX,
+    STREAMS_LOSSY,
     STREAMS_NEAR_S,
     STREAMS_SEVERAL,
+    STREAMS_WINDOWS_MAX,
 )
 from intellectd.daemon.bulk.tcp_info import TcpCounters
 
@@ -126,15 +127,18 @@ def _more(memory: Streams, sample: Sample) -> int:
         return memory.wires
     short_s = max(sample.counters.rwnd_limited_s, sample.counters.sndbuf_limited_s)
     much = limit == "loss" or 2 * short_s >= sample.seconds
-    return min((4 if much else 2) * memory.wires, STREAMS_MAX)
+    return min((4 if much else 2) * memory.wires, STREAMS_LOSSY if limit == "loss" else STREAMS_WINDOWS_MAX)
 
 
 def at_first(congestion: str, rtt_s: float | None, buffer_bytes: int) -> Streams:
     """Before anything is measured. Several: on a near path, where cores are what is short and each wire brings two
-    threads; where buffers are too small for a far one; and under what takes each loss for a full queue. Else one, for
-    several bbr on one far path get in each other's way. `buffer_bytes`: the most that the kernel gives a connection."""
+    threads; where buffers are too small for a far one. Many: on a far one under what takes each loss for a full queue.
+    Else one, for several bbr on one far path get in each other's way. `buffer_bytes`: the most that the kernel gives a
+    connection."""
     near = rtt_s is not None and rtt_s < STREAMS_NEAR_S
-    several = near or buffer_bytes < STREAMS_BUFFER_BYTES or congestion not in ("", "bbr")
+    if not near and congestion not in ("", "bbr"):
+        return Streams(STREAMS_LOSSY)
+    several = near or buffer_bytes < STREAMS_BUFFER_BYTES
     return Streams(STREAMS_SEVERAL if several else 1)
 
 

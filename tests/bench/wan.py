@@ -125,7 +125,7 @@ class Rounds:
             began = time.monotonic()
             for number in range(1 + warm_rounds):
                 if number < 2 or time.monotonic() - began < CASE_S_MAX:
-                    time.sleep(PAUSE_S if number else 0.0)
+                    threading.Event().wait(PAUSE_S if number else 0.0)
                     self._round(wan, swarm, number)
 
     def _round(self, wan: Wan, swarm: Swarm, number: int) -> None:

@@ -13,7 +13,7 @@ from intellectd.daemon.bulk.collective_plan import CollectivePlan, key_of, plan_
 from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.errors import LinkLost
 from intellectd.daemon.bulk.frames import Header, Incoming, Kind
-from intellectd.daemon.bulk.neighbour import EPOCH_OF_CHUNK
+from intellectd.daemon.bulk.neighbour import EARLY, EPOCH_OF_CHUNK
 from tests.daemon.bulk_swarm import STALL_S, Case, Events, swarm, transfer_id, trust_all
 from tests.daemon.channel_hosts import WAIT_S, Diary, Host, Piece
 
@@ -104,7 +104,7 @@ class Puppet(Host):
                 self.ask(peer)
                 awaited.add(peer)
         while awaited - set(self.ready):
-            self.hear(Kind.GO, 0)
+            self.hear(Kind.GO)
 
     def send(self, peer: str, chunk: int, step: int, payload: bytes, epoch: int | None = None) -> Piece:
         flag = (self.ready[peer] if epoch is None else epoch) & EPOCH_OF_CHUNK
@@ -121,7 +121,7 @@ class Puppet(Host):
         """The next that comes for this attempt."""
         while True:
             header, payload = self.arrived.came.get(timeout=WAIT_S)
-            if header.flag == self.epoch & EPOCH_OF_CHUNK:
+            if header.flag in (EARLY, self.epoch & EPOCH_OF_CHUNK):
                 return header, payload
 
     def finish(self, peer: str) -> None:

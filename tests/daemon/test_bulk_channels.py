@@ -156,7 +156,7 @@ def test_a_peer_cannot_open_wires_without_end() -> None:
     with hosts("a", "b") as (a, b):
         want_wires(a, "b", STREAMS_MAX + 2)
         a.channels.need("b", STALL_S)
-        while "more than 8" not in str(b.diary.next("lost")[2]):
+        while f"more than {STREAMS_MAX}" not in str(b.diary.next("lost")[2]):
             pass
         assert b.wires("a") <= STREAMS_MAX
     assert WIRES_MAX * 2 * FRAME_BYTES_MAX < 256 * 2**20

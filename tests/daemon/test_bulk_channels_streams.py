@@ -118,7 +118,8 @@ def test_it_climbs_to_what_the_path_needs_and_stays(useful: int, expected: int) 
         ("bbr", None, 64 * MIB, 1),
         ("bbr", 0.0001, 64 * MIB, 4),
         ("bbr", 0.1, 4 * MIB, 4),
-        ("cubic", 0.1, 64 * MIB, 4),
+        ("cubic", 0.1, 64 * MIB, 16),
+        ("cubic", 0.0001, 64 * MIB, 4),
         ("", 0.1, 64 * MIB, 1),
     ],
 )

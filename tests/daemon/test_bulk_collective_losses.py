@@ -9,7 +9,7 @@ from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.errors import Failure
 from intellectd.daemon.bulk.frames import Header, Kind, Outgoing
 from intellectd.daemon.bulk.limits import PARKED_PER_PEER_MAX
-from intellectd.daemon.bulk.neighbour import EPOCHS, Neighbour, Parcel, Way
+from intellectd.daemon.bulk.neighbour import EPOCH_OF_CHUNK, EPOCHS, Neighbour, Parcel, Way
 from intellectd.daemon.bulk.pace import Pace
 from tests.daemon.bulk_swarm import Case, swarm, transfer_id, trust_all
 from tests.daemon.channel_hosts import eventually
@@ -128,7 +128,7 @@ def test_a_neighbour_that_begins_anew_gets_all_again_while_it_is_there() -> None
         x.epoch += 1
         x.go("a")
         after = x.chunk()
-        assert after[1] == before[1] and after[0].flag == before[0].flag + 1 == x.epoch & 0xFF
+        assert after[1] == before[1] and after[0].flag == before[0].flag + 1 == x.epoch & EPOCH_OF_CHUNK
         x.send("a", 1, 1, x.own(1))
         eventually(lambda: bytes(case.outs[0])[len(x.own(0)) :] == x.own(1))
         x.epoch += 1
