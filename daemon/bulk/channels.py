@@ -169,9 +169,7 @@ class Channels:
         if self._closed:
             raise BulkClosed()
         if peer not in self._channels:
-            self._channels[peer] = Channel(
-                self._me, peer, self._handler, self._wire_ended, self._first, self._share
-            )
+            self._channels[peer] = Channel(self._me, peer, self._handler, self._wire_ended, self._first, self._share)
         return self._channels[peer]
 
     def _share(self) -> int:
