@@ -116,7 +116,7 @@ class Metrics:
         )
         self._phase_s = self._counter("phase_seconds_total", "Where this host's time went.", "run", "phase")
         self._ring_size = self._gauge("ring_size", "Members of the last committed outer step.", "run")
-        self._ring_failures = self._counter("ring_failures_total", "Rings that broke, by reason.", "run", "reason")
+        self._ring_failures = self._counter("ring_failures_total", "Transfers that broke, by reason.", "run", "reason")
         self._allreduce_bytes = self._counter(
             "allreduce_bytes_total", "Bytes averaged: as fp32 (raw), and as sent by this host (wire).", "run", "stage"
         )

@@ -149,7 +149,7 @@ class Leader:
             return False, None
         peers = [m.peer for m in part.members]
         if sender not in peers:
-            raise WrongSender(f"{sender} is no member of that ring")
+            raise WrongSender(f"{sender} is no member of that transfer")
         message = result_bytes(self._head.run, self._head.at, result.transfer, result.root)
         if not self._context.crypto.verify(sender, message, result.signature):
             raise BadRecord("the result's signature is false")

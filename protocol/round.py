@@ -208,7 +208,7 @@ class Round:
         members = self._members(message.ballot)
         self.parts.rightful(message.ballot.leader, message.ballot)
         if sender not in (members or [a.peer for a in self.head.blob.assignments]):
-            raise WrongSender(f"{sender} is no member of that ring")
+            raise WrongSender(f"{sender} is no member of that transfer")
         if self._past_transfer(message.ballot) or not members:
             return []  # a majority has the result, which who lost it fetches; or it is of an attempt unknown here
         return self._aborted(sender, message.suspect if message.suspect in members else None, message, now)
@@ -262,7 +262,7 @@ class Round:
             return []
         self.parts.exchange.leave()
         if self._past_transfer(plan.ballot):  # the others finished it: no reason to abort, the bytes can be fetched
-            return [Note("ring_broke", f"the ring broke here: {reason}; the others have its result, which is fetched")]
+            return [Note("ring_broke", f"the transfer broke here: {reason}; the others have the result: it is fetched")]
         message = Abort(self.head.at, plan.ballot, suspect, silent, reason[: limits.TEXT_CHARS_MAX // 2])
         # Of many members the others hear it by the next plan: a thousand need not tell a thousand.
         members = self.parts.exchange.part_of(plan.ballot, self.context.peer)
@@ -291,7 +291,8 @@ class Round:
             parts.suspicion.part(accuser, suspect)
         seen = suspect if saw or not message.silent else None
         plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"
-        text = f"the ring of attempt {ballot.attempt} in round {self.head.round + 1} broke {where}: {message.reason}"
+        of = f"attempt {ballot.attempt} in round {self.head.round + 1}"
+        text = f"the transfer of {of} broke {where}: {message.reason}"
         if ballot < self._newest():  # word of an attempt that a later one has ended already
             self._accuse(None if again else accuser, seen, message, now)
             stopped = parts.exchange.stop() if plan is not None and plan.ballot == ballot else []

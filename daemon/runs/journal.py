@@ -243,7 +243,7 @@ class Journal:
         self._phase, self._phase_at = name or self._phase, now
 
     def transfer_started(self, members: int) -> None:
-        log.debug("ring begins", run=self.run_name, members=members)
+        log.debug("transfer begins", run=self.run_name, members=members)
         self.phase("allreduce")
 
     def transfer_ended(self, done: TransferDone, raw_bytes: int) -> None:
@@ -256,7 +256,7 @@ class Journal:
         reason: RingFailure = "aborted" if aborted else "silent" if failed.silent else "reset"
         self._metrics.outer_step_aborted(self.run_name, reason)
         # What it means for the round is the node's to say, in a note.
-        log.debug("ring broke", run=self.run_name, suspect=failed.suspect, reason=failed.reason)
+        log.debug("transfer broke", run=self.run_name, suspect=failed.suspect, reason=failed.reason)
         self.phase("match")
 
     def link_measured(self, link: LinkSeen) -> None:

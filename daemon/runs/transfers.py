@@ -1,4 +1,4 @@
-"""Encoded updates on their way to this host's disk: by a ring that it takes part in, or from a donor.
+"""Encoded updates on their way to this host's disk: by a collective that it takes part in, or from a donor.
 
 Owns the memory that the bulk engine writes to, from the first byte until the update is durable under its root or
 dropped. A name has at most one such memory: a second one would be the same file. Refuses to decide what to move.
@@ -109,7 +109,7 @@ class Transfers:
             self._bulk.start_collective(job, self._inbox.marshal(lambda event: self._ring_event(event, effect.codec)))
         except (ValueError, BulkError) as error:
             # A plan comes from a peer: whatever does not fit together in it is no fault of ours.
-            self._failed_here(name, ev.TransferBroke(name, None, False, f"the ring cannot be: {error}"[:200]))
+            self._failed_here(name, ev.TransferBroke(name, None, False, f"the transfer cannot be: {error}"[:200]))
             return
         self._journal.transfer_started(len(effect.members))
 

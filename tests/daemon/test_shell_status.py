@@ -167,9 +167,9 @@ async def test_a_ring_that_broke_is_no_warning_after_the_next_round(autojump_clo
     async with shell() as world:
         _, (host,) = await swarm(world, "a", rounds=3)
         journal = world.service(host).journal
-        journal.note(Note("transfer_aborted", "the ring broke", "warning"))
+        journal.note(Note("transfer_aborted", "the transfer broke", "warning"))
         journal.note(Note("delta_refused", "this needs a person", "warning"))
-        assert journal.warnings() == ["the ring broke", "this needs a person"]
+        assert journal.warnings() == ["the transfer broke", "this needs a person"]
         await host.wait("round=2")
         assert (await host.status())["warnings"] == ["this needs a person"]
 
@@ -186,8 +186,8 @@ async def test_a_ring_that_breaks_is_one_line_in_the_log_of_each_host(
         world.bulk.stall(hosts[2].peer, False)
         await finish_alike(hosts, 6)
         loud = [r.getMessage() for r in caplog.records if r.levelname != "DEBUG" and "broke" in r.getMessage()]
-        first = [line for line in loud if "the ring of attempt 0 in round 3 broke" in line]
-        assert 2 <= len(first) <= 3 and all("the ring of attempt" in line for line in loud), loud
+        first = [line for line in loud if "the transfer of attempt 0 in round 3 broke" in line]
+        assert 2 <= len(first) <= 3 and all("the transfer of attempt" in line for line in loud), loud
 
 
 async def test_the_metrics_of_a_catch_up(autojump_clock: Clock) -> None:

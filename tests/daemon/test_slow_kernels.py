@@ -26,7 +26,7 @@ async def test_status_doctor_and_a_metric_tell(
     assert f"kernels   torch ({WHY})" in status_lines(answer)
     assert "\nintellectd_kernels_slow 1.0\n" in metrics and 'kernels="torch"' in metrics
     found = software.kernels({}, answer)
-    assert found.level == "warn" and WHY == found.text.partition(": ")[2] + "; " + found.todo
+    assert found.level == "warn" and found.text.partition(": ")[2] + "; " + found.todo == WHY
     assert "slow kernels in use" in caplog.messages
 
 
