@@ -173,7 +173,8 @@ class Pieces:
         all_s = self._missing_bytes / (others + rate)  # until everything is here, if all go on so
         own_s = sum(self._sizes[piece] for piece in donor.under_way()) / rate  # until it has brought what it was asked
         room = int((all_s - own_s) * rate / size)
-        if room < 1 and own_s + size / rate > COPY_GAIN * all_s:
+        busy = any(other.asks for other in self._donors.values())  # else nobody would bring anything
+        if busy and room < 1 and own_s + size / rate > COPY_GAIN * all_s:
             return 0
         return max(1, min(count, room))
 

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
@@ -147,3 +148,35 @@ def test_an_unknown_donor_counts_for_something_when_shares_are_cut() -> None:
     pieces.came("a", 0, 1.0)  # 1 MiB/s
     ask = pieces.ask("a", 1.0)
     assert ask is not None and ask.count == 1 and RATE_UNKNOWN > MIB
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_while_something_is_missing_somebody_is_asked_for_something(seed: int) -> None:
+    """Whoever comes and goes, and however short the last piece is."""
+    rng, now = Random(seed), 0.0
+    count = rng.randint(1, 40)
+    pieces = Pieces([MIB] * (count - 1) + [1])
+    under_way: dict[str, list[int]] = {}
+    while not pieces.done:
+        name = rng.choice("abcd")
+        if not under_way or (name not in under_way and rng.random() < 0.1):
+            pieces.join(name)
+            under_way[name] = []
+        elif name in under_way and len(under_way) > 1 and rng.random() < 0.05:
+            pieces.leave(name)
+            del under_way[name]
+        for donor, mine in under_way.items():
+            while (ask := pieces.ask(donor, now)) is not None:
+                mine.extend(range(ask.first, ask.first + ask.count))
+        now += rng.choice((0.01, 0.1, 1.0, 30.0))
+        donor = rng.choice([donor for donor, mine in under_way.items() if mine])  # IndexError: nobody is asked
+        pieces.came(donor, under_way[donor].pop(0), now)
+
+
+def test_what_a_donor_leaves_behind_is_asked_of_one_of_many_alike() -> None:
+    play = Play(Pieces([MIB] * 100), dict.fromkeys("abcd", 12.5e6))
+    play.go(lambda: play.pieces.missing == 1)
+    (last,) = [name for name in "abcd" if play.pieces._donors[name].asks]
+    play.pieces.leave(last)
+    asks = [ask for name in play.pieces.donors if (ask := play.pieces.ask(name, play.now)) is not None]
+    assert len(asks) == 1
