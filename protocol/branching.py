@@ -55,6 +55,11 @@ class Branching:
         self.led = False  # or to a voter that it hears, where not everybody hears all of them (B11)
         self._lost_since: float | None = now
         self._rival: Rival | None = None
+        self._others: list[
+            tuple[str, Beacon]
+        ] = []  # who are alive and follow another line, as of which turn and of ours
+        self._looked_at: tuple[int, bytes] = (-1, b"")
+        self._seen: tuple[int, bytes, bool] = (-1, b"", False)  # what `quorum` and `led` follow from
         self._alone = False  # nobody alive follows another line than ours
         self._retry = Retry()
         self._distrust: dict[str, tuple[float, int]] = {}  # until when, how often
@@ -70,10 +75,12 @@ class Branching:
 
     def look(self, head: Head, votes: bool, now: float) -> None:
         """Who of the voters is alive on our own line?"""
-        alive = self._members.alive_beacons(now)
-        here = [v for v in head.voters if (b := alive.get(v)) and b.generation == head.generation and b.lineage.votes]
-        self.quorum = is_quorum(head.voters, [*here, self._context.peer] if votes else here)
-        self.led = self.quorum or (self._members.sparse and any(alive[v].lineage.quorum for v in here))
+        alive, members, mine = self._members.alive_beacons(now), self._members, head.generation
+        if self._seen != (members.turns, head.hash, votes):
+            self._seen = (members.turns, head.hash, votes)
+            here = [v for v in head.voters if (b := alive.get(v)) and b.generation == mine and b.lineage.votes]
+            self.quorum = is_quorum(head.voters, [*here, self._context.peer] if votes else here)
+            self.led = self.quorum or (members.sparse and any(alive[v].lineage.quorum for v in here))
         if self.led:
             self._lost_since = None
         elif self._lost_since is None:
@@ -186,13 +193,17 @@ class Branching:
         self.trail.cut(base)
         self._rival, self._lost_since = None, None
         self.quorum = self.led = False
+        self._seen = (-1, b"", False)
 
     # ---- inside
 
     def _claims(self, head: Head, now: float) -> dict[str, Beacon]:
         """The beacons of living peers whose line we should follow, if they speak true."""
         alive, ours = self._members.alive_beacons(now), head.generation
-        others = [(peer, beacon) for peer, beacon in alive.items() if beacon.generation != ours]
+        if self._looked_at != (self._members.turns, ours):
+            self._looked_at = (self._members.turns, ours)
+            self._others = [(peer, beacon) for peer, beacon in alive.items() if beacon.generation != ours]
+        others = self._others
         self._alone = not others
         if self._alone:
             return {}

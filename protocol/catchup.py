@@ -16,6 +16,7 @@ from intellectd.protocol.entries import Entry
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, state_name
 from intellectd.protocol.membership import Membership
+from intellectd.protocol.moments import soonest
 from intellectd.protocol.window import Decided, Window
 
 NO_STATE = -2  # as in Beacon.applied
@@ -46,6 +47,8 @@ class Catchup:
         self._donors = Donors(context.rng)
         self._ask_retry, self._fetch_retry = Retry(), Retry()
         self._misses = 0  # of updates, since one arrived
+        self._ahead_at: tuple[int, Head] | None = None  # as of which turn `_ahead_there` was looked up
+        self._ahead_there: dict[str, int] = {}
 
     @property
     def has_state(self) -> bool:
@@ -156,17 +159,21 @@ class Catchup:
         return out + self._ask_wanted(wanted, now), None
 
     def deadline(self, now: float) -> float:
-        times = [retry.at for retry in (self._ask_retry, self._fetch_retry) if retry.at > now]
-        return min(times, default=float("inf"))
+        return soonest([self._ask_retry.at, self._fetch_retry.at], now)
 
     # ---- requests
 
     def _ahead(self, head: Head, now: float) -> dict[str, int]:
-        return {
-            peer: beacon.head_round
-            for peer, beacon in self._members.alive_beacons(now).items()
-            if beacon.head_round > head.round and beacon.generation == head.generation  # of a thousand few are ahead
-        }
+        alive, known = self._members.alive_beacons(now), self._ahead_at
+        if known is None or known[0] != self._members.turns or known[1] is not head:
+            self._ahead_at = (self._members.turns, head)
+            round_, ours = head.round, head.generation
+            self._ahead_there = {
+                peer: beacon.head_round
+                for peer, beacon in alive.items()
+                if beacon.head_round > round_ and beacon.generation == ours  # of a thousand few are ahead
+            }
+        return self._ahead_there
 
     def _ask_records(self, head: Head, now: float) -> list[Out]:
         if self._asking is not None or now < self._ask_retry.at:

@@ -35,6 +35,7 @@ class Decision:
         self.suspicion = Suspicion(self.timers)
         self.muster = Muster(context, head, members, self.suspicion, now)
         self.exchange = Exchange(context, head)
+        self._looked_at, self._alive = -1, list[str]()  # the voters, as of which turn
         self.diverged = False  # a quorum stands on another state than this host
 
     def holds(self, root: bytes) -> bool:
@@ -42,11 +43,14 @@ class Decision:
 
     def alive_voters(self, now: float) -> list[str]:
         """Those that can vote here: who follows another line of history does not, nor who has forgotten its votes."""
-        alive = self.members.alive_beacons(now)
-        mine, me = self.head.generation, self.context.peer
-        return [
-            v for v in self.head.voters if v == me or ((b := alive.get(v)) and b.generation == mine and b.lineage.votes)
-        ]
+        alive, members = self.members.alive_beacons(now), self.members
+        if self._looked_at != members.turns:  # asked several times an event
+            self._looked_at, mine, me = members.turns, self.head.generation, self.context.peer
+            found = [(v, alive.get(v)) for v in self.head.voters]
+            self._alive = [
+                v for v, b in found if v == me or (b is not None and b.generation == mine and b.lineage.votes)
+            ]
+        return self._alive
 
     def may_start(self, now: float) -> tuple[bool, str]:
         """May an attempt begin now, and why (not)? Without a quorum in sight it would only burn ballots."""

@@ -49,6 +49,7 @@ class Membership:
         self._moved = False  # has that changed since the bulk plane was told?
         self.links = Links(context.peer)  # what is known of ways to them
         self.own_envelope = b""  # of this host's newest beacon
+        self.turns = 0  # changes of who is alive, and of what they say but for transfers and links
         self.news = True  # has anybody said anything new, or come to life? The node sets it back
 
     def awake(self, now: float) -> None:
@@ -120,6 +121,7 @@ class Membership:
             self._alive = {p: beacon for p, (at, beacon) in heard.items() if at > since and beacon}
             first = min((at for at, _ in heard.values() if at > since), default=float("inf"))
             self.alive_until, self._anew = first + self._timers.suspect_s, False
+            self.turns += 1
         return self._alive
 
     # ---- events
@@ -143,11 +145,8 @@ class Membership:
 
     def on_beacon(self, peer: str, beacon: Beacon, envelope: bytes, now: float, introduced: bool) -> list[Out]:
         """Take a newer beacon. An introduced one (from another member) tells where, but proves no life."""
+        out = self.learn(peer, tuple(beacon.addresses), now)
         view = self.peers.get(peer)
-        out: list[Out] = []
-        if view is None or beacon.addresses:
-            out = self.learn(peer, tuple(beacon.addresses), now)
-            view = self.peers.get(peer)
         if view is None:
             return out
         old = view.beacon
@@ -155,7 +154,9 @@ class Membership:
             return out
         if (old is None or not self.alive(peer, now)) and not self.sparse:
             self.soon(now)
-        self.news = self.news or old is None or not repeats(beacon, old)
+        if old is None or not repeats(beacon, old):
+            self.news = True
+            self.turns += 1
         view.beacon, view.envelope = beacon, envelope
         if not introduced:
             if view.heard_at is None or not self.alive(peer, now):
@@ -170,6 +171,7 @@ class Membership:
             self._alive[peer] = beacon
         elif not introduced:
             self._alive[peer], self.news = beacon, True
+            self.turns += 1
             self.alive_until = min(self.alive_until, now + self._timers.suspect_s)
         if beacon.certificate and (old is None or (old.bulk, old.certificate) != (beacon.bulk, beacon.certificate)):
             self._trusted[peer], self._moved = (peer, beacon.bulk, beacon.certificate), True
@@ -224,6 +226,7 @@ class Membership:
                 del self.peers[peer]
                 self._names = []
                 self._alive.pop(peer, None)
+                self.turns += 1
                 self._distrust(peer)
                 out.append(Note("peer_forgotten", f"{peer} silent for {silent_s:.0f} s, forgotten"))
         return out
@@ -244,8 +247,9 @@ class Membership:
     def _newer(self, peer: str, beacon: Beacon, old: Beacon, now: float, introduced: bool) -> bool:
         """By (incarnation, sequence). A silent peer that speaks to us itself may also have been born anew with a
         clock set back: nobody else can send in its name (B1)."""
-        reborn = not introduced and beacon.incarnation != old.incarnation and not self.alive(peer, now)
-        return reborn or (beacon.incarnation, beacon.sequence) > (old.incarnation, old.sequence)
+        if beacon.incarnation == old.incarnation:
+            return beacon.sequence > old.sequence
+        return beacon.incarnation > old.incarnation or (not introduced and not self.alive(peer, now))
 
     def _heard_at(self, view: PeerView) -> float:
         """When it was last heard, or we began to listen; for one that never spoke itself, never."""

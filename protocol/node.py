@@ -59,6 +59,7 @@ PROGRESS_FRACTION = 0.2  # of attempt_s: an attempt that moves is seen to move i
 RESTLESS_MAX = 64
 HEARSAY = (ev.MessageReceived, ev.MembersReceived, ev.PeerLearned, ev.LinkMeasured)  # what may tell nothing new
 BULK = (StartTransfer, FetchUpdate, FetchSnapshot)
+STATES = {"absent": "synced", "idle": "waiting", "training": "training", "freezing": "training"}  # of a trainer
 ASTRAY = "this host's state differs from the agreed one"
 
 
@@ -118,8 +119,7 @@ class Node(Keeper):
             return "joining" if not self.catchup.has_state else "catching-up"
         if self.seat.lost:
             return ABSTAINING
-        names = {"absent": "synced", "idle": "waiting", "training": "training", "freezing": "training"}
-        return names.get(self.progress.state, "ready") if self.seat.may_be_named(self.head) else "synced"
+        return STATES.get(self.progress.state, "ready") if self.seat.may_be_named(self.head) else "synced"
 
     # ---- events
 

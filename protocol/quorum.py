@@ -3,6 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+FEW = 8  # are sooner looked through than put into a table
+
 
 def is_quorum(voters: Sequence[str], present: Collection[str]) -> bool:
     """More than half of `voters`, or exactly half including the most senior, which is the first.
@@ -10,10 +12,11 @@ def is_quorum(voters: Sequence[str], present: Collection[str]) -> bool:
     The second rule lets a run of two go on when the junior one dies (dynamic-linear voting); any two
     quorums of one list still intersect.
     """
-    count = sum(1 for voter in voters if voter in present)
+    there = dict.fromkeys(present) if isinstance(present, list) and len(present) > FEW else present
+    count = sum(1 for voter in voters if voter in there)
     if 2 * count > len(voters):
         return True
-    return len(voters) > 0 and 2 * count == len(voters) and voters[0] in present
+    return len(voters) > 0 and 2 * count == len(voters) and voters[0] in there
 
 
 def is_majority(members: Sequence[str], present: Collection[str]) -> bool:

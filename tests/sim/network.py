@@ -25,12 +25,27 @@ Pair = tuple[str, str]
 class Network:
     def __init__(self, world: "World", rng: Random) -> None:
         self._world, self.rng = world, rng
+        self._draw: Callable[[], float] = rng.random
+        self._arrives: Callable[..., None] = self._arrive
+        self._weather = Weather()
+        self._loss = self._duplicates = self._reorder = self._latency_s = self._jitter = 0.0
         self.weather = Weather()
         self._cuts: dict[Pair, int] = {}  # by how many faults
         self.changed: dict[Pair, float] = {}  # when a link was last cut or mended
         self.messages = self.bytes = 0
         self.sent_by: dict[str, int] = {}  # messages
         self._posted = ev.MessageReceived("", b"")  # the newest: what goes to many is one event
+
+    @property
+    def weather(self) -> Weather:
+        return self._weather
+
+    @weather.setter
+    def weather(self, weather: Weather) -> None:
+        """Never changed in place: what each message asks for is taken out of it here."""
+        self._weather = weather
+        self._loss, self._duplicates, self._reorder = weather.loss, weather.duplicates, weather.reorder
+        self._latency_s, self._jitter = weather.latency_s, weather.jitter
 
     # ---- links
 
@@ -65,19 +80,17 @@ class Network:
         self.messages += 1
         self.sent_by[host.name] = self.sent_by.get(host.name, 0) + 1
         self.bytes += len(data)
-        rng, weather = self.rng, self.weather
         waits = self._queue(host, len(data))
         if waits > QUEUE_S_MAX:
             return
-        copies = 2 if weather.duplicates and rng.random() < weather.duplicates else 1
+        copies = 2 if self._duplicates and self._draw() < self._duplicates else 1
         for _ in range(copies):
-            if not weather.loss or rng.random() >= weather.loss:
+            if not self._loss or self._draw() >= self._loss:
                 self._deliver(host.name, peer, data, waits + self.delay())
 
     def delay(self) -> float:
-        rng, weather = self.rng, self.weather
-        late = 10 if rng.random() < weather.reorder else 1
-        return weather.latency_s * (1 + weather.jitter * (2 * rng.random() - 1)) * late
+        late = 10 if self._draw() < self._reorder else 1
+        return self._latency_s * (1 + self._jitter * (2 * self._draw() - 1)) * late
 
     def _queue(self, host: Host, length: int) -> float:
         """How long this waits for what goes up the same link before it."""
@@ -95,7 +108,7 @@ class Network:
         if host is not None:
             if self._posted.data is not data or self._posted.via != source:
                 self._posted = ev.MessageReceived(source, data)
-            self._world.at(delay, self._arrive, host, self._posted)
+            self._world.at(delay, self._arrives, host, self._posted)
 
     def _arrive(self, host: Host, event: ev.MessageReceived) -> None:
         if host.node is not None and not self.blocked(event.via, host.name):

@@ -15,8 +15,12 @@ TABLE_PER_HOST = 16  # of messages, members, results, streams; the largest seen 
 # What most attributes are: nothing is inside.
 PLAIN: dict[type, None] = dict.fromkeys((type(None), bool, int, float, str, bytes, tuple))
 
+NUMBERS: dict[type, None] = dict.fromkeys((bool, int, float, str, bytes))  # an attribute that was one stays one
+
 # The names of the attributes of each class that has nothing else, or none that matter: asked for again and again.
 _compiled: dict[type, tuple[str, ...]] = {}
+# Of these the ones to look into.
+_tellable: dict[type, tuple[str, ...]] = {}
 
 
 class Largest:
@@ -41,7 +45,8 @@ def bounded(node: object, hosts: int) -> int:
 def measure(value: object, of_rounds: bool, largest: Largest, seen: dict[int, None]) -> None:
     """Without their names, which take most of the time and are of use when one is too large."""
     seen[id(value)] = None
-    for name in _attributes(value):
+    names = _tellable.get(type(value))
+    for name in _worth_it(value) if names is None else names:
         inside: object = getattr(value, name)
         kind = type(inside)
         if kind in PLAIN:
@@ -53,6 +58,15 @@ def measure(value: object, of_rounds: bool, largest: Largest, seen: dict[int, No
                 largest.others = max(largest.others, len(inside))
         elif id(inside) not in seen:
             measure(inside, of_rounds or name in OF_ROUNDS, largest, seen)
+
+
+def _worth_it(value: object) -> Iterable[str]:
+    """All but numbers and texts; what is None now may be anything later."""
+    names, kind = _attributes(value), type(value)
+    if kind not in _compiled:
+        return names
+    found = _tellable[kind] = tuple(name for name in names if type(getattr(value, name)) not in NUMBERS)
+    return found
 
 
 def named(value: object, path: str, seen: dict[int, None]) -> list[tuple[str, int, bool]]:
