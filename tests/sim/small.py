@@ -103,6 +103,8 @@ class Company:
     """What this host hears of the others: all are alive; who is fit or ready depends on the attempt, so that no two
     attempts would come to the same record of themselves."""
 
+    turns = 0  # of who is alive: never
+
     def __init__(self, world: "Small", me: str) -> None:
         self._world, self._me, self.attempt = world, me, 0
         self.head: Head | None = None

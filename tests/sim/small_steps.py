@@ -21,7 +21,8 @@ from tests.sim.small_host import SmallHost
 
 # Shared by all states of a host, looked at elsewhere, or of no weight without a clock.
 _SHARED = ("context", "_context", "head", "_head", "members", "_members", "timers", "_timers", "_decision", "held")
-_LEFT_OUT = dict.fromkeys((*_SHARED, "attempts", "reason", "_suspicion", "_said_at"))
+_WORKED_OUT = ("_looked_at", "_alive", "_asked")  # of what was asked, which changes nothing
+_LEFT_OUT = dict.fromkeys((*_SHARED, *_WORKED_OUT, "attempts", "reason", "_suspicion", "_said_at"))
 
 
 @dataclass(slots=True)
