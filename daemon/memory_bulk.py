@@ -79,6 +79,7 @@ class _Running:
     buffers: Buffers | None = None
     failure: TransferFailed | None = None
     done: bool = False
+    offered: tuple[str, ...] = ()  # donors that came while pieces were fetched
     news: trio.Event = field(default_factory=trio.Event)
 
     def fail(self, failure: TransferFailed) -> None:
@@ -124,6 +125,11 @@ class MemoryBulk:
     def start_pieces(self, job: PiecesJob, on_event: OnBulkEvent) -> None:
         running = self._register(job.fetch_id)
         self._hub.spawn(self._pieces, job, running, on_event)
+
+    def offer(self, fetch_id: TransferId, donors: tuple[str, ...]) -> None:
+        running = self._running.get(fetch_id)
+        if running is not None:
+            running.offered += donors
 
     def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None:
         running = self._register(job.probe_id)
@@ -267,7 +273,7 @@ class MemoryBulk:
         await self._wait(running, FETCH_S)
         missing = [piece for piece in range(len(job.hashes)) if piece not in frozenset(job.have)]
         while missing and running.failure is None:
-            donors = [peer for peer in job.donors if peer not in lost]
+            donors = [peer for peer in (*job.donors, *running.offered) if peer not in lost]
             if not donors:
                 running.fail(TransferFailed(job.fetch_id, None, f"no donor is left: {'; '.join(lost.values())}", False))
                 break

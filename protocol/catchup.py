@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.donors import Donors, Retry
-from intellectd.protocol.effects import AskEntries, FetchSnapshot, FetchUpdate, Note, Out
+from intellectd.protocol.effects import AskEntries, FetchSnapshot, FetchUpdate, Note, OfferDonors, Out
 from intellectd.protocol.entries import Entry
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, state_name
@@ -42,6 +42,7 @@ class Catchup:
         self.awaited_transfer = NO_HASH  # our own transfer may still bring the bytes of the newest record
         self._asking: str | None = None  # an AskEntries under way
         self._fetching: bytes | int | None = None  # an update's root or a snapshot's round, under way
+        self._serving: tuple[str, ...] = ()  # who was named to serve the snapshot that is being fetched
         self.own_snapshots: tuple[int, ...] = ()  # on this disk; 0 stands for the first parameters
         self._void = False  # the state that is being fetched is one of a line that was left
         self._donors = Donors(context.rng)
@@ -142,7 +143,7 @@ class Catchup:
 
     def evaluate(self, head: Head, now: float, wanted: Wanted | None = None) -> tuple[list[Out], Decided | None]:
         """(requests to make, the next round to apply now or None)."""
-        out = self._ask_records(head, now)
+        out = self._ask_records(head, now) + self._more_donors(head, now)
         if self.applying is not None:
             return out, None
         missing = self.window.get(self.applied + 1) if self.has_state else None
@@ -259,11 +260,7 @@ class Catchup:
         """The newest state that some donor serves and our log proves; not before the log is as long as it gets."""
         if self._ahead(head, now) and not self._ask_retry.failing:
             return []
-        offers: dict[int, list[str]] = {}
-        for peer, beacon in self._members.alive_beacons(now).items():
-            if beacon.generation == head.generation or head.round == -1:
-                for round_ in beacon.snapshots:  # the first parameters are served as round 0
-                    offers.setdefault(-1 if round_ == 0 else round_, []).append(peer)
+        offers = self._offers(head, now)
         for round_ in self.own_snapshots:
             own = self._donors.good([self._context.peer], -1 if round_ == 0 else round_, now)
             if own:
@@ -274,9 +271,30 @@ class Catchup:
             digest, donor = self.window.proven(round_), self._donor(offers[round_], round_, now)
             if donor is not None and digest is not None:
                 self._fetching = round_
-                note = Note("catchup", f"fetching {state_name(round_)} from {donor}{_and_others(offers[round_])}")
-                return [note, FetchSnapshot(round_, digest, donor, self._others(offers[round_], donor, round_, now))]
+                self._serving = (donor, *self._others(offers[round_], donor, round_, now))
+                more = f" and {len(self._serving) - 1} more" if len(self._serving) > 1 else ""
+                note = Note("catchup", f"fetching {state_name(round_)} from {donor}{more}")
+                return [note, FetchSnapshot(round_, digest, donor, self._serving[1:])]
         return []
+
+    def _offers(self, head: Head, now: float) -> dict[int, list[str]]:
+        """By round, who says to serve its state."""
+        offers: dict[int, list[str]] = {}
+        for peer, beacon in self._members.alive_beacons(now).items():
+            if beacon.generation == head.generation or head.round == -1:
+                for round_ in beacon.snapshots:  # the first parameters are served as round 0
+                    offers.setdefault(-1 if round_ == 0 else round_, []).append(peer)
+        return offers
+
+    def _more_donors(self, head: Head, now: float) -> list[Out]:
+        """Of the state that is being fetched: those that were not known, or did not have it, when it began."""
+        round_, room = self._fetching, limits.SNAPSHOT_DONORS_MAX - len(self._serving)
+        if not isinstance(round_, int) or room <= 0 or self._context.peer in self._serving:
+            return []
+        offering = [peer for peer in self._offers(head, now).get(round_, ()) if peer not in self._serving]
+        more = tuple(self._donors.good(offering, round_, now)[:room])
+        self._serving += more
+        return [OfferDonors(round_, more)] if more else []
 
     def _others(self, offering: list[str], donor: str, round_: int, now: float) -> tuple[str, ...]:
         """Those that serve it beside the donor; by lot where there are more than a fetch has room for."""
@@ -298,7 +316,3 @@ class Catchup:
             self._fetching = None
         self._donors.failed(donor, what, now)
         self._fetch_retry.failed(now)
-
-
-def _and_others(offering: list[str]) -> str:
-    return f" and {len(offering) - 1} more" if len(offering) > 1 else ""

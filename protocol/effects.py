@@ -163,6 +163,14 @@ class FetchSnapshot:
 
 
 @dataclass(frozen=True)
+class OfferDonors:
+    """These serve the state that is being fetched, too (K11)."""
+
+    round: int
+    donors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StartTraining:
     """Hand the trainer a round. `fresh`: put the anchor into the arena first, else what is there stands."""
 
@@ -235,6 +243,7 @@ Effect = (
     | FetchUpdate
     | ApplyUpdate
     | FetchSnapshot
+    | OfferDonors
     | StartTraining
     | Freeze
     | FinishTraining

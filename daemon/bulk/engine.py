@@ -73,6 +73,7 @@ class Engine:
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._transfers: dict[TransferId, tuple[Transfer, Callable[[Failure], None]]] = {}
+        self._pieces: dict[TransferId, PieceFetch] = {}
         self._closed = False
         self._crew = Crew()
         self._contacts = Contacts()
@@ -138,15 +139,22 @@ class Engine:
 
     def start_pieces(self, job: PiecesJob, on_event: OnBulkEvent) -> None:
         def forget() -> None:
+            self._pieces.pop(job.fetch_id, None)
             self._forget(fetch.transfer)
 
         fetch = PieceFetch(job, self._dialler, self._crew, on_event, forget)
         self._register(fetch.transfer, fetch.fail)
+        self._pieces[job.fetch_id] = fetch
         try:
             self._crew.start(f"bulk-pieces-{job.fetch_id.hex()[:8]}", fetch.run)
         except BaseException:
             forget()
             raise
+
+    def offer(self, fetch_id: TransferId, donors: tuple[str, ...]) -> None:
+        fetch = self._pieces.get(fetch_id)
+        if fetch is not None:
+            fetch.offer(donors)
 
     def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None:
         def forget() -> None:

@@ -167,6 +167,10 @@ class BulkEngine(Protocol):
 
     def start_pieces(self, job: PiecesJob, on_event: OnBulkEvent) -> None: ...
 
+    def offer(self, fetch_id: TransferId, donors: tuple[str, ...]) -> None:
+        """They serve what is being fetched in pieces, too. Does nothing for a fetch that has ended or never was."""
+        ...
+
     def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None: ...
 
     def links(self) -> dict[str, PeerLink]:

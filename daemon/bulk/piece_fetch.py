@@ -43,6 +43,8 @@ class PieceFetch:
         self._pieces = Pieces([b - a for a, b in itertools.pairwise(job.borders)], job.have)
         self._here_bytes = sum(job.borders[piece + 1] - job.borders[piece] for piece in dict.fromkeys(job.have))
         self._threads = 0
+        self._over = False
+        self._asked: dict[str, None] = {}  # donors that have, or had, a part in it
         self._links: dict[str, Link] = {}
         self._lost: dict[str, str] = {}  # donors, and why
         self._sent = self._received = 0
@@ -51,6 +53,20 @@ class PieceFetch:
         self.transfer.fail(failure)
         with self._changed:
             self._changed.notify_all()
+
+    def offer(self, donors: tuple[str, ...]) -> None:
+        """Any thread."""
+        for peer in donors:
+            with self._changed:
+                if self._over or peer in self._asked or len(self._asked) >= DONORS_MAX:
+                    continue
+                self._asked[peer] = None
+                self._pieces.join(peer)
+                self._threads += 1
+            try:
+                self._crew.start(f"bulk-donor-{peer[-8:]}", partial(self._serve_from, peer))
+            except (BulkError, RuntimeError) as error:
+                self._gone(peer, failure_of(error, peer))
 
     # ---- its own thread
 
@@ -64,6 +80,7 @@ class PieceFetch:
             self.fail(failure_of(error, ""))
         transfer.stop.set()
         with self._changed:  # the donors' threads leave at the stop, within one read
+            self._over = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._threads)
         self._into = None
@@ -74,14 +91,7 @@ class PieceFetch:
             transfer.thread_ends()
 
     def _go(self) -> None:
-        for peer in dict.fromkeys(self._job.donors[:DONORS_MAX]):
-            self._pieces.join(peer)
-            with self._changed:
-                self._threads += 1
-            try:
-                self._crew.start(f"bulk-donor-{peer[-8:]}", partial(self._serve_from, peer))
-            except (BulkError, RuntimeError) as error:
-                self._gone(peer, failure_of(error, peer))
+        self.offer(self._job.donors)
         with self._changed:
             while not self._pieces.done:
                 self.transfer.check()

@@ -85,7 +85,9 @@ def state_of(run: RunStatus) -> str:
         if not total:
             return f"{state}: reading the records"
         share = 100 * (catchup.get("bytes") or 0) / total
-        return f"{state}: {share:.0f} % of {in_bytes(total)} at {in_bytes(catchup.get('rate') or 0)}/s"
+        left_s = catchup.get("seconds_left")
+        left = f", {in_time(left_s)} left" if left_s else ""
+        return f"{state}: {share:.0f} % of {in_bytes(total)} at {in_bytes(catchup.get('rate') or 0)}/s{left}"
     behind = [text for text in (_inner_steps(run), run.get("reason")) if text]
     return f"{state}: {'; '.join(behind)}" if behind else state
 

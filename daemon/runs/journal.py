@@ -73,6 +73,7 @@ class CatchupSeen:
     began_at: float
     from_round: int
     parts: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # (done, total) bytes by transfer
+    kept: dict[bytes, int] = field(default_factory=dict)  # of these bytes, those that came in a life before
     ended_at: float | None = None
 
     @property
@@ -82,11 +83,15 @@ class CatchupSeen:
     def plain(self, now: float) -> dict[str, Any]:
         done, total = self.done_and_total
         seconds = max(1e-3, (now if self.ended_at is None else self.ended_at) - self.began_at)
+        kept = sum(self.kept.values())
+        rate = max(0, done - kept) / seconds
         return {
             "bytes": done,
             "total_bytes": total,
+            "kept_bytes": kept,
             "seconds": round(seconds, 3),
-            "rate": done / seconds,
+            "rate": rate,
+            "seconds_left": round((total - done) / rate, 1) if rate and self.ended_at is None else None,
             "done": self.ended_at is not None,
             "from_round": self.from_round,
         }
@@ -274,6 +279,12 @@ class Journal:
             self._metrics.network_bytes("in", "bulk", max(0, done_bytes - before))
             done, total = self.catchup.done_and_total
             self._metrics.catching_up(self.run_name, done, total)
+
+    def kept(self, part: bytes, kept_bytes: int, total_bytes: int) -> None:
+        """Of what is about to be fetched this much is here, from an earlier try."""
+        if self.catchup is not None and self.catchup.ended_at is None:
+            self.catchup.parts[part] = (kept_bytes, total_bytes)
+            self.catchup.kept.setdefault(part, kept_bytes)
 
     def catching_up(self, behind: bool, round_: int) -> None:
         """Called as the state changes: a catch-up begins when we are behind and ends when we are not."""

@@ -122,6 +122,8 @@ class Performer:
                 self._apply(effect)
             case ef.FetchSnapshot():
                 self._spawn(self._states.fetch, effect)
+            case ef.OfferDonors():
+                self._states.offer(effect)
             case ef.StartTraining():
                 self._seat.start_training(effect, lambda: self._journal.training(effect.round))
             case ef.Freeze():

@@ -69,12 +69,23 @@ class StateFetch:
         self._me, self._run, self._state, self._compute, self._bulk = me, run, state, compute, bulk
         self._journal, self._inbox, self._snapshots = journal, inbox, snapshots
         self._stall_s, self._post = stall_s, post
+        self._round: int | None = None  # that is being fetched, or was last
+        self._offered: tuple[str, ...] = ()  # donors that came since that began
         self._troubles: dict[str, None] = {}  # what worker threads have to tell, each once a fetch
+
+    def offer(self, effect: ef.OfferDonors) -> None:
+        if effect.round == self._round:
+            self._offered += effect.donors
+            self._bulk.offer(self._pieces_id(effect.round), effect.donors)
+
+    def _pieces_id(self, round_: int) -> bytes:
+        return hash_of("pieces", snapshot_name(self._run, round_, "state").encode())
 
     async def fetch(self, effect: ef.FetchSnapshot) -> None:
         if effect.donor == self._me:
             self._load(effect)
             return
+        self._round, self._offered = effect.round, ()
         try:
             hashes = await self._leaves(effect)
             incoming = await self._compute.aside(lambda: self._open(effect, hashes))
@@ -186,8 +197,8 @@ class StateFetch:
         borders, have = state_borders(self._state.layout.elements), incoming.proven
         name = snapshot_name(self._run, effect.round, "state")
         job = PiecesJob(
-            fetch_id=hash_of("pieces", name.encode(), effect.digest),
-            donors=(effect.donor, *effect.others),
+            fetch_id=self._pieces_id(effect.round),
+            donors=(effect.donor, *effect.others, *self._offered),
             object_name=name,
             into=incoming.data,
             borders=borders,
@@ -197,6 +208,7 @@ class StateFetch:
             stall_s=self._stall_s,
             deadline_s=fetch_deadline_s(borders[-1]),
         )
+        self._journal.kept(job.fetch_id, sum(borders[piece + 1] - borders[piece] for piece in have), borders[-1])
         await self._run_job(job.fetch_id, lambda on_event: self._bulk.start_pieces(job, on_event))
 
     def _keep(self, incoming: Incoming | InMemory, piece: int) -> None:

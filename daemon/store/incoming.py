@@ -8,6 +8,8 @@ import mmap
 import os
 import struct
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from intellectd.daemon.atomic import StorageError, fsync_dir, make_dir, storage_errors, write_atomic
@@ -18,6 +20,7 @@ _MAGIC = b"intellectd proven 1\0"
 _HEAD = struct.Struct(f"<{len(_MAGIC)}s32sI")
 # Pieces between two syncs: at 1 Gbit/s one in half a second, and what a crash costs is at most so many MiB.
 SYNC_PIECES = 64
+SYNC_S = 5.0  # or so many seconds, where pieces come slowly
 
 
 def state_borders(elements: int) -> tuple[int, ...]:
@@ -33,7 +36,9 @@ def _files(folder: Path, round_: int, digest: bytes) -> tuple[Path, Path]:
 
 
 class Incoming:
-    def __init__(self, folder: Path, elements: int, round_: int, digest: bytes) -> None:
+    def __init__(
+        self, folder: Path, elements: int, round_: int, digest: bytes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Goes on with what lies there of this very state; what lies there of others goes. Raises StorageError, a full
         disk's before anything is received."""
         self._header = header_bytes(elements, max(0, round_), digest)
@@ -49,7 +54,8 @@ class Incoming:
             known = self._read_proven() if self._is_ours(length) else None
             self._memory = self._map(length)
         self._proven = bytearray(known or bytes(self._count))
-        self._unsynced = 0
+        self._clock = clock
+        self._unsynced, self._synced_at = 0, clock()
 
     @staticmethod
     def lies_in(folder: Path, round_: int, digest: bytes) -> bool:
@@ -71,7 +77,7 @@ class Incoming:
         with self._lock:
             self._proven[piece] = 1
             self._unsynced += 1
-            if self._unsynced >= SYNC_PIECES:
+            if self._unsynced >= SYNC_PIECES or self._clock() - self._synced_at >= SYNC_S:
                 self._sync()
 
     def doubt(self, pieces: list[int]) -> None:
@@ -109,7 +115,7 @@ class Incoming:
             self._memory.flush()
         body = _HEAD.pack(_MAGIC, self._digest, self._count) + bytes(self._proven)
         write_atomic(self._proven_path, body)
-        self._unsynced = 0
+        self._unsynced, self._synced_at = 0, self._clock()
 
     def _is_ours(self, length: int) -> bool:
         try:

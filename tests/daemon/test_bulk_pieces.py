@@ -176,6 +176,27 @@ def test_a_donor_that_vanishes_is_done_without() -> None:
     assert isinstance(end, TransferDone) and bytes(asker.into) == OBJECT and not lost
 
 
+def test_a_donor_that_comes_later_takes_part() -> None:
+    asker, gate, late = Asker(("a",)), threading.Event(), Donor()
+    with swarm("asker", "a", "late") as engines:
+
+        def serve(_peer: str, _name: str) -> memoryview:
+            gate.wait(20)
+            return memoryview(OBJECT)
+
+        engines["a"].serve(serve)
+        engines["late"].serve(late.serve)
+        asker.start(engines["asker"])
+        engines["asker"].offer(transfer_id("it"), ("late", "a", "late"))
+        engines["asker"].offer(transfer_id("another"), ("late",))
+        eventually(lambda: len(asker.came) >= len(HASHES) - 1)  # all but what is asked of a
+        gate.set()
+        end, lost = asker.end()
+        engines["asker"].offer(transfer_id("it"), ("late",))
+    assert isinstance(end, TransferDone) and bytes(asker.into) == OBJECT and not lost
+    assert late.asked
+
+
 def test_an_abort_ends_it_and_nothing_is_touched_after() -> None:
     asker, gate = Asker(("a",)), threading.Event()
     with swarm("asker", "a") as engines:

@@ -98,12 +98,12 @@ async def test_status_of_a_host_in_no_run_says_what_to_do(cli: Cli, answers: Ans
 
 
 async def test_status_shows_how_far_a_catch_up_is_and_warnings(cli: Cli, answers: Answers) -> None:
-    catchup = {"bytes": 25_000_000, "total_bytes": 100_000_000, "seconds": 5.0, "rate": 5e6}
+    catchup = {"bytes": 25_000_000, "total_bytes": 100_000_000, "seconds": 5.0, "rate": 5e6, "seconds_left": 15.0}
     warnings = ["losing this host loses the run: nobody else has its state"]
     run = run_status(state="catching-up", catchup=catchup, round=2, head_round=9, warnings=warnings)
     answers.give("status", status_answer(run))
     _, out, _ = await cli("status")
-    assert "state     catching-up: 25 % of 100.0 MB at 5.0 MB/s\n" in out
+    assert "state     catching-up: 25 % of 100.0 MB at 5.0 MB/s, 15.0 s left\n" in out
     assert "round     2 of 14, the head is 9\n" in out
     assert "warning   losing this host loses the run" in out
 

@@ -9,7 +9,7 @@ import torch
 
 from intellectd.daemon.atomic import StorageError
 from intellectd.daemon.store import incoming
-from intellectd.daemon.store.incoming import SYNC_PIECES, Incoming, state_borders
+from intellectd.daemon.store.incoming import SYNC_PIECES, SYNC_S, Incoming, state_borders
 from intellectd.daemon.store.snapshot import bytes_of, read_snapshot
 from intellectd.kernels.digest import LEAF_BYTES, leaf_hash, state_digest, state_leaves
 
@@ -54,6 +54,16 @@ def test_it_is_synced_now_and_then_by_itself(tmp_path: Path, monkeypatch: pytest
     put(state, 0, 1, 2)
     assert opened(tmp_path).proven == (0, 1)
     assert SYNC_PIECES > 2
+
+
+def test_where_pieces_come_slowly_time_has_it_synced(tmp_path: Path) -> None:
+    now = [0.0]
+    state = Incoming(tmp_path / "incoming", ELEMENTS, 8, DIGEST, lambda: now[0])
+    put(state, 0)
+    now[0] = SYNC_S
+    put(state, 1)
+    put(state, 2)
+    assert opened(tmp_path).proven == (0, 1)
 
 
 def test_a_whole_one_becomes_a_snapshot(tmp_path: Path) -> None:

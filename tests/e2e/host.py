@@ -40,6 +40,7 @@ trainer_threads = 1
 [network]
 listen = ["/ip4/127.0.0.1/tcp/0"]
 bulk_listen = "127.0.0.1:0"
+{network}
 
 [metrics]
 listen = ""
@@ -52,8 +53,8 @@ def tiny_trainer(gate: Path) -> tuple[str, ...]:
     return (sys.executable, str(TINY_TRAINER), str(gate))
 
 
-def light_trainer(gate: Path) -> tuple[str, ...]:
-    return (sys.executable, str(LIGHT_TRAINER), str(gate))
+def light_trainer(gate: Path, *mib: str) -> tuple[str, ...]:
+    return (sys.executable, str(LIGHT_TRAINER), str(gate), *mib)
 
 
 def run_toml(start_peers: int, *more: str) -> str:
@@ -83,15 +84,21 @@ class Host:
     process: subprocess.Popen[bytes] | Forked
 
     def __init__(
-        self, name: str, folder: Path, sockets: Path, trainer: str | tuple[str, ...], forked: bool = False
+        self,
+        name: str,
+        folder: Path,
+        sockets: Path,
+        trainer: str | tuple[str, ...],
+        forked: bool = False,
+        network: str = "",
     ) -> None:
-        """Starts the daemon; `wait_ready` before the first question."""
+        """Starts the daemon; `wait_ready` before the first question. `network`: further lines of its [network]."""
         self.name, self.state, self.forked = name, folder / name, forked
         self.state.mkdir()
         self.socket = sockets / name  # a socket's path has at most 107 bytes, pytest's folders are longer
         self.log = folder / f"{name}.log"
         self.config = folder / f"{name}.toml"
-        text = HOST_TOML.format(state=self.state, socket=self.socket, trainer=json.dumps(trainer))
+        text = HOST_TOML.format(state=self.state, socket=self.socket, trainer=json.dumps(trainer), network=network)
         self.config.write_text(text)
         self._notify = sockets / f"{name}.notify"
         self.peer = self.address = ""

@@ -1,6 +1,7 @@
 """The tiny trainer without torch, which takes longer to import than the rest of a test: frames, arena and numpy.
 
-`python light_trainer.py GATE` does what tiny_trainer.py does, in the words of the attach protocol. What it leaves
+`python light_trainer.py GATE [MIB]` does what tiny_trainer.py does, in the words of the attach protocol; with MIB the
+model has so much more, which is not trained, so that there is something to catch up with. What it leaves
 out, the SDK has of its own: to attach again, to carry work over, to let a run go on where a daemon came back.
 """
 
@@ -24,7 +25,7 @@ WIDTH = 24  # 600 parameters: more than one block of the codec, with padding
 BATCH = 8
 POSITIONS = 2**31
 LR = 0.5
-TENSORS = [["weight", [WIDTH, WIDTH], "float32"], ["bias", [WIDTH], "float32"]]
+TENSORS: list[list[Any]] = [["weight", [WIDTH, WIDTH], "float32"], ["bias", [WIDTH], "float32"]]
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -41,9 +42,8 @@ class Model:
 
     def __init__(self, arena: Array) -> None:
         layout = Layout([TensorSpec(name, tuple(shape), dtype) for name, shape, dtype in TENSORS])
-        self.weight, self.bias = (
-            arena[slot.offset : slot.offset + slot.size].reshape(slot.shape) for slot in layout.slots
-        )
+        tensors = [arena[slot.offset : slot.offset + slot.size].reshape(slot.shape) for slot in layout.slots]
+        self.weight, self.bias, *self.ballast = tensors
 
     def error(self, inputs: Array) -> Array:
         return inputs @ self.weight + self.bias - inputs @ TRUTH
@@ -92,6 +92,8 @@ def main(gate: Path) -> None:
     model = Model(arena)
     if answer["want"] == "initial":
         model.weight[:] = normal(2, WIDTH, WIDTH) / WIDTH
+        for tensor in model.ballast:
+            tensor[:] = normal(3, *tensor.shape)
         send_frame(sock, {"op": "initial"})
         recv_frame(sock)  # "created": the new run starts a trainer of its own
         return
@@ -105,4 +107,6 @@ def main(gate: Path) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(OSError, FrameClosed):  # a daemon that dies takes its trainer with it
+        if len(sys.argv) > 2:
+            TENSORS.append(["ballast", [int(sys.argv[2]), 2**18], "float32"])
         main(Path(sys.argv[1]))

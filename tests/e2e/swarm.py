@@ -24,10 +24,10 @@ class Swarm:
         self.hosts: list[Host] = []
         self.run_id = ""
 
-    def host(self, trainer: str | tuple[str, ...] | None = None, forked: bool = False) -> Host:
+    def host(self, trainer: str | tuple[str, ...] | None = None, forked: bool = False, network: str = "") -> Host:
         """One more daemon, starting; in no run yet."""
         name = f"host-{len(self.hosts) + 1}"
-        host = Host(name, self._folder, self._sockets, trainer or tiny_trainer(self.gate.path), forked)
+        host = Host(name, self._folder, self._sockets, trainer or tiny_trainer(self.gate.path), forked, network)
         self.hosts.append(host)
         return host
 

@@ -198,7 +198,9 @@ def describe(effect: ef.Effect) -> str:  # noqa: PLR0911, PLR0912 - one line an 
         case ef.ApplyUpdate():
             return f"apply round {effect.round}{'' if effect.root else ' (no update)'}, {effect.local}"
         case ef.FetchSnapshot():
-            return f"fetch state {effect.round} from {effect.donor}"
+            return f"fetch state {effect.round} from {'+'.join((effect.donor, *effect.others))}"
+        case ef.OfferDonors():
+            return f"state {effect.round} also from {'+'.join(effect.donors)}"
         case ef.StartTraining():
             streams = " ".join(f"{r}/{s}" for r, s in effect.streams)
             return f"train round {effect.round} on {streams}{'' if effect.fresh else ', carrying over'}"

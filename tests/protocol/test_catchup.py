@@ -54,6 +54,23 @@ def test_a_joiner_reads_the_log_then_a_state_then_replays() -> None:
     assert pz.node.round.state_digest == run.states[6]
 
 
+def test_a_state_is_fetched_from_all_that_offer_it_also_from_those_that_come_later() -> None:
+    """SPEC K11: each is named once; not those that offer another state."""
+    run = grown(6)
+    pz = newcomer(run, known=6)
+    pz >> pz.beacon("PA", snapshots=[4])
+    pz << "fetch state 4 from PA"
+    pz >> pz.beacon("PB", snapshots=[2, 4])
+    pz << "state 4 also from PB"
+    pz >> pz.beacon("PB", snapshots=[4])
+    pz >> pz.beacon("PC", snapshots=[2])
+    pz.silent()
+    pz >> ev.SnapshotMissed(4, "PA", "no donor is left")
+    pz.told(pz.after(limits.RETRY_MAX_S))
+    fetch = pz.one(ef.FetchSnapshot)
+    assert (fetch.round, fetch.donor, fetch.others) == (4, "PB", ())  # PA has failed with it, lately
+
+
 def test_a_joiner_before_the_opening() -> None:
     """SPEC K5: the first parameters are the state of round -1, served as round 0."""
     run = History(run_config({"start_peers": 2}))
