@@ -48,6 +48,7 @@ def test_gossips_groups_have_everybody_once() -> None:
         assert {len(group) for group in groups} == {wan_scaling.GOSSIP_GROUP}
 
 
+@pytest.mark.slow  # likewise
 @pytest.mark.skipif(why_not() is not None, reason=f"no WAN here: {why_not()}")
 def test_who_is_killed_in_a_transfer_is_missed_and_the_others_end() -> None:
     route = Route(delay_ms=2.0, mbit=100.0, queue_ms=100.0)
