@@ -50,7 +50,7 @@ def examine(arguments: Any) -> list[Any]:
         answer, problem = _status(path)
         found = [ok("configuration", text), *running.look(config, path, answer, problem)]
         found += place.look(Path(str(answer["state_dir"])) if answer else config.state_dir, answer is not None)
-    return [*found, *software.look(os.environ, answer), *kernel.look()]
+    return [*found, *software.look(os.environ, answer), *kernel.look(answer.get("pid") if answer else None)]
 
 
 def _status(path: Path) -> tuple[Mapping[str, Any] | None, OperatorError | None]:

@@ -6,6 +6,7 @@ calls. Refuses to change anything.
 
 import ctypes
 import os
+import re
 import resource
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from intellectd.daemon.doctor.finding import Finding, fail, ok, warn
 
 SYSCTL_FILE = "deploy/sysctl.d/90-intellectd.conf"
 APPLY = f"copy {SYSCTL_FILE} to /etc/sysctl.d and run `sudo sysctl --system`"
-PROC_SYS = Path("/proc/sys")
+PROC = Path("/proc")
+PROC_SYS = PROC / "sys"
 # 96 wires, 250 inbound control connections, logs and updates of some runs, torch's own: about 500, and as many again.
 FILES_MIN = 1024
 FILES_GOOD = 4096
@@ -25,8 +27,10 @@ TIMEX_BYTES_MAX = 512  # struct timex has 208
 TIMEX_STATUS_AT = 40  # bytes before `status` on a 64-bit machine: modes, padding, offset, freq, maxerror, esterror
 
 
-def look(proc_sys: Path = PROC_SYS) -> list[Finding]:
-    return [congestion(proc_sys), buffers(proc_sys), idle(proc_sys), clock(), shared_memory(), open_files()]
+def look(pid: int | None = None, proc_sys: Path = PROC_SYS) -> list[Finding]:
+    """`pid`: of the daemon, if it runs."""
+    limit = None if pid is None else limit_of(pid)
+    return [congestion(proc_sys), buffers(proc_sys), idle(proc_sys), clock(), shared_memory(), open_files(limit)]
 
 
 def congestion(proc_sys: Path = PROC_SYS) -> Finding:
@@ -94,6 +98,7 @@ def shared_memory() -> Finding:
 
 
 def open_files(limit: int | None = None) -> Finding:
+    """The daemon's limit, or this process's, which a daemon would inherit."""
     name = "open files"
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if limit is None else limit
     unlimited = limit == resource.RLIM_INFINITY
@@ -104,6 +109,18 @@ def open_files(limit: int | None = None) -> Finding:
     if limit >= FILES_MIN:
         return warn(name, f"{text}: enough for small swarms", todo)
     return fail(name, f"{text}: {WIRES_MAX} wires and the control plane alone may take {FILES_MIN}", todo)
+
+
+def limit_of(pid: int, proc: Path = PROC) -> int | None:
+    """How many files that process may open; None where this user may not see it."""
+    try:
+        text = (proc / str(pid) / "limits").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^Max open files +(\w+)", text, re.MULTILINE)
+    if found is None:
+        return None
+    return int(found[1]) if found[1].isdecimal() else resource.RLIM_INFINITY
 
 
 # ---- inside

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import socket
 import sys
 import time
@@ -101,6 +102,15 @@ def test_the_file_that_is_shipped_asks_for_what_the_doctor_wants(tmp_path: Path)
 @pytest.mark.parametrize(("limit", "level"), [(256, "fail"), (1024, "warn"), (65_536, "ok"), (-1, "ok")])
 def test_descriptors(limit: int, level: str) -> None:
     assert kernel.open_files(limit).level == level
+
+
+def test_the_limit_of_a_daemon_is_its_own(tmp_path: Path) -> None:
+    assert kernel.limit_of(os.getpid()) == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    for said, limit in (("512                  4096", 512), ("unlimited            unlimited", resource.RLIM_INFINITY)):
+        (tmp_path / "7").mkdir(exist_ok=True)
+        (tmp_path / "7/limits").write_text(f"Limit  Soft  Hard  Units\nMax open files            {said}  files\n")
+        assert kernel.limit_of(7, tmp_path) == limit
+    assert kernel.limit_of(8, tmp_path) is None
 
 
 def test_shared_memory_that_cannot_be_had(monkeypatch: Patch) -> None:
