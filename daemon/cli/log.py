@@ -11,11 +11,11 @@ from intellectd.protocol.words import counted
 def verify(arguments: Any) -> int:
     from intellectd.daemon.runs.examine import Finding, examine
 
-    folder = _folder(arguments)
+    folder = folder_of(arguments)
     try:
         seen = examine(folder)
     except Finding as finding:
-        _tell_of(finding, arguments.json)
+        tell_of(finding, arguments.json)
         return EXIT_FAILURE
     if arguments.json:
         facts = {"rounds": seen.rounds, "records": seen.records, "head": seen.head, "updates": seen.updates}
@@ -31,7 +31,7 @@ def verify(arguments: Any) -> int:
     return EXIT_OK
 
 
-def _tell_of(finding: Any, as_json: bool) -> None:
+def tell_of(finding: Any, as_json: bool) -> None:
     what = "" if finding.round is None else f"the record of round {finding.round} is bad: "
     path = printable(finding.path)
     reason = printable(finding.reason)
@@ -44,7 +44,7 @@ def _tell_of(finding: Any, as_json: bool) -> None:
         write_json({"valid": False, **facts, "error": error})
 
 
-def _folder(arguments: Any) -> Path:
+def folder_of(arguments: Any) -> Path:
     """Of the run that is meant, also of one that was left: by its id, or "" for the only one. Raises OperatorError."""
     state = _state_dir(arguments.state_dir)
     try:

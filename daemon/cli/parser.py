@@ -194,6 +194,14 @@ def _look_verbs(verbs: Any) -> None:
 def _other_verbs(verbs: Any) -> None:
     checkpoint = _verb(verbs, "checkpoint", "export:export", "the model as files")
     parts = checkpoint.add_subparsers(dest="part", metavar="PART", required=True, parser_class=Parser)
+    for name, what in (
+        ("ls", "the states of a run on this disk; needs no daemon"),
+        ("verify", "check every byte of them; needs no daemon"),
+    ):
+        part = _verb(parts, name, f"checkpoints:{name}", what)
+        part.add_argument("run_id", metavar="RUN", nargs="?", default="", help="its id; the only one without it")
+        part.add_argument("--state-dir", metavar="DIR", default=None, help="of the daemon (as configured)")
+    part.add_argument("--round", type=int, metavar="N", default=None, help="only the state after this round")
     export = _verb(parts, "export", "export:export", "write the newest anchor as a model that other programs load")
     _known_run(export)
     export.add_argument("path", metavar="DIR", help="a new or empty folder")

@@ -42,6 +42,7 @@ class Examined:
     generation: bytes = b""  # of the newest record
     updates: int = 0
     unfinished_bytes: int = 0  # at the end of a file: being written, or left by a crash; they count for nothing
+    states: dict[int, bytes] = field(default_factory=dict)  # by record, the digest of the state before it
     roots: dict[bytes, int] = field(default_factory=dict)  # of updates, with their rounds
 
     @property
@@ -57,6 +58,11 @@ class Reader:
 
     def verify(self, peer: str, message: bytes, signature: bytes) -> bool:
         return verify(peer, message, signature)
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """`folder` is named by its run id. Raises Finding."""
+    return _manifest(folder)
 
 
 def examine(folder: Path) -> Examined:
@@ -106,6 +112,7 @@ def _records(folder: Path, manifest: Manifest, seen: Examined) -> None:
         except BadRecord as error:
             raise Finding(frames.path, index, str(error)) from error
         head = head.next(entry)
+        seen.states[index] = entry.record.state_digest
         seen.roots.update(dict.fromkeys(roots_of(entry), index))
         seen.records, seen.head, seen.generation = index + 1, head.hash.hex(), head.generation
     seen.unfinished_bytes = frames.unfinished_bytes

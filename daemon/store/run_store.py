@@ -39,6 +39,15 @@ LEAVING_NAME = "leaving"  # an empty file: this host takes leave of the run, wha
 _SNAPSHOT = re.compile(r"^(\d{8,})\.safetensors$")
 
 
+def snapshot_in(folder: Path, round_: int) -> Path:
+    return folder / "snapshots" / f"{max(0, round_):08d}.safetensors"
+
+
+def snapshots_in(folder: Path) -> list[int]:
+    """Rounds, oldest first."""
+    return sorted(int(found[1]) for name in os.listdir(folder / "snapshots") if (found := _SNAPSHOT.match(name)))
+
+
 class RunStore:
     def __init__(self, path: Path) -> None:
         """Opens the folder of a run. Raises CorruptFile or StorageError; nothing is made up for what is missing."""
@@ -233,15 +242,14 @@ class RunStore:
 
     def snapshot_path(self, round_: int) -> Path:
         """The state after this round; the first parameters are round 0's."""
-        return self.path / "snapshots" / f"{max(0, round_):08d}.safetensors"
+        return snapshot_in(self.path, round_)
 
     def reached_snapshots(self) -> list[int]:
         """Those that the log reaches: others are of no use to anybody, though something wrote them."""
         return [round_ for round_ in self.snapshots() if round_ < max(1, len(self._log))]
 
     def snapshots(self) -> list[int]:
-        names = os.listdir(self.path / "snapshots")
-        return sorted(int(found[1]) for name in names if (found := _SNAPSHOT.match(name)))
+        return snapshots_in(self.path)
 
     def write_snapshot(self, state: State, round_: int, digest: bytes, spare_bytes: int) -> None:
         """Raises StorageError; with less than `spare_bytes` left besides, before anything is written."""

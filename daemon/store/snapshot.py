@@ -90,6 +90,12 @@ def read_snapshot(path: Path, elements: int, round_: int) -> Snapshot:
     return Snapshot(state, digest)
 
 
+def header_of(path: Path, elements: int, round_: int) -> bytes:
+    """The digest that a file names, if its header is that of such a state. Raises CorruptFile or StorageError."""
+    with storage_errors(path), path.open("rb", buffering=0) as file:
+        return _read_header(path, file, elements, round_)[1]
+
+
 def damaged(path: Path, why: str) -> CorruptFile:
     return CorruptFile(
         f"snapshot {path} is damaged: {why}; it was left as it is",

@@ -1,0 +1,89 @@
+"""`intellectd checkpoint ls` and `verify`: the states on a disk, against the log beside them, without a daemon."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from intellectd.daemon.cli.main import main
+from tests.daemon.ram import ram_path
+from tests.daemon.shell_made import ROUNDS, copy_run
+from tests.daemon.shell_world import digest_of
+
+__all__ = ["ram_path"]
+
+
+@pytest.fixture
+def folder(ram_path: Path) -> Path:
+    copy_run(ram_path / "state")
+    (found,) = (ram_path / "state" / "runs").iterdir()
+    return found
+
+
+class Asked:
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.state, self.capsys = str(folder.parent.parent), capsys
+
+    def __call__(self, *words: str) -> tuple[int, str]:
+        code = main(["checkpoint", *words, "--state-dir", self.state])
+        return code, self.capsys.readouterr().out
+
+    def plain(self, *words: str) -> Any:
+        code, out = self(*words, "--json")
+        return code, json.loads(out)
+
+
+@pytest.fixture
+def asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> Asked:
+    return Asked(folder, capsys)
+
+
+def test_ls_tells_each_state_and_what_the_log_says_of_it(folder: Path, asked: Asked) -> None:
+    before = digest_of(folder)
+    code, said = asked.plain("ls")
+    assert code == 0 and said["run_id"] == folder.name
+    assert [(state["round"], state["standing"]) for state in said["checkpoints"]] == [(4, "proven"), (8, "proven")]
+    assert all(Path(state["file"]).stat().st_size == state["bytes"] for state in said["checkpoints"])
+    _, out = asked("ls")
+    assert out.splitlines()[0].split()[:2] == ["ROUND", "SIZE"] and len(out.splitlines()) == 3
+    assert digest_of(folder) == before
+
+
+def test_verify_reads_every_byte(folder: Path, asked: Asked) -> None:
+    assert asked.plain("verify")[1]["valid"]
+    code, out = asked("verify", "", "--round", "8")
+    assert code == 0 and out.startswith("round 8: ") and "whole; proven by the log" in out
+    path = folder / "snapshots" / "00000008.safetensors"
+    whole = path.read_bytes()
+    for at in (0, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        code, said = asked.plain("verify")
+        assert code == 1 and not said["valid"] and said["file"] == str(path), at
+    assert asked.plain("verify", "", "--round", "4")[0] in (0, 1)
+    path.write_bytes(whole[:-1])
+    assert asked.plain("verify")[0] == 1
+
+
+def test_a_whole_state_of_another_history_is_found(folder: Path, asked: Asked) -> None:
+    from intellectd.daemon.store.snapshot import State, read_snapshot, write_snapshot
+    from intellectd.kernels.digest import state_digest
+
+    path = folder / "snapshots" / "00000008.safetensors"
+    elements = (path.stat().st_size - 8 - int.from_bytes(path.read_bytes()[:8], "little")) // 8
+    state = read_snapshot(path, elements, 8).state
+    other = State(state.theta + 1, state.momentum)
+    write_snapshot(path, other, 8, state_digest(other.theta, other.momentum))
+    assert [state["standing"] for state in asked.plain("ls")[1]["checkpoints"]] == ["proven", "not the log's"]
+    code, said = asked.plain("verify")
+    assert code == 1 and "not the state that the log proves" in said["reason"]
+
+
+def test_a_round_or_run_that_is_not_there_is_said_so(
+    folder: Path, asked: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asked("verify", "", "--round", "5")[0] == 1
+    main(["checkpoint", "verify", "--round", "5", "--state-dir", asked.state])
+    assert "there is no state of round 5" in capsys.readouterr().err
+    assert asked("ls", "rn1x")[0] == 1
+    assert ROUNDS == 10
