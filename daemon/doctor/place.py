@@ -45,7 +45,8 @@ def runs_in(state_dir: Path) -> tuple[list[Run], list[str]]:
             bad.append(f"{folder / 'manifest'}: {getattr(error, 'strerror', None) or error}")
             continue
         needed = disk_bytes(elements, outer.codec, outer.error_feedback)
-        found.append(Run(config_of(manifest).name, needed, memory_bytes(elements, outer.codec), _size(folder)))
+        memory_ = memory_bytes(elements, outer.codec, outer.schedule == "gossip")
+        found.append(Run(config_of(manifest).name, needed, memory_, _size(folder)))
     return found, bad
 
 

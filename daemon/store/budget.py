@@ -22,9 +22,9 @@ def disk_bytes(elements: int, codec: str, feedback: bool) -> int:
     return states + SNAPSHOTS_KEPT * SNAPSHOT_ROUNDS * update + (FEEDBACK_BYTES * elements if feedback else 0)
 
 
-def memory_bytes(elements: int, codec: str) -> int:
-    """Of the daemon: the state, the arena, its own delta and the round's update, which is file-backed. A trainer's own
-    come besides."""
+def memory_bytes(elements: int, codec: str, gossip: bool = False) -> int:
+    """Of the daemon: the state, the arena, its own delta and the round's update, which is file-backed; and the anchor
+    of its group, where there are some. A trainer's own come besides."""
     kind = codec_by_name(codec)
     encoded = kind.encoded_bytes(elements) + update_codec(kind).encoded_bytes(elements)
-    return (STATE_BYTES + ARENA_BYTES) * elements + encoded
+    return (STATE_BYTES + ARENA_BYTES + (ARENA_BYTES if gossip else 0)) * elements + encoded

@@ -140,6 +140,8 @@ def test_the_budget_is_that_of_every_run(tmp_path: Path) -> None:
     assert bad == [] and [run.name for run in runs] == ["one", "two"]
     assert runs[0].disk == disk_bytes(ELEMENTS, "int8", False) and runs[1].disk > runs[0].disk
     assert runs[0].memory == memory_bytes(ELEMENTS, "int8") > 14 * ELEMENTS > runs[1].memory
+    run_in(tmp_path / "other", "three", schedule="gossip")
+    assert place.runs_in(tmp_path / "other")[0][0].memory == runs[0].memory + 4 * ELEMENTS
     needed = sum(run.memory for run in runs)
     for total, available, is_running, level in (
         (4 * needed, 2 * needed, False, "ok"),
