@@ -3,6 +3,8 @@
 Owns the estimate. Refuses to know tensors: the norm of a group's update is the shell's to take.
 """
 
+from math import isfinite
+
 from intellectd.protocol.entries import Entry, groups_of
 from intellectd.protocol.manifest import from_float32_hex
 
@@ -18,5 +20,7 @@ def anchor_spread(entry: Entry, root: bytes, norm: float) -> float | None:
     there = dict.fromkeys(members)
     mine = [c for c in entry.blob.contributions if c.peer in there]
     squares = sum(c.tokens * from_float32_hex(c.norm) ** 2 for c in mine) / sum(c.tokens for c in mine)
+    if not isfinite(squares):  # a norm is what its member says, and may be no number
+        return None
     within = max(0.0, squares - norm**2)
     return float((within * (count - size) / (count * (size - 1))) ** 0.5 / norm)

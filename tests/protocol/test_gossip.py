@@ -175,3 +175,16 @@ def test_the_spread_is_told_by_the_norms_of_one_group() -> None:
     spread = anchor_spread(entry, group.root, 0.5**0.5)
     assert spread == pytest.approx(((1 - 0.5) * (4 - 2) / (4 * (2 - 1))) ** 0.5 / 0.5**0.5)
     assert anchor_spread(entry, group.root, 1.0) == 0.0 and anchor_spread(entry, b"x" * 32, 1.0) is None
+
+
+@pytest.mark.parametrize("norm", ["7f800000", "7fc00000"])
+def test_a_norm_that_is_no_number_tells_nothing(norm: str) -> None:
+    """Of a member that lies: an infinity in `status --json` would be no JSON."""
+    run = gossip()
+    run.opening(*FOUR)
+    entry = round_of(run)
+    group = entry.record.shape[0]
+    assert isinstance(group, Group)
+    said = [msgspec.structs.replace(one, norm=norm) for one in entry.blob.contributions]
+    lying = msgspec.structs.replace(entry, blob=msgspec.structs.replace(entry.blob, contributions=said))
+    assert anchor_spread(lying, group.root, 0.5) is None
