@@ -86,6 +86,10 @@ class Channel:
         """Forget what is queued of it. One that a wire has taken is in the wire's own buffer, or asks `fill` yet."""
         self.outbox.drop(transfer)
 
+    def drop_chunks(self, transfer: int) -> None:
+        """As `drop`, but words of it are still said."""
+        self.outbox.drop_chunks(transfer)
+
     @property
     def width(self) -> int:
         return len(self._wires)

@@ -57,6 +57,8 @@ class Departures:
             if neighbour.ready == epoch:
                 return
             kept = kept and neighbour.ready is None
+            if neighbour.ready is not None:  # who begins anew without end must not fill the queue with what is void
+                neighbour.channel.drop_chunks(self._books.plan.key)
             neighbour.ready, neighbour.moved_at = epoch, now_s()
             left = [parcel for parcel in neighbour.parcels.values() if not (kept and neighbour.kept(parcel))]
             parcels = [self._again(parcel) for parcel in left]

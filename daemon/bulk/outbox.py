@@ -80,8 +80,16 @@ class Outbox:
                 return
             for control in [control for control in self._controls if control.header.transfer == transfer]:
                 del self._controls[control]
-            if self._chunks:
-                self._chunks = deque(item for item in self._chunks if item.header.transfer != transfer)
+            self._drop_chunks(transfer)
+
+    def drop_chunks(self, transfer: int) -> None:
+        """Of a transfer, and nothing else."""
+        with self._changed:
+            self._drop_chunks(transfer)
+
+    def _drop_chunks(self, transfer: int) -> None:
+        if self._chunks:
+            self._chunks = deque(item for item in self._chunks if item.header.transfer != transfer)
 
     def forget_chunks(self) -> None:
         with self._changed:

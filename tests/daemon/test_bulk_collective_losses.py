@@ -137,6 +137,31 @@ def test_a_neighbour_that_begins_anew_gets_all_again_while_it_is_there() -> None
     assert end.suspect is None and end.reason == "x has begun this transfer anew"
 
 
+def test_who_begins_anew_again_and_again_does_not_fill_the_queue() -> None:
+    case = Case(("a", "x"), codec="fp32", elements=2**24)
+    with with_puppet(case) as (engines, events, x):
+        x.ask("a")
+        x.hear(Kind.GO, 0)
+        x.diary.gate.clear()
+        x.go("a")
+        eventually(lambda: is_stuck(engines["a"]))
+        outbox = engines["a"]._channels._channels["x"].outbox
+        for _attempt in range(50):
+            x.epoch += 1
+            x.go("a")
+        eventually(lambda: neighbour_of(engines["a"]).ready == x.epoch)
+        assert len(outbox._chunks) <= len(x.plan.chunks)
+        x.diary.gate.set()
+        x.finish("a")
+        events["a"].done()
+
+
+def neighbour_of(engine: Engine) -> Neighbour:
+    (collective,) = engine._collectives._running.values()
+    (found,) = collective._books.neighbours.values()
+    return found
+
+
 def test_a_go_before_the_plan_is_kept() -> None:
     case = Case(("a", "x"), codec="fp32", elements=2 * GROUP)
     with with_puppet(case, start=False) as (engines, _events, x):
@@ -239,4 +264,7 @@ class Quiet:
         raise AssertionError("nothing is sent")
 
     def drop(self, transfer: int) -> None:
+        raise AssertionError("nothing is dropped")
+
+    def drop_chunks(self, transfer: int) -> None:
         raise AssertionError("nothing is dropped")

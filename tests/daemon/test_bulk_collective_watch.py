@@ -23,6 +23,8 @@ class NoChannel:
 
     def drop(self, transfer: int) -> None: ...
 
+    def drop_chunks(self, transfer: int) -> None: ...
+
 
 def neighbour(arrivals: int = 1, departures: int = 1, **books: object) -> Neighbour:
     """At time 0, with something to come and something to go."""

@@ -40,6 +40,8 @@ class NoChannel:
 
     def drop(self, transfer: int) -> None: ...
 
+    def drop_chunks(self, transfer: int) -> None: ...
+
 
 def neighbour_with(*ways: Way) -> Neighbour:
     """A parcel of each item."""
