@@ -36,6 +36,7 @@ class Network:
         self.dialable, self.size = dialable, size
         self.parted = dict.fromkeys([*parted, *((j, i) for i, j in parted)])  # both ways: no neighbours, whoever erred
         self.members, self.known = len(dialable), len(known)
+        self._open = [place for place, open_ in enumerate(dialable) if open_]
         self._rates = {pair: e.rate for pair, e in known.items()}
         self._rtts = {pair: e.rtt_s for pair, e in known.items()}
         self.usual = _median(list(self._rates.values()), NEUTRAL_RATE)
@@ -53,6 +54,22 @@ class Network:
             return 0.0
         known = self._rates.get((source, to))
         return min(self.usual, self._up[source], self._down[to]) if known is None else known
+
+    def relay(self, one: int, other: int) -> int | None:
+        """Where two meet that nobody can dial (C8); None where they need none, or there is none."""
+        if self.dialable[one] or self.dialable[other] or not self._open:
+            return None
+        return self._open[(one + other) % len(self._open)]
+
+    def carried(self, source: int, to: int) -> float:
+        """As `rate`, by way of a relay where one is needed."""
+        by = self.relay(source, to)
+        return self.rate(source, to) if by is None else min(self.rate(source, by), self.rate(by, to))
+
+    def way_s(self, source: int, to: int) -> float:
+        """As `rtt`, likewise."""
+        by = self.relay(source, to)
+        return self.rtt(source, to) if by is None else self.rtt(source, by) + self.rtt(by, to)
 
     def rtt(self, source: int, to: int) -> float:
         there = self._rtts.get((source, to), self._rtts.get((to, source)))
@@ -120,7 +137,7 @@ def fit_shares(network: Network) -> list[int]:
     if not network.known or m <= 2:
         return [1] * m
     lines = [network.line(i) / network.size for i in range(m)]
-    narrow = [min(min(network.rate(i, j), network.rate(j, i)) for j in range(m) if j != i) for i in range(m)]
+    narrow = [min(min(network.carried(i, j), network.carried(j, i)) for j in range(m) if j != i) for i in range(m)]
     links = [rate / network.size for rate in narrow]
     while sum(_shares_in(high, lines, links)) < 1.0:
         high *= 2.0
@@ -141,11 +158,17 @@ def _shares_in(seconds: float, lines: list[float], links: list[float]) -> list[f
 
 
 def direct_s(network: Network, shares: Sequence[int]) -> float:
-    """As long as the busiest line or link; a part waits for two hops, and each peer costs a moment."""
+    """As long as the busiest line or link, a relay's with what it passes on; a part waits for two hops, and each peer
+    costs a moment."""
     m, size, whole = network.members, network.size, sum(shares)
     parts = [share / whole for share in shares]
-    lines = max(size * (1.0 + (m - 2) * parts[i]) / network.line(i) for i in range(m))
+    loads = [1.0 + (m - 2) * parts[i] for i in range(m)]
     pairs = [(i, j) for i in range(m) for j in range(m) if i != j]
-    links = max(size * (parts[i] + parts[j]) / network.rate(i, j) for i, j in pairs)
-    hops = max(network.rtt(i, j) for i, j in pairs)
+    for i, j in pairs:
+        by = network.relay(i, j)
+        if by is not None:
+            loads[by] += parts[i] + parts[j]  # it takes that in, and gives it out
+    lines = max(size * loads[i] / network.line(i) for i in range(m))
+    links = max(size * (parts[i] + parts[j]) / network.carried(i, j) for i, j in pairs)
+    hops = max(network.way_s(i, j) for i, j in pairs)
     return BEGIN_S + max(lines, links) + hops + LINK_S * (m - 1)

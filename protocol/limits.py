@@ -13,6 +13,7 @@ BEACON_LOTS = 1  # told by lot with each beacon: everybody hears somebody in 5 s
 RECORD_LOTS = 8  # told by lot of a new record: a thousand hosts in three or four steps, 9, 81, 729
 LOTS_TRIED_MAX = 32  # draws for those lots: four times as many as are wanted
 LOOK_S = 0.25  # hearsay of a sparse swarm is acted on so often: a thousand beacons of 5 s are 200 a second
+RELAYED_PAIRS_MAX = 16  # that one member joins in a direct exchange: half of what its bulk plane does at once
 DIRECT_MEMBERS_MAX = 64  # each then has a connection to each: with more, rings of a torus
 GROUP_SIZE_MAX = 64  # of a gossip round; larger groups differ from an exact round by nothing worth it
 GROUPS_MAX = 64  # of one round, as a shape lists them; where more would be drawn they are larger instead

@@ -68,10 +68,11 @@ def _all_with_all(
     parted: Sequence[tuple[int, int]],
     least: int,
 ) -> Course:
-    """A direct exchange of as many as can all reach each other: one of them at most need not be dialled. Of two that
-    are parted the more accused waits for a round, as long as more than half stay, and `least`."""
+    """A direct exchange of as many as can all reach each other, those that nobody can dial by relays. Of two that are
+    parted the more accused waits for a round, as long as more than half stay, and `least`."""
     hidden = [place for place, open_ in enumerate(dialable) if not open_]
-    members = [place for place in range(len(dialable)) if place not in hidden[1:]]
+    beyond = hidden[_hidden_max(sum(dialable)) :]
+    members = [place for place in range(len(dialable)) if place not in beyond]
     members = members[: limits.DIRECT_MEMBERS_MAX]
     left = [place for place in range(len(dialable)) if place not in dict.fromkeys(members)]
     whole = len(members)
@@ -87,6 +88,14 @@ def _all_with_all(
     seconds = direct_s(network, shares) if network.known and len(members) > 1 else None
     apart = [place for place in range(len(dialable)) if place not in places and place not in left]
     return Course(members, DIRECT, shares, seconds, left, apart)
+
+
+def _hidden_max(open_: int) -> int:
+    """So many that nobody can dial may be in a direct exchange beside so many that can be: each two have a relay."""
+    most = 1
+    while most * (most + 1) // 2 <= limits.RELAYED_PAIRS_MAX * open_:
+        most += 1
+    return most
 
 
 def connectable(dialable: Sequence[bool]) -> tuple[list[int], list[int]]:
@@ -221,7 +230,8 @@ def _torus(network: Network, order: list[int]) -> Course | None:
 
 
 def _direct(network: Network) -> Course | None:
-    if not may_be_direct(network.members) or network.dialable.count(False) > 1 or network.parted:
+    hidden, open_ = network.dialable.count(False), network.dialable.count(True)
+    if not may_be_direct(network.members) or hidden > _hidden_max(open_) or network.parted:
         return None
     plain = list(range(network.members))  # who owns which slice makes no difference
     shares = fit_shares(network)

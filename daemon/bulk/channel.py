@@ -45,15 +45,16 @@ class Channel:
         on_ended: Callable[["Channel"], None],
         first: First,
         share: Callable[[], int],
+        relay: Callable[[], str],
     ) -> None:
-        """`share`: how many wires it may want, of those that this host may have."""
+        """`share`: how many wires it may want, of those that this host may have. `relay`: who joins the two, or ""."""
         self.peer = peer
         self.handler = handler
         self.outbox = Outbox()
         self.offences = 0  # times that the peer broke the protocol
         self.meter = Meter(first)
         self._dials_first = me < peer
-        self._share = share
+        self._share, self._relay = share, relay
         self._on_ended = on_ended  # a wire has ended
         self._news = threading.Lock()
         self._changed = threading.Condition(threading.Lock())
@@ -213,7 +214,7 @@ class Channel:
                 self.offences += isinstance(failure, WireError)
                 self._changed.notify_all()
             if failure is not None and not closing:
-                self.handler.on_lost(self.peer, said_of(failure), False)
+                self.handler.on_lost(self.peer, self._said_of(failure), False)
                 if left:
                     self.handler.on_found(self.peer)
         self._on_ended(self)
@@ -225,7 +226,7 @@ class Channel:
                 alone = not self._wires and not self._closing
                 self.offences += isinstance(failure, WireError)
             if alone:
-                self.handler.on_lost(self.peer, said_of(failure), isinstance(failure, PeerRefused))
+                self.handler.on_lost(self.peer, self._said_of(failure), isinstance(failure, PeerRefused))
 
     def lacks_wires(self) -> bool:
         """Whether it should be dialled, now or soon. Call under no lock."""
@@ -267,10 +268,18 @@ class Channel:
 
     def _lacks(self) -> bool:
         standing = sum(not wire.is_retiring() for wire in self._wires.values()) + len(self._reserved)
-        return self._needs > 0 and not self._closing and standing < min(self.meter.wanted, self._share())
+        return (
+            self._needs > 0
+            and not self._closing
+            and standing < min(self.meter.wanted, 1 if self._relay() else self._share())
+        )
+
+    def _said_of(self, failure: Exception) -> str:
+        relay = self._relay()
+        return f"{said_of(failure)} (through {relay})" if relay else said_of(failure)
 
     def _patience_s(self) -> float:
-        return 0.0 if self._dials_first else DIAL_PATIENCE_S
+        return 0.0 if self._dials_first or self._relay() else DIAL_PATIENCE_S
 
     def _plan_redial(self, wire: Wire, broke_protocol: bool) -> None:
         """After a loss: at once, unless wires die as soon as they stand. Who reached the other last dials first."""

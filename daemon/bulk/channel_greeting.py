@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from intellectd.daemon.bulk.bell import Stop, now_s
-from intellectd.daemon.bulk.dial import Dialler
 from intellectd.daemon.bulk.errors import LinkLost, WireError
 from intellectd.daemon.bulk.limits import DIAL_ATTEMPT_S, REQUEST_S
 from intellectd.daemon.bulk.link import Link
+from intellectd.daemon.bulk.meeting import Meetings
 from intellectd.daemon.bulk.sealed import SECRET_BYTES, WireKeys, derive_keys
 from intellectd.daemon.bulk.wire import (
     HEADER_BYTES,
@@ -41,7 +41,7 @@ class Greeter:
     me: str
     sealed: bool
 
-    def dial(self, dialler: Dialler, peer: str, wire_ids: Callable[[], tuple[bytes, ...]], stop: Stop) -> Greeted:
+    def dial(self, dialler: Meetings, peer: str, wire_ids: Callable[[], tuple[bytes, ...]], stop: Stop) -> Greeted:
         """One attempt. Raises LinkLost, LinkSilent, WireError, Stopped; PeerRefused when nobody listens there."""
         until = now_s() + DIAL_ATTEMPT_S
         mine = secrets.token_bytes(SECRET_BYTES)

@@ -18,6 +18,7 @@ from intellectd.daemon.bulk.errors import BulkClosed, BulkError, LinkLost, Stopp
 from intellectd.daemon.bulk.frames import Handler
 from intellectd.daemon.bulk.limits import CLOSE_S, GOODBYE_S, STREAMS_MAX, WIRES_MAX
 from intellectd.daemon.bulk.link import Link
+from intellectd.daemon.bulk.meeting import Heard, Meetings
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.streams import First, LinkMeasure, at_first
 from intellectd.daemon.bulk.trust import TrustTable
@@ -47,7 +48,7 @@ class Channels:
         self._handler = handler
         self._sealed = sealed
         self._pace = pace
-        self._dialler = Dialler(trust, contacts=contacts)
+        self.meetings = Meetings(Dialler(trust, contacts=contacts))
         self._greeter = Greeter(peer_id, sealed)
         self._changed = threading.Condition(threading.Lock())
         self._channels: dict[str, Channel] = {}
@@ -169,7 +170,15 @@ class Channels:
         if self._closed:
             raise BulkClosed()
         if peer not in self._channels:
-            self._channels[peer] = Channel(self._me, peer, self._handler, self._wire_ended, self._first, self._share)
+            self._channels[peer] = Channel(
+                self._me,
+                peer,
+                self._handler,
+                self._wire_ended,
+                self._first,
+                self._share,
+                partial(self.meetings.relay, peer),
+            )
         return self._channels[peer]
 
     def _share(self) -> int:
@@ -201,17 +210,19 @@ class Channels:
     def _dialable(self, peer: str) -> bool:
         """Not a peer that said that it has no address. One that is not known yet may be by the next attempt."""
         endpoint = self._trust.endpoint(peer)
-        return endpoint is None or endpoint.address != ""
+        return endpoint is None or endpoint.address != "" or self.meetings.relay(peer) != ""
 
     def _dial(self, channel: Channel, stop: Stop) -> None:
         try:
             while not stop.is_set and self._dialable(channel.peer) and channel.await_dial():
                 try:
                     self._make_room(channel)
-                    greeted = self._greeter.dial(self._dialler, channel.peer, channel.wire_ids, stop)
+                    greeted = self._greeter.dial(self.meetings, channel.peer, channel.wire_ids, stop)
                     self._stand(channel, greeted, dialled=True)
                 except Stopped:
                     break
+                except Heard:
+                    continue
                 except Exception as error:  # this host's own faults too: they are told, and tried again
                     channel.dial_failed(error)
         finally:

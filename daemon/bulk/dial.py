@@ -99,12 +99,23 @@ class Dialler:
         return link
 
     def _reach(self, endpoint: Endpoint, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
-        link = self._connected(endpoint, stop, until)
+        return self._introduced(self._connected(endpoint, stop, until), endpoint, peer, first, until)
+
+    def over(self, connection: socket.socket, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
+        """As `reach`, on a connection that leads there already."""
+        endpoint = self.trust.endpoint(peer)
+        if endpoint is None:
+            connection.close()
+            raise LinkLost(self.trust.why_not(peer))
+        return self._introduced(self._secured(connection, stop), endpoint, peer, first, until)
+
+    def _introduced(self, link: Link, endpoint: Endpoint, peer: str, first: Callable[[], bytes], until: float) -> Link:
         link.peer = peer
         try:
             link.handshake(until)
             if link.certificate() != endpoint.certificate:
-                raise LinkLost(f"the certificate at {endpoint.address} is not the one it announced")
+                where = f" at {endpoint.address}" if endpoint.address else ""
+                raise LinkLost(f"the certificate{where} is not the one it announced")
             link.write_all(memoryview(first()), max(0.0, until - now_s()))
             return link
         except BaseException:
@@ -112,7 +123,9 @@ class Dialler:
             raise
 
     def _connected(self, endpoint: Endpoint, stop: Stop, until: float) -> Link:
-        connection = _connect(endpoint.address, stop, until)
+        return self._secured(_connect(endpoint.address, stop, until), stop)
+
+    def _secured(self, connection: socket.socket, stop: Stop) -> Link:
         try:
             context = self.trust.context(server_side=False)
             return Link(context.wrap_socket(connection, do_handshake_on_connect=False), stop, self.pace)

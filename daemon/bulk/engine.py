@@ -4,7 +4,7 @@ Owns the threads, the listening address and the table of running transfers. Refu
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from intellectd.daemon.bulk.certificate import Identity
 from intellectd.daemon.bulk.channels import Channels
@@ -32,15 +32,17 @@ from intellectd.daemon.bulk.interface import (
 from intellectd.daemon.bulk.limits import CLOSE_S, GOODBYE_S, SERVE_STALL_S, TRANSFERS_MAX
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.listener import Listener
+from intellectd.daemon.bulk.meeting import relays_of
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace
 from intellectd.daemon.bulk.piece_fetch import PieceFetch
 from intellectd.daemon.bulk.probe import Probe
+from intellectd.daemon.bulk.relay import Relay
 from intellectd.daemon.bulk.serve import CollectiveWatch, Server
 from intellectd.daemon.bulk.sockets import listen as listen_on
 from intellectd.daemon.bulk.sockets import public_address, split_address
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.trust import TrustTable
-from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES, ChannelRequest, GetRequest, Request
+from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES, ChannelRequest, GetRequest, RelayRequest, Request
 
 
 class Engine:
@@ -85,7 +87,9 @@ class Engine:
         self._collectives.channels = self._channels
         self._watch = CollectiveWatch()
         self._server = Server(self._watch, serve_stall_s, pace.serve)
+        self._relay = Relay(self._crew, lambda peer: self._trust.endpoint(peer) is not None, pace)
         self._listener = Listener(listening, self._trust, self._crew, self._dispatch, pace)
+        self._channels.meetings.hear = self._listener.hear
         self._crew.start("bulk-listen", self._listener.run)
 
     @property
@@ -103,6 +107,7 @@ class Engine:
     def start_collective(self, job: CollectiveJob, on_event: OnBulkEvent) -> None:
         plan = plan_of(job, self._peer_id)
         transfer = Transfer(job.transfer_id, job.stall_s, job.deadline_s, on_event)
+        self._channels.meetings.learn(relays_of(plan.members, plan.me, plan.neighbours, self._ends(plan.members)))
         buffers, epoch = Buffers(plan, job.own, job.out), self._collectives.new_epoch()
         collective = Collective(plan, buffers, transfer, self._channels, self, epoch)
         self._register(transfer, collective.fail)
@@ -113,6 +118,14 @@ class Engine:
         except BaseException:
             self.leave(collective)
             raise
+
+    def relayed(self) -> tuple[int, int]:
+        """(Pairs of peers that are joined here now, bytes that were passed on between such.)"""
+        return len(self._relay.pairs()), self._relay.passed_bytes
+
+    def _ends(self, members: Iterable[str]) -> dict[str, Endpoint]:
+        known = {peer: self._trust.endpoint(peer) for peer in members} | {self._peer_id: self._endpoint}
+        return {peer: end for peer, end in known.items() if end is not None}
 
     def parked(self, collective: Collective) -> list[tuple[str, Header]]:
         return self._collectives.parked(collective)
@@ -189,6 +202,7 @@ class Engine:
         for _transfer, fail in running:
             fail(Failure(None, "the bulk engine was closed", mine=True))
         self._await_transfers()
+        self._relay.close()
         self._channels.close()
         self._crew.join(CLOSE_S)
         self._identity.close()
@@ -205,6 +219,8 @@ class Engine:
                 self._server.answer(link, request)
             case ChannelRequest():
                 self._channels.accept(link, request)
+            case RelayRequest():
+                self._relay.accept(link, request)
 
     def _register(self, transfer: Transfer, fail: Callable[[Failure], None]) -> None:
         if len(transfer.transfer_id) != TRANSFER_ID_BYTES:

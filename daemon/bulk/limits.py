@@ -121,6 +121,11 @@ STREAM_LOSS_SHARE = 1e-5  # of the bytes: cubic falls short of 500 Mbit/s at 100
 STREAM_WORTH = 1.1  # twice the wires for less than a tenth more is noise
 STREAM_HOLD_MAX = 64  # transfers between two trials that fail
 
+# Pairs of peers that meet here, joined or waiting: one thread and two buffers each, 16 MiB in all.
+RELAYS_MAX = 32
+RELAYS_PER_PEER_MAX = 8  # waiting: one peer leaves room for others
+RELAY_BUFFER_BYTES = 256 * 1024  # a few of what a socket gives at once
+RELAY_WAIT_S = DIAL_ATTEMPT_S  # who waited so long has gone and asks again
 PACE_BURST_S = 0.05  # of full rate at once: well under what a home router's queue holds
 PACE_PIECE_MIN = 1500  # an Ethernet frame
 

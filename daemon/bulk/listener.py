@@ -128,6 +128,20 @@ class Listener:
         finally:
             self._gone(stop)
 
+    def hear(self, connection: socket.socket, peer: str, stop: Stop) -> None:
+        """A peer to which a relay has led, as if it had connected here. Raises what a link does."""
+        link = self._secured(connection, stop)
+        if link is None:
+            raise LinkLost("no TLS handshake")
+        try:
+            request = self._introduced(link)
+            if link.peer != peer:
+                raise WireError(f"it is {link.peer}")
+        except BaseException:
+            link.close()
+            raise
+        self._dispatch(link, request)
+
     def _secured(self, connection: socket.socket, stop: Stop) -> Link | None:
         try:
             connection.setblocking(False)

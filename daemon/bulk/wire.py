@@ -3,10 +3,11 @@
 Owns the layout and the checks of it. Refuses to know sockets, and what a transfer expects: the caller compares a
 header with its plan before it reads a byte of payload. Decoding is total: any bytes give a value or WireError.
 
-  dialler:  request   u16 length, msgpack map {"v": 1, "op": "get" | "channel", ...}
+  dialler:  request   u16 length, msgpack map {"v": 1, "op": "get" | "channel" | "relay", ...}
   answers:  frame     16-byte header: kind u8, flag u8, 6 bytes of zero, length u64 (big-endian), payload
   get:      <- OBJECT(length), the bytes, END; or REFUSED(flag = why), and the connection closes
             -> further requests for objects, also before the last was answered; each is answered in its turn
+  relay:    <- GO(flag = who begins), or REFUSED; then TLS ends, and the bytes are the two peers' own
   channel:  -> 32 secret bytes; <- GO, 32 secret bytes, or REFUSED; then TLS ends, and frames.py's frames follow
 
 A clean end is in the frames (END), never in TLS's close_notify: peers that are killed send none,
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 import msgpack
 
 from intellectd.daemon.bulk.errors import WireError
-from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, REQUEST_BYTES_MAX, WIRES_LISTED_MAX
+from intellectd.daemon.bulk.limits import OBJECT_NAME_BYTES_MAX, PEER_ID_BYTES_MAX, REQUEST_BYTES_MAX, WIRES_LISTED_MAX
 from intellectd.daemon.bulk.sealed import WIRE_ID_BYTES
 
 VERSION = 1
@@ -44,6 +45,7 @@ class Refusal(enum.IntEnum):
     BAD_RANGE = 2
     BUSY = 3
     OTHER_MODE = 4  # one side seals its frames and the other does not
+    UNKNOWN_PEER = 5  # no such peer is known to the relay
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,14 @@ class ChannelRequest:
     sealed: bool = True
 
 
-Request = GetRequest | ChannelRequest
+@dataclass(frozen=True)
+class RelayRequest:
+    """Join me with that peer, which asks for me likewise."""
+
+    to: str
+
+
+Request = GetRequest | ChannelRequest | RelayRequest
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,8 @@ def encode_request(request: Request) -> bytes:
             body = {"v": VERSION, "op": "get", "object": object_name, "offset": offset, "length": length}
         case ChannelRequest(wires, sealed):
             body = {"v": VERSION, "op": "channel", "wires": list(wires[:WIRES_LISTED_MAX]), "sealed": sealed}
+        case RelayRequest(to):
+            body = {"v": VERSION, "op": "relay", "to": to}
     raw: bytes = msgpack.packb(body)
     if len(raw) > REQUEST_BYTES_MAX:
         raise ValueError(f"a request of {len(raw)} bytes; at most {REQUEST_BYTES_MAX} are allowed")
@@ -105,6 +116,8 @@ def decode_request(raw: bytes) -> Request:
             return _checked_get(name, offset, length)
         case {"v": int(), "op": "channel", "wires": list(wires), "sealed": bool(sealed)}:
             return _checked_channel(wires, sealed)
+        case {"v": int(), "op": "relay", "to": str(to)} if 0 < len(to) <= PEER_ID_BYTES_MAX:
+            return RelayRequest(to)
     raise WireError("a request of no known form")
 
 

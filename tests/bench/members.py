@@ -88,7 +88,8 @@ class Shape:
 
 
 class Swarm:
-    """Members with the production engine, in hosts of the same names (`addresses`: what they listen on).
+    """Members with the production engine, in hosts of the same names (`addresses`: what they listen on; "": nobody can
+    dial them).
 
     They start at once; `ready` waits for them, and is to be called before anything else.
     """
@@ -97,7 +98,8 @@ class Swarm:
         self.members: dict[str, Member] = {}
         self._codec = shape.codecs[0]
         for seed, (name, address) in enumerate(addresses.items()):
-            spec = {"name": name, "listen": address, "seed": seed} | vars(shape)
+            where = {"listen": address or "127.0.0.1:0", "hidden": not address}
+            spec = {"name": name, "seed": seed} | where | vars(shape)
             self.members[name] = Member(stack, name, popen, sys.executable, str(PEER), json.dumps(spec))
 
     def ready(self) -> Self:

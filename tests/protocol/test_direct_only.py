@@ -111,7 +111,12 @@ def test_who_takes_part_in_an_exchange_of_all_with_all() -> None:
     known = chart([True] * 5, links(5), 10**9, DIRECT_ONLY)
     assert known.seconds is not None and known.seconds > 0 and known.shape[4] > known.shape[0]
     hidden = chart([True, False, True, False, False], links(5), 10**9, DIRECT_ONLY)
-    assert (hidden.order, hidden.left, hidden.parted) == ([0, 1, 2], [3, 4], [])
+    assert (hidden.order, hidden.left, hidden.parted) == ([0, 1, 2, 3, 4], [], [])
+    assert hidden.seconds is not None and known.seconds < hidden.seconds < 10 * known.seconds
+    alone = chart([False] * 3, {}, 10**9, DIRECT_ONLY)
+    assert (alone.order, alone.left) == ([0], [1, 2])  # nobody could join them
+    crowd = chart([True] + 10 * [False], {}, 10**9, DIRECT_ONLY)
+    assert (crowd.order, crowd.left) == ([0, 1, 2, 3, 4, 5, 6], [7, 8, 9, 10])
     many = chart([True] * 70, {}, 10**9, DIRECT_ONLY)
     assert (many.order, many.left) == ([*range(DIRECT_MEMBERS_MAX)], [*range(64, 70)])
 

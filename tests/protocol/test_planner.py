@@ -99,12 +99,26 @@ def test_of_too_many_that_nobody_can_dial_some_wait() -> None:
     assert (sorted(found.order), found.left) == ([0, 2], [1, 3])
 
 
-def test_what_cannot_be_connected_is_no_torus_and_no_direct_exchange() -> None:
-    for manifest in ("direct", "torus"):
-        assert chart([False, False, True, True, True, True], mesh(6), 10**9, manifest).schedule in ("ring", "torus")
-        assert chart([False, True, False, True], mesh(4), 10**9, manifest).schedule == "ring"
+def test_what_cannot_be_connected_is_no_torus() -> None:
+    assert chart([False, False, True, True, True, True], mesh(6), 10**9, "torus").schedule in ("ring", "torus")
+    assert chart([False, True, False, True], mesh(4), 10**9, "torus").schedule == "ring"
     network = Network([False, True, True, False], {}, 10**9)
     assert torus_s(network, [0, 1, 2, 3], 2) is not None and torus_s(network, [0, 1, 3, 2], 2) is None
+
+
+def test_two_that_nobody_can_dial_meet_at_a_relay_which_costs() -> None:
+    """SPEC C8."""
+    dialable = [False, True, False, True]
+    assert chart(dialable, mesh(4), 10**9, "direct").schedule == "direct"
+    network, open_ = (
+        Network(dialable, mesh(4, 50 * MB, 0.02), 10**9),
+        Network([True] * 4, mesh(4, 50 * MB, 0.02), 10**9),
+    )
+    assert (network.relay(0, 2), network.relay(2, 0), network.relay(0, 1)) == (1, 1, None)
+    assert (network.carried(0, 2), network.way_s(0, 2), network.way_s(0, 1)) == (50 * MB, 0.04, 0.02)
+    assert direct_s(network, [1] * 4) > 1.5 * direct_s(open_, [1] * 4)
+    assert Network([False] * 3, {}, 1).relay(0, 1) is None
+    assert chart([False, False], mesh(2), 10**9, "direct").left == [1]
 
 
 # ---- schedules
