@@ -4,8 +4,8 @@
 vectors, one of each codec. First it answers {"address", "certificate"}: where it listens. A line {"members": {peer:
 such an answer}} has it trust them; to each line {"run": name, "codec", "schedule", "order": [peer], "weights":
 [number]} it answers {"seconds", "cpu_s", "sent", "received", "digest", "own_mib"}, or {"failed": reason, "suspect",
-"silent", "seconds"}. Further keys of such a line: "stall_s", "deadline_s"; "beats": a trio task of this process beats meanwhile,
-and "late_ms" says how late; "whole": the fp32 vector is encoded before and decoded after, and both count.
+"silent", "seconds"}. Further keys of such a line: "stall_s", "deadline_s"; "beats": a trio task of this process beats
+meanwhile, and "late_ms" says how late; "whole": the fp32 vector is encoded before and decoded after, and both count.
 """
 
 import json
