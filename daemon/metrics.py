@@ -181,6 +181,9 @@ class Metrics:
             "Peers that connected to this host for tensors (in), and it to them (out).",
             "direction",
         )
+        self._relayed_pairs = self._gauge("bulk_relayed_pairs", "Pairs of peers that this host joins now.")
+        self._relayed_bytes = self._counter("bulk_relayed_bytes_total", "Bytes passed on between such peers.")
+        self._relayed_told = 0
         self._routing = self._gauge("dht_routing_table_peers", "Peers in the DHT routing table.")
         self._dht = self._counter("dht_requests_total", "Requests to the DHT, by outcome.", "op", "outcome")
 
@@ -206,6 +209,11 @@ class Metrics:
         _tell_stats(self._link_rtt, [link.rtt_s for link in found if link.rtt_s is not None])
         self._bulk_reached.labels("in").set(sum(link.came_s is not None for link in found))
         self._bulk_reached.labels("out").set(sum(link.reached_s is not None for link in found))
+
+    def relayed(self, pairs: int, total_bytes: int) -> None:
+        self._relayed_pairs.set(pairs)
+        self._relayed_bytes.inc(total_bytes - self._relayed_told)
+        self._relayed_told = total_bytes
 
     def dht_routing_table(self, peers: int) -> None:
         self._routing.set(peers)

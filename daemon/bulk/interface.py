@@ -177,6 +177,10 @@ class BulkEngine(Protocol):
         """Of every peer with which there was any contact, or an attempt; at most 1,024."""
         ...
 
+    def relayed(self) -> tuple[int, int]:
+        """(Pairs of peers that this host joins now, bytes that it has passed on between such.)"""
+        ...
+
     def abort(self, transfer_id: TransferId) -> None:
         """End a transfer within a second; its buffers are not touched after the TransferFailed that follows."""
         ...

@@ -46,6 +46,7 @@ class Host:
         network.on_traffic(lambda direction, size: metrics.network_bytes(direction, "control", size))
         metrics.before_reading("network", lambda: metrics.dht_routing_table(network.directory_peers()))
         metrics.before_reading("links", lambda: metrics.links(bulk.links().values()))
+        metrics.before_reading("relayed", lambda: metrics.relayed(*bulk.relayed()))
         nursery.start_soon(self.known.save_always)
 
     @property

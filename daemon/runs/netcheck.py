@@ -135,8 +135,8 @@ def _apart(host: Host, here: list[_Known]) -> list[str]:
     hidden = tuple(member.peer for member in here if member.announces == "")
     if hidden and not host.bulk.endpoint.address:
         found.append(
-            f"neither this host nor {some(hidden)} can be dialled for tensors, so none pass between them; "
-            f"if one of them can be opened: {_way_in(host)}"
+            f"neither this host nor {some(hidden)} can be dialled for tensors, so none pass between them but "
+            f"through a relay; if one of them can be opened: {_way_in(host)}"
         )
     for member in here:
         if member.reach == "failed":

@@ -120,6 +120,15 @@ def test_links_are_told_as_three_numbers_however_many_there_are() -> None:
     assert not [found for found, _ in samples(metrics) if found == name], "an unknown rate is no rate of 0"
 
 
+def test_what_is_passed_on_for_others_is_counted_once() -> None:
+    metrics = Metrics()
+    for pairs, total in ((1, 100), (2, 250), (0, 250)):
+        metrics.relayed(pairs, total)
+    told = samples(metrics)
+    assert told["intellectd_bulk_relayed_pairs", ()] == 0
+    assert told["intellectd_bulk_relayed_bytes_total", ()] == 250
+
+
 def test_training_is_told_while_it_goes_on_and_nothing_twice() -> None:
     metrics = Metrics()
     journal = Journal("mini", metrics, "int8")
