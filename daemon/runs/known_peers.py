@@ -43,13 +43,14 @@ class KnownPeers:
         self._news.set()
 
     async def save_always(self) -> None:
-        """Until cancelled: one writer, so that an older list never lands on a newer one. Saves once more at the end."""
+        """Until cancelled: one writer, so that an older list never lands on a newer one. The first news at once, as a
+        host that is killed then has nothing else to go by; what follows together. Saves once more at the end."""
         try:
             while True:
                 await self._news.wait()
-                await trio.sleep(SAVE_S)
                 self._news = trio.Event()
                 await self._save()
+                await trio.sleep(SAVE_S)
         finally:
             with trio.CancelScope(shield=True):
                 await self._save()

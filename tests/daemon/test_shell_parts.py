@@ -348,6 +348,26 @@ async def test_an_older_list_of_peers_never_lands_on_a_newer_one(autojump_clock:
     assert load_peers(ram_path) == {PEER: [f"/ip4/10.0.0.1/tcp/77/p2p/{PEER}"]}
 
 
+async def test_the_first_peer_is_on_disk_at_once_and_the_next_together(autojump_clock: Clock, ram_path: Path) -> None:
+    """Who is killed a moment after it joined finds the others again."""
+    saves: list[float] = []
+
+    async def seen(work: Callable[[], Any]) -> Any:
+        saves.append(trio.current_time())
+        return work()
+
+    known = KnownPeers(ram_path, seen)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(known.save_always)
+        began = trio.current_time()
+        for port in range(1, 10):
+            known.remember(PEER, (f"/ip4/10.0.0.1/tcp/{port}/p2p/{PEER}",))
+            await trio.sleep(SAVE_S / 10)
+        await trio.sleep(SAVE_S)
+        nursery.cancel_scope.cancel()
+    assert [at - began for at in saves] == [0.0, SAVE_S]
+
+
 async def test_what_is_remembered_is_bounded_and_fits_the_file_it_is_read_from(
     autojump_clock: Clock, ram_path: Path
 ) -> None:
