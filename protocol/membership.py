@@ -226,7 +226,7 @@ class Membership:
                 del self.peers[peer]
                 self._names = []
                 self._alive.pop(peer, None)
-                self.turns += 1
+                self.news, self.turns = True, self.turns + 1
                 self._distrust(peer)
                 out.append(Note("peer_forgotten", f"{peer} silent for {silent_s:.0f} s, forgotten"))
         return out

@@ -8,8 +8,8 @@ The map of the protocol:
                   ├──▶ Progress     the trainer, its delta, and work that was left out
                   └──▶ Branching    a lost quorum, and better lines of history
 
-Owns the order of effects: what must be durable comes first. Refuses to know sockets, clocks and tensors. After
-every event the parts are asked, in a fixed order, what has become due; `deadline` says when to send a Tick.
+Owns the order of effects: what must be durable comes first. Refuses to know sockets, clocks and tensors. After each
+event that may make something due the parts are asked, in a fixed order; `deadline` says when to send a Tick.
 """
 
 from typing import Literal, assert_never

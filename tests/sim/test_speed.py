@@ -63,7 +63,14 @@ def test_a_node_that_rests_would_have_found_nothing_due(monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", [Plan(70100, 32, (2, 9), 3.0), Plan(70100, 2, (40, 60), 1.0)])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(70100, 32, (2, 9), 3.0),
+        Plan(70100, 2, (40, 60), 1.0),
+        Plan(70100, 4, (4, 9), 3.0, weather="gossip"),
+    ],
+)
 def test_nodes_that_rest_would_have_found_nothing_due(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     same_without_rest(plan, monkeypatch)
 
