@@ -64,6 +64,9 @@ class KnownPeers:
             await self._runner(lambda: write_atomic(self._path, body))
         except StorageError as error:
             log_if_changed(log.warning, str(self._path), "known peers not saved", reason=str(error))
+        except trio.Cancelled:  # perhaps before anything was written
+            self._saved = False
+            raise
 
 
 def load_peers(state_dir: Path) -> dict[str, list[str]]:
