@@ -46,12 +46,13 @@ class Meetings:
 
     def relay(self, peer: str) -> str:
         """ "" where none is needed or known."""
-        return self._relays.get(peer, "")
+        endpoint = self._dialler.trust.endpoint(peer)
+        return "" if endpoint is None or endpoint.address else self._relays.get(peer, "")
 
     def reach(self, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
         """As Dialler.reach. Raises Heard when the peer reached this host instead."""
-        relay, endpoint = self.relay(peer), self._dialler.trust.endpoint(peer)
-        if not relay or endpoint is None or endpoint.address:
+        relay = self.relay(peer)
+        if not relay:
             return self._dialler.reach(peer, first, stop, until)
         connection, dials = self._meet(relay, peer, stop, until)
         if dials:
