@@ -357,10 +357,9 @@ async def test_the_first_peer_is_on_disk_at_once_and_the_next_together(autojump_
         saves.append(trio.current_time())
         return work()
 
-    known = KnownPeers(ram_path, seen)
+    known, began = KnownPeers(ram_path, seen), trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(known.save_always)
-        began = trio.current_time()
         for port in range(1, 10):
             known.remember(PEER, (f"/ip4/10.0.0.1/tcp/{port}/p2p/{PEER}",))
             await trio.sleep(SAVE_S / 10)
