@@ -42,7 +42,7 @@ class Muster:
         if 2 * len(ready) > len(self._expected) and self._half_ready_at is None:
             self._half_ready_at = now
         self._watch_short(self._can_work(here, len(ready), now), now)
-        opening, all_silent = self._head.round == -1, self._all_silent(now)
+        opening, all_silent = self._head.round == -1, self._all_silent(now) or self._all_suspect(len(alive), now)
         return Standing(
             expected=self._expected,
             alive=alive,
@@ -113,6 +113,11 @@ class Muster:
         near = beacon.generation == self._head.generation and beacon.applied >= self._head.round - 1
         return beacon.state in ABLE_STATES and near and not beacon.leaving
 
+    def _may_work(self, beacon: Beacon, now: float) -> bool:
+        """Able, and it knows of this decision, or has had little time to: who lives and hears nothing never will."""
+        known = beacon.head_round >= self._head.round or now < self.began_at + self._context.config.timers.expel_s
+        return known and self._is_able(beacon)
+
     def leaving_peers(self, now: float) -> list[str]:
         leaving = [p for p, b in self._members.alive_beacons(now).items() if b.leaving]
         return [*leaving, self._context.peer] if self.leaving else leaving
@@ -120,8 +125,9 @@ class Muster:
     def deadline(self, now: float) -> float:
         """When the slow are waited for no longer, or a roster that is too short for a round is given up."""
         ends = [self._grace_ends_at(), self._patience_ends_at()]
-        if self._short_since is not None:
-            ends.append(self._short_since + self._context.config.timers.expel_s)
+        for since in (self._short_since, self._suspicion.since, self.began_at):
+            if since is not None:
+                ends.append(since + self._context.config.timers.expel_s)
         return soonest(ends, now)
 
     def _grace_ends_at(self) -> float:
@@ -135,7 +141,7 @@ class Muster:
             return True
         beacons, me, count = self._members.alive_beacons(now), self._context.peer, 0
         for peer in here:
-            able = self.able and not self.leaving if peer == me else self._is_able(beacons[peer])
+            able = self.able and not self.leaving if peer == me else self._may_work(beacons[peer], now)
             count += self.ready(peer) is not None or (able and not self._astray(peer))
             if count >= asked:
                 return True
@@ -153,3 +159,10 @@ class Muster:
             return True
         waited = self._short_since is not None and now - self._short_since >= self._context.config.timers.expel_s
         return self._head.round >= 0 and waited
+
+    def _all_suspect(self, left: int, now: float) -> bool:
+        """Transfers have broken for as long, and without the suspects too few are left (A3): of two that live, one may
+        hear nothing, and they would try again for ever while others could work."""
+        asked = max(1, self._context.config.swarm.min_peers)
+        broken_s = now - self._suspicion.since
+        return self._head.round >= 0 and left < asked and broken_s >= self._context.config.timers.expel_s

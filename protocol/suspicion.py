@@ -19,6 +19,7 @@ class Suspicion:
         self._times: dict[str, int] = {}
         self._until: dict[str, float] = {}
         self._parted: dict[str, dict[str, None]] = {}  # by accuser, the newest last
+        self.since = float("inf")  # when somebody was left out first
 
     def part(self, accuser: str, suspect: str) -> None:
         """A ring broke between these two, as one of them says: the link may be cut although both are well. For the
@@ -63,6 +64,7 @@ class Suspicion:
         return soonest(self._until.values(), now)
 
     def _exclude(self, peer: str, now: float) -> None:
+        self.since = min(self.since, now)
         times = self._times[peer] = self._times.get(peer, 0) + 1
         longer = 2 ** min(times - 1, limits.EXCLUSION_DOUBLINGS_MAX)
         self._until[peer] = now + self._timers.suspect_s * longer

@@ -36,3 +36,22 @@ def test_some_that_hear_nobody_of_the_others_hold_no_round_up() -> None:
     rest = [host for host in world.hosts.values() if host.name not in deaf]
     newest = max(world.truth.entries)
     assert world.run(150, lambda: all(host.node and host.node.head.round >= newest + 2 for host in rest))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_two_of_which_one_hears_nothing_are_not_all_that_is_tried(seed: int) -> None:
+    """They are the whole roster, and each ring of theirs breaks; a third one, who could work, is named in time (A3)."""
+    world = World(seed, sim_config(start_peers=3, min_peers=2))
+    world.net.weather = Weather(loss=0.0)
+    for number in range(3):
+        world.add(name_of(number), ["PA"] if number else []).speed = 1.0
+    assert world.run(60, lambda: min(heads(world)) >= 1)
+    third = world.hosts["PC"]
+    world.kill(third)
+    newest = max(world.truth.entries)
+    assert world.run(200, lambda: max(world.truth.entries) >= newest + 3)  # the other two alone
+    world.net.cut([(name, "PB") for name in world.hosts])
+    world.start(third)
+    newest = max(world.truth.entries)
+    rest = [world.hosts["PA"], third]
+    assert world.run(160, lambda: all(host.node and host.node.head.round >= newest + 3 for host in rest))
