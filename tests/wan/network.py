@@ -236,6 +236,8 @@ class Wan:
     def _answer(self) -> str:
         try:
             answer = self._answers.readline()
+        except ConnectionResetError:  # it ended between our question and its reading it
+            answer = ""
         except OSError as error:
             raise WanError(f"the router does not answer: {error}") from error
         if not answer:
