@@ -168,7 +168,7 @@ class StateFetch:
         fetch_id = hash_of("fetch", name.encode(), donor.encode())
         deadline_s = fetch_deadline_s(len(into))
         job = FetchJob(fetch_id, donor, name, 0, memoryview(into), self._stall_s, deadline_s)
-        await self._run_job(fetch_id, lambda on_event: self._bulk.start_fetch(job, on_event))
+        await self._run_job(fetch_id, len(into), lambda on_event: self._bulk.start_fetch(job, on_event))
 
     # ---- the pieces, from all
 
@@ -209,7 +209,7 @@ class StateFetch:
             deadline_s=fetch_deadline_s(borders[-1]),
         )
         self._journal.kept(job.fetch_id, sum(borders[piece + 1] - borders[piece] for piece in have), borders[-1])
-        await self._run_job(job.fetch_id, lambda on_event: self._bulk.start_pieces(job, on_event))
+        await self._run_job(job.fetch_id, borders[-1], lambda on_event: self._bulk.start_pieces(job, on_event))
 
     def _keep(self, incoming: Incoming | InMemory, piece: int) -> None:
         """In a worker thread."""
@@ -235,7 +235,7 @@ class StateFetch:
 
     # ---- either
 
-    async def _run_job(self, fetch_id: bytes, start: Callable[[OnBulkEvent], None]) -> None:
+    async def _run_job(self, fetch_id: bytes, total_bytes: int, start: Callable[[OnBulkEvent], None]) -> None:
         """Raises FetchError. Cancelled, it is the engine that keeps the memory alive for the moment it needs it."""
         ended = _Ended()
 
@@ -246,6 +246,7 @@ class StateFetch:
                 case DonorLost():
                     self._journal.warn(f"a donor is not asked any more: {event.reason}")
                 case TransferDone():
+                    self._journal.fetched(fetch_id, total_bytes, total_bytes)  # what is over soon has told no progress
                     ended.event.set()
                 case TransferFailed():
                     ended.failure = event.reason

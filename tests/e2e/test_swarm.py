@@ -35,6 +35,7 @@ def test_the_run_outlives_its_founder_and_a_latecomer_catches_up(swarm: Swarm) -
     late.wait_ready()
     swarm.join(late, through=third)
     late.wait(swarm.run_id, "synced")
+    assert late.run_status()["catchup"]["bytes"] >= 2 * 4 * 600  # theta and momentum of 600 parameters
     everybody = [second, third, late]
     swarm.until_contributed(late, seen_by=everybody)
     last = swarm.advance(everybody, 2)
