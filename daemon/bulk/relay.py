@@ -15,7 +15,7 @@ from functools import partial
 
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.crew import Crew
-from intellectd.daemon.bulk.errors import BulkError, LinkLost, Stopped
+from intellectd.daemon.bulk.errors import BulkError, LinkLost, LinkSilent, Stopped, WireError
 from intellectd.daemon.bulk.limits import (
     RELAY_BUFFER_BYTES,
     RELAY_WAIT_S,
@@ -113,7 +113,7 @@ class Relay:
                 link.write_all(memoryview(encode_header(Header(Kind.GO, flag=flag))), REQUEST_S)
                 ends.append(link.detach())
             self._crew.start(f"bulk-relay-{one.peer[-4:]}-{other.peer[-4:]}", partial(self._pass_on, ends, stop))
-        except (BulkError, LinkLost, RuntimeError, OSError):
+        except (BulkError, LinkLost, LinkSilent, WireError, RuntimeError, OSError):  # also of who speaks out of turn
             one.close()
             other.close()
             self._parted(ends, stop)

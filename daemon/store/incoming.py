@@ -52,6 +52,8 @@ class Incoming:
                 if other not in (self._state, self._proven_path):
                     other.unlink()
             known = self._read_proven() if self._is_ours(length) else None
+            if known is None:
+                self._proven_path.unlink(missing_ok=True)  # or it would be said of the bytes that come now
             self._memory = self._map(length)
         self._proven = bytearray(known or bytes(self._count))
         self._clock = clock

@@ -11,7 +11,7 @@ import pytest
 from intellectd.daemon.bulk.bell import Stop
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.engine import Engine
-from intellectd.daemon.bulk.errors import WireError
+from intellectd.daemon.bulk.errors import LinkLost, LinkSilent, WireError
 from intellectd.daemon.bulk.interface import Endpoint
 from intellectd.daemon.bulk.limits import CLOSE_S, RELAY_BUFFER_BYTES, RELAYS_MAX, RELAYS_PER_PEER_MAX
 from intellectd.daemon.bulk.meeting import relays_of
@@ -178,6 +178,24 @@ def test_the_lower_id_begins_and_their_bytes_are_counted() -> None:
         assert b.there.recv(9) == b""
         b.there.close()
         eventually(lambda: relay.pairs() == [])
+
+
+@pytest.mark.parametrize("error", [WireError("it said more"), LinkSilent("it took nothing"), LinkLost("it is gone")])
+def test_who_cannot_be_joined_takes_no_room(error: Exception) -> None:
+    """As one that speaks before it is joined: over and over, it would be the end of the relay."""
+
+    class Unfit(Visitor):
+        def detach(self) -> socket.socket:
+            raise error
+
+    with relaying() as relay:
+        for _turn in range(RELAYS_MAX + 1):
+            b, a = Unfit("b"), Visitor("a")
+            relay.accept(b, RelayRequest("a"))  # type: ignore[arg-type]
+            relay.accept(a, RelayRequest("b"))  # type: ignore[arg-type]
+            assert a.is_closed and b.is_closed and relay.pairs() == []
+        visits(relay, "b", "a"), visits(relay, "a", "b")
+        assert relay.pairs() == [("b", "a")]
 
 
 def test_who_waited_too_long_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,17 @@ def test_a_whole_one_becomes_a_snapshot(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "incoming") == []
 
 
+def test_words_about_a_state_that_is_gone_are_not_said_of_the_next(tmp_path: Path) -> None:
+    """A crash in the midst of `become`."""
+    state = opened(tmp_path)
+    put(state, *range(6))
+    state.sync()
+    (file,) = (tmp_path / "incoming").glob("*.state")
+    file.rename(tmp_path / "00000008.safetensors")
+    assert opened(tmp_path).proven == ()
+    assert opened(tmp_path).proven == ()
+
+
 def test_what_is_missing_is_not_made_up(tmp_path: Path) -> None:
     state = opened(tmp_path)
     put(state, *range(5))
