@@ -10,10 +10,10 @@ from itertools import product
 
 from intellectd.protocol import events as ev
 from intellectd.protocol.branch import FIRST_ATTEMPT, branch_bytes
-from intellectd.protocol.ids import Ballot
+from intellectd.protocol.ids import NO_HASH, Ballot
 from intellectd.protocol.records import Certificate, Entry, Vote
 from intellectd.protocol.recovery import NoRecovery
-from tests.sim.host import CrashPoint, Disk, Host
+from tests.sim.host import CrashPoint, Disk, Host, roots_of
 from tests.sim.network import Pair
 from tests.sim.scenario import CALM_S, Fault, Scenario, Weather
 from tests.sim.tags import QuickCrypto
@@ -133,6 +133,8 @@ class Faults:
         """Its disk is lost, its key is not: a voter without memory."""
         if host.leaving or not host.disk.entries or (self._scenario.must_go_on and not self._can_lose(host)):
             return False
+        if self._scenario.forks and not self._held_elsewhere(host):
+            return False
         world = self._world
         world.die(host, back, "and its disk is lost")
         host.disk = Disk()
@@ -147,6 +149,23 @@ class Faults:
         knowing = [v for v in self._sane_without(host) if len(hosts[v].disk.entries) > newest]
         knowing = [v for v in knowing if hosts[v].disk.snapshots and not hosts[v].leaving]
         return host.name not in voters or (len(voters) >= 4 and enough(voters, knowing))
+
+    def _held_elsewhere(self, host: Host) -> bool:
+        """What the others have records of, they can come to without this host. A fork may be of one host, and all may
+        follow it the moment before its disk is lost; then the owner must say from where to go on (SPEC G5)."""
+        others = [h.disk for h in self._world.hosts.values() if h is not host]
+        for disk in others:
+            for entry in disk.entries[max(disk.snapshots, default=-1) + 1 :]:
+                at, roots = entry.record.round, roots_of(entry)
+                ahead = (
+                    max(d.snapshots) >= at < len(d.entries) and d.entries[at].record == entry.record
+                    for d in others
+                    if d.snapshots
+                )
+                held = any(root in d.updates for d in others for root in roots)
+                if roots != [NO_HASH] and not held and not any(ahead):
+                    return False
+        return True
 
     def _sane_without(self, host: Host) -> list[str]:
         """The other voters with a memory and the right state."""
