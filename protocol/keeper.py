@@ -165,10 +165,11 @@ class Keeper:
         self.progress.on_jump()
         self.branching.switched(switch.base)
         self.head = switch.base
+        points = [self.head]
         for entry in switch.entries:
             self._grow(entry)
-        self.seat.on_switch(self.head)
-        out += [Rebase(switch.base.round, switch.entries), said]
+            points.append(self.head)
+        out += [*self.seat.on_switch(points), Rebase(switch.base.round, switch.entries), said]
         self.round = self._new_round(now)
         self.membership.soon(now)
         return out
@@ -209,7 +210,7 @@ class Keeper:
         if self.round.finished:
             raise NoRecovery("the run is finished")
         if digest is None:
-            raise NoRecovery(f"this host does not have {state_name(self.head.round)} yet: ask one that does")
+            return self._draft_from_what_is_left(now)
         able, me = self.round.parts.muster.able_peers(now), self.context.peer
         remembering = self.branching.voting(able, self.seat.may_branch(self.head), now)
         here = able if self.leaving or me in able else sorted([*able, me])
@@ -217,14 +218,37 @@ class Keeper:
         lives = recovery.lives(named, me, self.incarnation, self.membership, now)
         return branch_record(self.head, named, digest, lives)
 
+    def _draft_from_what_is_left(self, now: float) -> tuple[Record, Blob]:
+        """Records are here whose updates nobody has: the run goes on before them."""
+        applied, missing = self.catchup.applied, state_name(self.head.round)
+        base, digest = self.branching.trail.at(applied), self.catchup.window.proven(applied)
+        if not self.catchup.has_state or base is None or digest is None:
+            raise NoRecovery(f"this host does not have {missing} yet: ask one that does")
+        if self.catchup.reach > applied:
+            raise NoRecovery(f"this host has the update of round {applied + 1} and is about to apply it: in a moment")
+        me = self.context.peer
+        named = recovery.left_at(base, self.head.generation, [] if self.leaving else [me], self.membership, now)
+        return branch_record(base, named, digest, recovery.lives(named, me, self.incarnation, self.membership, now))
+
+    def recovery_base(self, entry: Entry) -> Head:
+        """The point of this host's line that this recovery follows. Raises BadRecord, also if it does not fit there."""
+        at, parent = entry.record.round - 1, entry.record.parent
+        base = self.head if parent == self.head.hash else self.branching.trail.at(at)
+        if base is None or base.hash != parent or at < self.catchup.applied:
+            raise BadRecord("the run has gone on since it was drafted")
+        check_entry(base, entry, self.context.crypto)
+        return base
+
     def _on_recovery(self, entry: Entry, now: float) -> list[Out]:
         try:
-            check_entry(self.head, entry, self.context.crypto)
+            base = self.recovery_base(entry)
         except BadRecord as error:
             return [Note("recovery_refused", f"the recovery does not fit: {error}", "error")]
         voters = counted(len(entry.record.next_voters), "voter")
         note = Note("recovered", f"the run goes on in {told_of(entry)}, with {voters}", "warning")
-        return [note, *self._announce(entry, now)]
+        if base is self.head:
+            return [note, *self._announce(entry, now)]
+        return [note, *self._switch(Switch(base, (entry,)), now)]  # who stands further on asks for it (G7)
 
     def _announce(self, entry: Entry, now: float) -> list[Out]:
         """To everybody; in a sparse swarm to the voters, and the others ask whoever shows the record (B12)."""

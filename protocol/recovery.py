@@ -6,6 +6,7 @@ Owns whom a recovery names, and why there is none. Refuses to know who signs, an
 from collections.abc import Sequence
 
 from intellectd.protocol.head import Head
+from intellectd.protocol.ids import state_name
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.messages import Beacon
 from intellectd.protocol.seat import ABSTAINING
@@ -30,6 +31,20 @@ def named_in(head: Head, able: Sequence[str], remembering: Sequence[str], member
     present = sorted({**dict.fromkeys(able), **{p: None for p, b in alive.items() if _forgot(b, head)}})
     if len(present) < least:
         raise NoRecovery(f"{len(present)} of {least} peers that the run asks for are here with the newest state")
+    return present
+
+
+def left_at(base: Head, generation: bytes, me: Sequence[str], members: Membership, now: float) -> list[str]:
+    """Those whose state is the one after `base`, where nobody of this line has a newer one; `me`: this host, if it
+    stays. Raises NoRecovery."""
+    there = {p: b for p, b in members.alive_beacons(now).items() if b.generation == generation}
+    newer = max(there, key=lambda p: there[p].applied, default=None)
+    if newer is not None and there[newer].applied > base.round:
+        raise NoRecovery(f"{newer} has {state_name(there[newer].applied)}: ask there, or here in a moment")
+    stay = [p for p, b in there.items() if b.applied == base.round and (not b.leaving or b.state == ABSTAINING)]
+    least = max(1, base.config.swarm.min_peers)
+    if len(present := sorted([*stay, *me])) < least:
+        raise NoRecovery(f"{len(present)} of {least} peers that the run asks for are here with the newest state left")
     return present
 
 

@@ -4,7 +4,7 @@ Owns that one judgement, for each generation. A voter without memory could vote 
 one who leaves) and gets a new one by contributing. Refuses to know rounds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from intellectd.protocol import limits
 from intellectd.protocol.branch import lives_of
@@ -61,9 +61,16 @@ class Seat:
         lives = lives_of(head.entry) if head.entry is not None else None
         return lives is not None and lives.get(self._peer) == self._incarnation
 
-    def on_switch(self, head: Head) -> None:
-        """Another line was taken. A seat on it counts if this life has voted there."""
-        self.lost = self._peer in head.voters and not self._journal(head)
+    def on_switch(self, heads: Sequence[Head]) -> list[PersistVote]:
+        """Another line was taken, to the last of these points. A seat on it counts if this life has voted there, or if
+        the owner named it on the way; what must be on disk before it is ours."""
+        marks: list[PersistVote] = []
+        for head in heads:
+            if self._is_meant(head) and not self._journal(head) and len(self._votes) < limits.LINES_VOTED_MAX:
+                self._begun = head.generation
+                marks.append(first_mark(head))
+        self.lost = self._peer in heads[-1].voters and not self._journal(heads[-1])
+        return marks
 
     def may_branch(self, head: Head) -> bool:
         """May this host vote in a branch at its head? Not if its journal began later on this line than the head."""

@@ -33,6 +33,11 @@ class Trail:
         place = bisect_left(self._heads, head.round, key=lambda h: h.round)
         return place < len(self._heads) and self._heads[place].hash == head.hash
 
+    def at(self, round_: int) -> Head | None:
+        """The point after this round, if it is kept."""
+        place = bisect_left(self._heads, round_, key=lambda h: h.round)
+        return self._heads[place] if place < len(self._heads) and self._heads[place].round == round_ else None
+
     def _thin(self) -> None:
         """Of the old ones some stay, so that no gap is wide beside its age: who parted long ago is found near by."""
         kept, newest = self._heads[:1], self._heads[-1].round

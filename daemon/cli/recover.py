@@ -36,15 +36,23 @@ def recover(arguments: Any) -> int:
 
 def _plan(draft: dict[str, Any]) -> list[str]:
     forgot = len(draft.get("forgot") or [])
+    given_up = [int(number) for number in draft.get("given_up") or []]
     record = _record(draft)  # what would be signed is what is shown, not what is said beside it
     return [
         f"run {printable(draft['name'])!r} would go on from round {record.round} with these voters:",
         *(f"  {voter}" for voter in record.next_voters),
         "without these, and without anything that they decide among themselves from here on:",
         *(f"  {printable(voter)}" for voter in draft["lost"]),
+        *([_gone(given_up)] if given_up else []),
         *([f"{forgot} of them forgot what they voted before: each votes anew, in this branch alone"] if forgot else []),
         "if that is right, say it again with --yes",
     ]
+
+
+def _gone(rounds: list[int]) -> str:
+    if len(rounds) == 1:
+        return f"round {rounds[0]} would be given up: its record is here, and nobody here has its update"
+    return f"rounds {rounds[0]} to {rounds[-1]} would be given up: their records are here, but not all their updates"
 
 
 def _record(draft: dict[str, Any]) -> Any:

@@ -15,9 +15,10 @@ from intellectd.protocol.ids import Ballot, encode
 from intellectd.protocol.limits import OWNERS_MAX
 from intellectd.protocol.manifest import owners_of
 from intellectd.protocol.node import Node
-from intellectd.protocol.records import BadRecord, Certificate, Entry, Vote, check_entry, decode_entry
+from intellectd.protocol.records import BadRecord, Certificate, Entry, Vote, decode_entry
 from intellectd.protocol.recovery import NoRecovery
 
+GIVEN_UP_SHOWN_MAX = 64  # a trail is not much longer, and nobody reads more
 TAKEN_S = 30.0  # for the record to be on disk here; the peers follow by themselves
 
 
@@ -39,6 +40,7 @@ def draft(service: RunService) -> dict[str, Any]:
         "run_id": service.run_id,
         "name": service.config.name,
         "round": record.round,
+        "given_up": list(range(record.round, node.head.round + 1))[:GIVEN_UP_SHOWN_MAX],
         "voters": list(record.next_voters),
         "lost": [voter for voter in node.head.voters if voter not in record.next_voters],
         "forgot": [voter for voter in record.next_voters if not _remembers(node, voter)],
@@ -62,9 +64,7 @@ async def take(service: RunService, entry_hex: str, owners: list[str], signature
         unsigned = decode_entry(bytes.fromhex(entry_hex))
         votes = [Vote(o, bytes.fromhex(s)) for o, s in zip(owners[:OWNERS_MAX], signatures, strict=True)]
         entry = Entry(unsigned.record, unsigned.blob, Certificate(unsigned.certificate.ballot, votes))
-        if entry.record.parent != node.head.hash:
-            raise BadRecord("the run has gone on since it was drafted")
-        check_entry(node.head, entry, node.context.crypto)
+        node.recovery_base(entry)
     except (BadRecord, ValueError) as error:
         raise ControlError(
             "bad_recovery", f"this recovery does not fit: {error}", "run `intellectd recover` again"

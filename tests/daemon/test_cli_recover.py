@@ -48,6 +48,15 @@ async def test_without_yes_the_owner_is_shown_what_would_be_lost(cli: Cli, answe
     assert [request["op"] for request in answers.asked] == ["recovery_draft"]
 
 
+async def test_the_owner_is_told_which_rounds_would_be_given_up(cli: Cli, answers: Answers) -> None:
+    for rounds, says in (([7], "round 7 would be given up"), ([7, 8, 9], "rounds 7 to 9 would be given up")):
+        answers.give("recovery_draft", {**draft(), "given_up": rounds})
+        code, _, err = await cli("recover", RUN_ID)
+        assert code == 2 and f"{says}: its record is here" in err.replace("their records are", "its record is")
+    answers.give("recovery_draft", {**draft(), "given_up": []})
+    assert "given up" not in (await cli("recover", RUN_ID))[2]
+
+
 async def test_the_key_that_init_left_here_is_enough(cli: Cli, answers: Answers, tmp_path: Path) -> None:
     owner = key(tmp_path / "owner.pem")
     answers.give("recovery_draft", draft(owner, key_path=tmp_path / "owner.pem"))

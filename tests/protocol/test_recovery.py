@@ -72,6 +72,52 @@ def test_a_run_that_has_not_begun_is_recovered_too() -> None:
     assert (pd.node.head.voters, pd.node.head.round, pd.node.seat.lost) == (["PD"], 0, False)
 
 
+def test_a_record_whose_update_is_lost_is_given_up_by_the_owners_word() -> None:
+    """SPEC G5, G9: PB had it alone and lost its disk; it has the records again, and the state before them."""
+    run = history("wait")
+    here = {"applied": 1, "lineage": m.Lineage(0, 0, 600, False, False)}
+    pa, pb = Host(run, applied=1), Host(run, "PB", applied=1, vote=None, incarnation=7)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0))
+    pa.told(pa.beacon("PB", **{**FORGOT, **here}, incarnation=7), pa.beacon("PD", state="synced", **here)).skip()
+    entry = owners_word(pa)
+    assert (entry.record.round, entry.record.parent) == (2, run.heads[1].hash)
+    assert entry.blob.lives == [1, 7, 1] and entry.record.next_voters == ["PA", "PB", "PD"]
+    pa.told(ev.RecoverySigned(entry))
+    mark, rebase = [e for e in pa.skip() if isinstance(e, ef.PersistVote | ef.Rebase)]
+    assert isinstance(mark, ef.PersistVote) and isinstance(rebase, ef.Rebase), "the journal begins before the log"
+    assert (rebase.round, rebase.entries, pa.node.head.round) == (1, (entry,), 2)
+    assert not pa.node.seat.lost and pa.node.round.parts.acceptor.votes
+
+    claim = m.Lineage(1, 1, 600, False, True)
+    pb.told(pb.beacon("PA", generation=entry.record.generation, head=pa.node.head.hash, lineage=claim))
+    asked = [e for e in pb.skip() if isinstance(e, ef.AskEntries)]
+    while asked and pb.node.head.generation != entry.record.generation:
+        newer = tuple(e for e in (*run.entries[:2], entry) if e.record.round >= asked[-1].from_round)
+        pb.told(ev.EntriesReceived("PA", newer, asked[-1].generation))
+        done = pb.skip()
+        asked = [e for e in done if isinstance(e, ef.AskEntries)]
+    marks = [e for e in done if isinstance(e, ef.PersistVote | ef.Rebase)]
+    assert [type(e) for e in marks] == [ef.PersistVote, ef.Rebase] and not pb.node.seat.lost
+
+
+def test_no_record_is_given_up_whose_update_somebody_has() -> None:
+    """SPEC G5: nor once it has come after all."""
+    run = history("wait")
+    pa = Host(run, applied=1)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PD", state="synced")).skip()
+    with pytest.raises(NoRecovery, match="PD has the state after round 2: ask there"):
+        pa.node.recovery_draft(pa.now)
+    pa = Host(run, applied=1)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0)).skip()
+    entry = owners_word(pa)
+    pa.told(ev.UpdateHeld(run.entries[2].record.update_root)).skip()
+    with pytest.raises(NoRecovery, match="has the update of round 2 and is about to apply it"):
+        pa.node.recovery_draft(pa.now)
+    pa.told(ev.Applied(2, run.states[2])).skip()
+    pa.told(ev.RecoverySigned(entry))
+    assert "gone on since it was drafted" in pa.notes[-1].text and not pa.skip()
+
+
 def test_why_there_is_nothing_to_recover() -> None:
     """SPEC G5."""
     run = history("wait")

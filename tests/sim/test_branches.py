@@ -190,3 +190,32 @@ def test_the_owner_ends_a_wait_of_voters_that_all_forgot_their_votes() -> None:
     wipe(world, "B")
     best = max(rounds(world))
     assert world.run(100, lambda: min(rounds(world)) >= best + 3)
+
+
+def test_the_owner_gives_up_a_round_whose_bytes_are_lost() -> None:
+    """SPEC G5: a fork of one host, which all follow; but its disk is lost before anybody has the bytes."""
+    world = forking(6, "ABC")
+    assert world.run(120, lambda: min(rounds(world)) >= 2)
+    split(world, "A", "BC")
+    for name in ("PB", "PC"):
+        world.kill(world.hosts[name])
+    at = rounds(world, "A")[0]
+    assert world.run(120, lambda: rounds(world, "A")[0] >= at + 3)
+    for name in ("PB", "PC"):
+        world.start(world.hosts[name])
+    alone = world.hosts["PA"]
+    newest = list(alone.disk.entries)
+    heal(world)
+    assert world.run(60, lambda: any(len(world.hosts[n].disk.entries) >= len(newest) for n in ("PB", "PC")))
+    wipe(world, "A")
+    world.run(60)
+    assert max(rounds(world)) < len(newest) - 1, "nobody has the newest state"
+    assert world.run(200, lambda: min(heads_at(world)) == max(heads_at(world)))
+    recover(world, world.hosts["PB"])
+    best = max(heads_at(world))
+    assert world.run(150, lambda: min(rounds(world)) >= best + 3)
+    assert generations(world) == 1
+
+
+def heads_at(world: World) -> list[int]:
+    return [h.node.head.round if h.node else -2 for h in world.hosts.values()]
