@@ -29,6 +29,7 @@ from intellectd.daemon.bulk.interface import (
     TransferFailed,
     TransferId,
     TransferProgress,
+    whole,
 )
 from intellectd.daemon.bulk.limits import TRANSFERS_MAX
 from intellectd.daemon.memory_reduce import BadHop, reduce_all
@@ -305,7 +306,7 @@ class MemoryBulk:
         found = there._provider(self._peer_id, name) if there is not None else None
         if found is None:
             return None
-        data = bytes(found.cast("B"))
+        data = whole(found)
         return self._hub.tamper[peer](self._peer_id, name, data) if peer in self._hub.tamper else data
 
     def _copy(self, job: FetchJob) -> str:

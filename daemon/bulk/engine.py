@@ -86,7 +86,7 @@ class Engine:
         )
         self._collectives.channels = self._channels
         self._watch = CollectiveWatch()
-        self._server = Server(self._watch, serve_stall_s, pace.serve)
+        self._server = Server(self._watch, serve_stall_s, pace.serve_bytes_per_s)
         self._relay = Relay(self._crew, lambda peer: self._trust.endpoint(peer) is not None, pace)
         self._listener = Listener(listening, self._trust, self._crew, self._dispatch, pace)
         self._channels.meetings.hear = self._listener.hear

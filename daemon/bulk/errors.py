@@ -65,6 +65,10 @@ class Declined(Exception):
     """A donor answered, and the answer is no. Nobody is at fault."""
 
 
+class Busy(Declined):
+    """It would, but serves as many as it can: worth asking again."""
+
+
 class NeighbourAborted(Exception):
     """A neighbour ended the transfer and said whom it suspects, if anybody."""
 

@@ -7,7 +7,7 @@ the app checks it against a root hash.
 from collections.abc import Callable
 
 from intellectd.daemon.bulk.dial import Dialler
-from intellectd.daemon.bulk.errors import Declined, Stopped, WireError, failure_of
+from intellectd.daemon.bulk.errors import Busy, Declined, Stopped, WireError, failure_of
 from intellectd.daemon.bulk.interface import FetchJob, OnBulkEvent
 from intellectd.daemon.bulk.limits import PROGRESS_EACH_CHUNKS_MAX, SERVE_BURST_BYTES
 from intellectd.daemon.bulk.link import Link
@@ -67,7 +67,8 @@ class Fetch:
 def checked_answer(answer: Header, wanted: GetRequest) -> None:
     """Raises Declined or WireError unless what was asked for follows."""
     if answer.kind == Kind.REFUSED:
-        raise Declined(_refusal(answer.flag, wanted))
+        refused = Busy if answer.flag == Refusal.BUSY else Declined
+        raise refused(_refusal(answer.flag, wanted))
     if answer.kind != Kind.OBJECT or answer.length != wanted.length:
         raise WireError(f"{answer.kind.name} of {answer.length} bytes, asked for {wanted.length} of an object")
 

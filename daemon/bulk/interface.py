@@ -149,8 +149,49 @@ class DonorLost:
 
 BulkEvent = TransferProgress | TransferDone | TransferFailed | DonorLost
 OnBulkEvent = Callable[[BulkEvent], None]
+
+
+class ServedObject(Protocol):
+    """Bytes that need not be in memory."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def part(self, start: int, stop: int) -> memoryview:
+        """Of bytes [start, stop) as many as are at hand together from the first on, at least one. Any thread. Raises
+        OSError."""
+        ...
+
+
 # Called in a worker thread with (peer id, object name); None means "not here".
-ObjectProvider = Callable[[str, str], memoryview | None]
+ObjectProvider = Callable[[str, str], "memoryview | ServedObject | None"]
+
+
+@dataclass(frozen=True)
+class MemoryObject:
+    """A ServedObject."""
+
+    view: memoryview
+
+    @property
+    def nbytes(self) -> int:
+        return self.view.nbytes
+
+    def part(self, start: int, stop: int) -> memoryview:
+        return self.view[start:stop]
+
+
+def served(found: memoryview | ServedObject) -> ServedObject:
+    return MemoryObject(found.cast("B")) if isinstance(found, memoryview) else found
+
+
+def whole(found: memoryview | ServedObject) -> bytes:
+    """All of it, for what is small. Raises OSError."""
+    data, parts, start = served(found), list[memoryview](), 0
+    while start < data.nbytes:
+        parts.append(data.part(start, data.nbytes))
+        start += len(parts[-1])
+    return b"".join(parts)
 
 
 class BulkEngine(Protocol):

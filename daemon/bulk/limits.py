@@ -9,8 +9,8 @@ HANDSHAKES_MAX = 32  # one more, and the oldest goes: a slow stranger's, for an 
 HANDSHAKE_S = 10.0  # the usual slowloris bound; a 300 ms link needs under one
 REQUEST_S = 10.0  # from the end of the handshake to the whole request
 
-# What an authenticated peer can make this host hold. One request per connection; a joiner asks each donor for
-# a few pieces at a time, and two joiners at once keep a donor's uplink full.
+# What an authenticated peer can make this host hold. A connection answers one request at a time; a joiner asks each
+# donor for a few pieces at a time, and two joiners at once keep a donor's uplink full.
 SERVES_MAX = 16
 SERVES_PER_PEER_MAX = 4
 CONNECTIONS_MAX = 2 * HANDSHAKES_MAX + SERVES_MAX  # accepted and not yet a channel's; each has a thread
@@ -19,10 +19,20 @@ SERVE_BURST_BYTES = 256 * 1024  # served between two looks at whether a collecti
 SERVE_IDLE_S = 5.0  # a reader that asks for nothing more: it decides within a round trip; a slot is worth more
 DONORS_MAX = 16  # of one fetch, each with a thread: twice what fills a downlink ten times their uplinks
 PIECES_LOOK_S = 0.25  # between two looks at whether a donor is overdue: far below the patience with it
-# While a collective runs serving takes this much of the rate that the last one had: a round that is slowed by less than
-# 3 % is what joiners may cost. Nobody waits longer than a reader's patience allows, however many are served.
+SERVE_UNSENT_BYTES = 4 * 1024 * 1024  # in the kernel of all that is served: a collective that begins waits behind it
+# Who was turned away for want of room asks again after so long, a few round trips of any link, and so often: a minute
+# of nothing, after which the fetch is better off with others.
+BUSY_AGAIN_S = 2.0
+BUSY_ASKS_MAX = 30
+SERVE_WAIT_S = 3 * BUSY_AGAIN_S  # who has not asked again by then does not wait any more
+SERVE_TENURE_S = 10.0  # served before it makes room for one that waits: several requests (protocol/pieces.py: ASK_S)
+# While a collective runs all serving together takes this much of the rate that the last one had: a round that is slowed
+# by less than 3 % is what joiners may cost.
 TRICKLE = 0.02
-SERVE_YIELD_S_MAX = 5.0
+# Of the rate there is, one turn takes so much: with a turn for each of SERVES_MAX connections nobody waits 2 s.
+SERVE_GRAIN_S = 0.1
+SERVE_GRAIN_MIN = 1024  # a TLS record is 22 bytes more
+TURN_LOOK_S = 0.25  # between two looks of one that waits for its turn at whether its connection was stopped
 RING_RATE_UNKNOWN = 6_250_000.0  # bytes/s, of a host that has been in none: 50 Mbit/s
 RING_RATE_BYTES_MIN = 1024 * 1024  # what is over in a blink says nothing of the line
 

@@ -16,6 +16,7 @@ from intellectd.daemon.bulk.certificate import ALPN
 from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, WireError
 from intellectd.daemon.bulk.limits import PIECE_BYTES
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace, SharedBucket
+from intellectd.daemon.bulk.sockets import unsent_at_most
 
 FOREVER_S = float("inf")
 _DRAIN_BYTES = 64 * 1024  # read and dropped at once while saying goodbye
@@ -48,7 +49,7 @@ class Link:
 
     def handshake(self, until: float) -> None:
         while True:
-            self._check()
+            self.check()
             try:
                 self._socket.do_handshake()
                 break
@@ -63,7 +64,7 @@ class Link:
 
     def read_some(self, into: memoryview) -> int:
         """Bytes read, 0 if there are none yet."""
-        self._check()
+        self.check()
         try:
             count = self._socket.recv_into(into)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -93,7 +94,7 @@ class Link:
 
     def write_some(self, data: memoryview) -> int:
         """Bytes given to the socket, 0 if it is full. What it refused must be offered again, as it was."""
-        self._check()
+        self.check()
         try:
             count = self._socket.send(data)
         except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -119,7 +120,7 @@ class Link:
 
     def wait(self, timeout_s: float, *, read: bool = False, write: bool = False, also: Pollable | None = None) -> bool:
         """Whether the socket is ready, or `also` rang, within timeout_s."""
-        self._check()
+        self.check()
         timeout_s = max(0.0, min(timeout_s, self._deadline - now_s()))
         poll = select.poll()
         poll.register(self._socket.fileno(), read * select.POLLIN | write * select.POLLOUT)
@@ -128,7 +129,7 @@ class Link:
         if also is not None:
             poll.register(also.fileno(), select.POLLIN)
         ready = poll.poll(timeout_s * 1000.0)
-        self._check()
+        self.check()
         return bool(ready)
 
     def rest(self, limit: SharedBucket | None, count: int) -> None:
@@ -141,17 +142,22 @@ class Link:
             if self._stop is not None:
                 poll.register(self._stop.fileno(), select.POLLIN)
             poll.poll(max(0.0, min(left_s, self._deadline - now_s())) * 1000.0)
-            self._check()
+            self.check()
 
     def _wait_until(self, until: float, *, read: bool = False, write: bool = False) -> None:
         if until <= now_s() or not self.wait(until - now_s(), read=read, write=write):
             raise LinkSilent("it did not finish the TLS handshake in time")
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Leave, by an exception, when told to or when the deadline has passed."""
         if self._stop is not None:
             self._stop.check()
         if now_s() > self._deadline:
             raise DeadlinePassed()
+
+    def unsent_at_most(self, count: int) -> None:
+        """Bytes that the kernel takes ahead of what the path carries."""
+        unsent_at_most(self._socket, count)
 
     def hang_up(self, until: float) -> None:
         """Close after the peer has: closing with its bytes unread would reset what it has not read of ours."""

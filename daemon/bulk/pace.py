@@ -56,7 +56,7 @@ class Pace:
             raise ValueError(f"a share of {serve_percent} percent for serving")
         self.up = _shared(upload_mbit)
         self.down = _shared(download_mbit)
-        self.serve = _shared(upload_mbit * serve_percent / 100) if serve_percent < 100 else None
+        self.serve_bytes_per_s = upload_mbit * BITS_PER_MBIT / 8 * serve_percent / 100 or None
 
 
 def _shared(mbit: float) -> SharedBucket | None:

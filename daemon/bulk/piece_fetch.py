@@ -13,10 +13,10 @@ from functools import partial
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.dial import Dialler
-from intellectd.daemon.bulk.errors import BulkError, Failure, LinkSilent, Stopped, WireError, failure_of
+from intellectd.daemon.bulk.errors import BulkError, Busy, Failure, LinkSilent, Stopped, WireError, failure_of
 from intellectd.daemon.bulk.fetch import checked_answer
 from intellectd.daemon.bulk.interface import DonorLost, OnBulkEvent, PiecesJob
-from intellectd.daemon.bulk.limits import DONORS_MAX, PIECES_LOOK_S, SERVE_IDLE_S
+from intellectd.daemon.bulk.limits import BUSY_AGAIN_S, BUSY_ASKS_MAX, DONORS_MAX, PIECES_LOOK_S, SERVE_IDLE_S
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.wire import HEADER_BYTES, GetRequest, Header, Kind, decode_header, encode_request
@@ -47,6 +47,7 @@ class PieceFetch:
         self._asked: dict[str, None] = {}  # donors that have, or had, a part in it
         self._links: dict[str, Link] = {}
         self._lost: dict[str, str] = {}  # donors, and why
+        self._brought: dict[str, int] = {}  # pieces, by donor
         self._sent = self._received = 0
 
     def fail(self, failure: Failure) -> None:
@@ -115,9 +116,7 @@ class PieceFetch:
     def _serve_from(self, peer: str) -> None:
         failure: Failure | None = None
         try:
-            ask = self._next_ask(peer)
-            while ask is not None:
-                ask = self._converse(peer, ask)
+            self._ask_until_done(peer)
         except Stopped:
             pass
         except Exception as error:  # whatever it is costs this donor only, and is told
@@ -125,6 +124,34 @@ class PieceFetch:
             if isinstance(error, WireError):
                 self._on_event(DonorLost(self.transfer.transfer_id, peer, failure.reason))
         self._gone(peer, failure)
+
+    def _ask_until_done(self, peer: str) -> None:
+        """A donor that has no room is asked again, for a while since it last brought something."""
+        tries, brought = 0, self._brought.get(peer, 0)
+        while True:
+            try:
+                ask = self._next_ask(peer)
+                while ask is not None:
+                    ask = self._converse(peer, ask)
+                return
+            except Busy:
+                if self._brought.get(peer, 0) > brought:
+                    tries, brought = 0, self._brought[peer]
+                tries += 1
+                if tries >= BUSY_ASKS_MAX:
+                    raise
+                self._pause(peer)
+
+    def _pause(self, peer: str) -> None:
+        """What was under way from it is meanwhile asked of others."""
+        until = now_s() + BUSY_AGAIN_S
+        with self._changed:
+            self._pieces.leave(peer)
+            self._changed.notify_all()
+            while (left_s := until - now_s()) > 0 and not self._pieces.done:
+                self.transfer.check()
+                self._changed.wait(min(PIECES_LOOK_S, left_s))
+            self._pieces.join(peer)
 
     def _gone(self, peer: str, failure: Failure | None) -> None:
         with self._changed:
@@ -213,6 +240,7 @@ class PieceFetch:
                 raise LinkSilent("no whole piece came in time")
             if not self._pieces.came(peer, piece, now_s()):
                 return
+            self._brought[peer] = self._brought.get(peer, 0) + 1
             self._here_bytes += len(part)
             here_bytes = self._here_bytes
             self._changed.notify_all()

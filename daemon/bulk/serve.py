@@ -1,26 +1,28 @@
-"""Serving objects to peers: a bounded number at once, none to a reader that has stopped reading.
+"""Serving objects to peers: a bounded number at once, in equal shares, none to a reader that has stopped reading.
 
-Owns the answer to a GET. Refuses to know what the objects are: the provider says which bytes a name stands for.
+Owns the answer to a GET. Refuses to know what the objects are: the provider says which bytes a name stands for; who is
+next and who finds a place are turns.py's and readers.py's.
 """
 
 import threading
+from collections.abc import Callable
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, Stopped, WireError
-from intellectd.daemon.bulk.interface import ObjectProvider
+from intellectd.daemon.bulk.interface import ObjectProvider, ServedObject, served
 from intellectd.daemon.bulk.limits import (
+    GOODBYE_S,
     REQUEST_S,
     RING_RATE_BYTES_MIN,
     RING_RATE_UNKNOWN,
-    SERVE_BURST_BYTES,
     SERVE_IDLE_S,
-    SERVE_YIELD_S_MAX,
-    SERVES_MAX,
-    SERVES_PER_PEER_MAX,
+    SERVE_UNSENT_BYTES,
     TRICKLE,
+    UNSENT_BYTES_MAX,
 )
 from intellectd.daemon.bulk.link import Link
-from intellectd.daemon.bulk.pace import SharedBucket
+from intellectd.daemon.bulk.readers import Place, Readers
+from intellectd.daemon.bulk.turns import Turns
 from intellectd.daemon.bulk.wire import (
     REQUEST_PREFIX,
     GetRequest,
@@ -39,51 +41,41 @@ class CollectiveWatch:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running = 0
-        self._idle = threading.Event()
-        self._idle.set()
         self._bytes_per_s = RING_RATE_UNKNOWN
-        self._next_s = 0.0  # when serving may go on, while one runs
+        self.on_change: Callable[[], None] = lambda: None  # the first began, or the last ended
 
     def began(self) -> None:
         with self._lock:
             self._running += 1
-            self._idle.clear()
+        self.on_change()
 
     def ended(self, sent_bytes: int = 0, seconds: float = 0.0) -> None:
         with self._lock:
             self._running -= 1
             if sent_bytes >= RING_RATE_BYTES_MIN and seconds > 0:
                 self._bytes_per_s = sent_bytes / seconds
-            if not self._running:
-                self._idle.set()
+        self.on_change()
 
     @property
     def runs(self) -> bool:
-        return not self._idle.is_set()
+        return self._running > 0
 
-    def give_way(self, count: int) -> None:
-        """Before so many bytes are served: return at once when none runs, else when they are no more than a trickle
-        beside it, or it has ended."""
-        if not self.runs:
-            return
+    def trickle(self) -> float | None:
+        """Bytes/s that all else may take together: no more than costs a collective nothing; None while none runs."""
         with self._lock:
-            now = now_s()
-            self._next_s = max(now, self._next_s) + count / (TRICKLE * self._bytes_per_s)
-            wait_s = self._next_s - now
-        self._idle.wait(min(wait_s, SERVE_YIELD_S_MAX))
-        if not self.runs:
-            with self._lock:
-                self._next_s = 0.0
+            return TRICKLE * self._bytes_per_s if self._running else None
 
 
 class Server:
-    def __init__(self, running: CollectiveWatch, stall_s: float, share: SharedBucket | None = None) -> None:
-        """`share`: what all serving together may take, beside the limit on everything."""
-        self._running, self._share = running, share
+    def __init__(self, running: CollectiveWatch, stall_s: float, bytes_per_s: float | None = None) -> None:
+        """`bytes_per_s`: what all serving together may take, beside the limit on everything."""
+        self._running, self._bytes_per_s = running, bytes_per_s
         self._stall_s = stall_s
         self._provider: ObjectProvider = lambda _peer, _name: None
         self._lock = threading.Lock()
-        self._serving: dict[str, int] = {}  # connections by peer
+        self._readers = Readers()
+        self._turns = Turns(self._rate)
+        running.on_change = self._turns.changed
 
     def provide(self, provider: ObjectProvider) -> None:
         self._provider = provider
@@ -91,19 +83,31 @@ class Server:
     def answer(self, link: Link, request: GetRequest) -> None:
         """Serve in this thread, one request after the other, and close the link. The provider's own errors pass."""
         try:
-            if not self._enter(link.peer):
+            with self._lock:
+                place = self._readers.enter(link.peer, now_s())
+            if place is None:
                 self._refuse(link, Refusal.BUSY)
                 return
             try:
-                asked: GetRequest | None = request
-                while asked is not None and self._serve(link, asked):
-                    asked = self._next(link)
+                self._converse(link, place, request)
             finally:
-                self._leave(link.peer)
+                with self._lock:
+                    self._readers.leave(place)
         except (LinkLost, LinkSilent, DeadlinePassed, Stopped):
             pass  # the reader went away or fell asleep: its loss
         finally:
             link.close()
+
+    def _converse(self, link: Link, place: Place, request: GetRequest) -> None:
+        asked: GetRequest | None = request
+        while asked is not None and self._serve(link, asked):
+            asked = self._next(link)
+            with self._lock:
+                must_go = self._readers.must_go(place, now_s())
+            if asked is not None and must_go:
+                self._refuse(link, Refusal.BUSY)
+                link.hang_up(now_s() + GOODBYE_S)  # it may have said more: closed at once, that would reset the answer
+                return
 
     def _next(self, link: Link) -> GetRequest | None:
         """What it asks for on the same connection. None: nothing more. Raises WireError."""
@@ -122,35 +126,36 @@ class Server:
         if found is None:
             self._refuse(link, Refusal.UNKNOWN_OBJECT)
             return False
-        data = found.cast("B")
-        if request.offset + request.length > len(data):
+        data, stop = served(found), request.offset + request.length
+        if stop > data.nbytes:
             self._refuse(link, Refusal.BAD_RANGE)
             return False
+        with self._lock:
+            link.unsent_at_most(min(UNSENT_BYTES_MAX, SERVE_UNSENT_BYTES // len(self._readers)))
         self._write(link, encode_header(Header(Kind.OBJECT, length=request.length)))
-        for start in range(request.offset, request.offset + request.length, SERVE_BURST_BYTES):
-            stop = min(start + SERVE_BURST_BYTES, request.offset + request.length)
-            self._running.give_way(stop - start)
-            link.write_all(data[start:stop], self._stall_s)
-            link.rest(self._share, stop - start)  # before END, as for the other limits
+        self._send(link, data, request.offset, stop)
+        self._turns.settle(link.check)  # before END, as for the limit on everything
         self._write(link, encode_header(Header(Kind.END)))
         return True
+
+    def _send(self, link: Link, data: ServedObject, start: int, stop: int) -> None:
+        while start < stop:
+            try:
+                part = data.part(start, stop)  # before its turn: a slow disk holds nobody else up
+            except OSError as error:
+                raise LinkLost(f"what it asked for cannot be read here: {error.strerror}") from error
+            start += len(part)
+            while part:
+                count = self._turns.take(link.peer, len(part), link.check)
+                link.write_all(part[:count], self._stall_s)
+                part = part[count:]
+
+    def _rate(self) -> float | None:
+        rates = [rate for rate in (self._bytes_per_s, self._running.trickle()) if rate is not None]
+        return min(rates, default=None)
 
     def _refuse(self, link: Link, why: Refusal) -> None:
         self._write(link, encode_header(Header(Kind.REFUSED, flag=why)))
 
     def _write(self, link: Link, frame: bytes) -> None:
         link.write_all(memoryview(frame), self._stall_s)
-
-    def _enter(self, peer: str) -> bool:
-        with self._lock:
-            of_peer = self._serving.get(peer, 0)
-            if of_peer >= SERVES_PER_PEER_MAX or sum(self._serving.values()) >= SERVES_MAX:
-                return False
-            self._serving[peer] = of_peer + 1
-            return True
-
-    def _leave(self, peer: str) -> None:
-        with self._lock:
-            self._serving[peer] -= 1
-            if not self._serving[peer]:
-                del self._serving[peer]

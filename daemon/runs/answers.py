@@ -4,15 +4,17 @@ Owns finding the run that a question names. Whoever asks for what is not here ge
 counted and kept away for a while, without a line in the log: a stranger could fill it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from intellectd.daemon.bulk.interface import ServedObject
 from intellectd.daemon.errors import OperatorError
 from intellectd.daemon.logs import get_log, log_if_changed
 from intellectd.daemon.runs.host import Host
 from intellectd.daemon.runs.service import RunService
 from intellectd.daemon.runs.serving import NO_ENTRIES, entries_answer, members_answer, open_object
 from intellectd.daemon.store.frame_file import Closed
+from intellectd.daemon.store.hot_pieces import HotPieces
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.protocol.messages import BadMessage, EntriesRequest, RunRequest, decode
 
@@ -23,9 +25,21 @@ NO_RUN = ""  # as a label: what a request is about, if it cannot be read
 log = get_log("runs")
 
 
+class _Counted:
+    """A ServedObject of which is told how much was taken: who fetches in pieces asks for it many times."""
+
+    def __init__(self, inner: ServedObject, count: Callable[[int], None]) -> None:
+        self._inner, self._count, self.nbytes = inner, count, inner.nbytes
+
+    def part(self, start: int, stop: int) -> memoryview:
+        part = self._inner.part(start, stop)
+        self._count(len(part))
+        return part
+
+
 class Answers:
     def __init__(self, host: Host, runs: Mapping[str, RunService]) -> None:
-        self._host, self._runs = host, runs
+        self._host, self._runs, self._hot = host, runs, HotPieces()
         host.network.on_call("manifest", self._on_manifest)
         host.network.on_call("members", self._on_members)
         host.network.on_call("entries", self._on_entries)
@@ -34,7 +48,7 @@ class Answers:
     def _service_of(self, run: bytes) -> RunService | None:
         return next((s for s in self._runs.values() if s.run == run), None)
 
-    def _provide(self, peer: str, name: str) -> memoryview | None:
+    def _provide(self, peer: str, name: str) -> ServedObject | None:
         """From bulk threads; reads of a dict are atomic."""
         names: list[str] = []
 
@@ -45,11 +59,12 @@ class Answers:
                     return service.store
             return None
 
-        found = open_object(name, store_of)
-        if found is not None:
-            self._host.metrics.checkpoint_bytes(names[0], "out", found.nbytes)
-            self._host.metrics.network_bytes("out", "bulk", found.nbytes)
-        return found
+        found = open_object(name, store_of, self._hot)
+        return _Counted(found, lambda count: self._count(names[0], count)) if found is not None else None
+
+    def _count(self, run: str, count: int) -> None:
+        self._host.metrics.checkpoint_bytes(run, "out", count)
+        self._host.metrics.network_bytes("out", "bulk", count)
 
     async def _on_manifest(self, peer: str, body: bytes) -> bytes:
         request = self._read(peer, body, RunRequest)

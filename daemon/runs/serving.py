@@ -5,9 +5,11 @@ Owns the answers' forms. Reads only; nothing here decides. Object names are SPEC
 
 from collections.abc import Callable
 
+from intellectd.daemon.bulk.interface import MemoryObject, ServedObject
 from intellectd.daemon.store.frame_file import CorruptFile
+from intellectd.daemon.store.hot_pieces import FileObject, HotPieces
 from intellectd.daemon.store.run_store import RunStore
-from intellectd.daemon.store.snapshot import part_of
+from intellectd.daemon.store.snapshot import extent_of
 from intellectd.protocol.ids import encode
 from intellectd.protocol.messages import EntriesAnswer, EntriesRequest, MembersAnswer
 
@@ -42,7 +44,7 @@ def snapshot_name(run: bytes, round_: int, part: str) -> str:
     return f"snapshot/{run.hex()}/{max(0, round_)}/{part}"
 
 
-def open_object(name: str, store_of: Callable[[str], RunStore | None]) -> memoryview | None:
+def open_object(name: str, store_of: Callable[[str], RunStore | None], hot: HotPieces) -> ServedObject | None:
     """The bytes behind a name, or None. Runs in a worker thread; the name is a peer's and hostile."""
     parts = name.split("/")
     if len(parts) < 3 or len(name) > OBJECT_NAME_CHARS_MAX or not name.isascii():
@@ -52,20 +54,22 @@ def open_object(name: str, store_of: Callable[[str], RunStore | None]) -> memory
         return None
     try:
         if parts[0] == "update" and len(parts) == 3:
-            return memoryview(store.updates.read(bytes.fromhex(parts[2])))
+            path = store.updates.path_of(bytes.fromhex(parts[2]))
+            return FileObject(path, 0, path.stat().st_size, hot)
         if parts[0] == "snapshot" and len(parts) == 4 and _is_round(parts[2]):
-            return _snapshot_part(store, int(parts[2]), parts[3])
+            return _snapshot_part(store, int(parts[2]), parts[3], hot)
     except (OSError, ValueError, CorruptFile):
         return None  # not here, or not any more, or not in a state to be given to anybody
     return None
 
 
-def _snapshot_part(store: RunStore, round_: int, part: str) -> memoryview | None:
+def _snapshot_part(store: RunStore, round_: int, part: str, hot: HotPieces) -> ServedObject | None:
     match part:
         case "state":
-            return part_of(store.snapshot_path(round_), part)
+            path = store.snapshot_path(round_)
+            return FileObject(path, *extent_of(path, part), hot)
         case "leaves":
-            return memoryview(store.leaves(round_))
+            return MemoryObject(memoryview(store.leaves(round_)))
     return None
 
 

@@ -103,8 +103,8 @@ def damaged(path: Path, why: str) -> CorruptFile:
     )
 
 
-def part_of(path: Path, part: str) -> memoryview:
-    """One vector's bytes, or both as "state", mapped for serving. Raises CorruptFile or OSError."""
+def extent_of(path: Path, part: str) -> tuple[int, int]:
+    """Where in the file one vector's bytes begin, or both as "state", and how many. Raises CorruptFile or OSError."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if not 0 < length <= HEADER_BYTES_MAX:
@@ -112,14 +112,21 @@ def part_of(path: Path, part: str) -> memoryview:
         try:
             header = json.loads(file.read(length))
             first, last = ("theta", "momentum") if part == "state" else (part, part)
-            start, end = header[first]["data_offsets"][0], header[last]["data_offsets"][1]
-            memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-            view = memoryview(memory)[LENGTH_BYTES + length + start : LENGTH_BYTES + length + end]
+            start, end = int(header[first]["data_offsets"][0]), int(header[last]["data_offsets"][1])
         except (ValueError, KeyError, TypeError) as error:
             raise damaged(path, f"its header is none ({type(error).__name__})") from error
-    if len(view) != end - start:
-        raise damaged(path, "it is shorter than its header says")
-    return view
+        start, end = LENGTH_BYTES + length + start, LENGTH_BYTES + length + end
+        if not LENGTH_BYTES + length <= start <= end <= os.fstat(file.fileno()).st_size:
+            raise damaged(path, "it is shorter than its header says")
+    return start, end - start
+
+
+def part_of(path: Path, part: str) -> memoryview:
+    """The same bytes, mapped. Raises CorruptFile or OSError."""
+    start, count = extent_of(path, part)
+    with path.open("rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    return memoryview(memory)[start : start + count]
 
 
 def header_bytes(elements: int, round_: int, digest: bytes) -> bytes:

@@ -4,7 +4,6 @@ import mmap
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable
 
 import msgpack
@@ -12,8 +11,7 @@ import pytest
 
 from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.interface import FetchJob, TransferFailed
-from intellectd.daemon.bulk.limits import SERVES_PER_PEER_MAX, TRICKLE
-from intellectd.daemon.bulk.serve import CollectiveWatch
+from intellectd.daemon.bulk.limits import SERVES_PER_PEER_MAX
 from intellectd.daemon.bulk.wire import (
     HEADER_BYTES,
     REQUEST_PREFIX,
@@ -248,20 +246,3 @@ def test_serving_goes_on_while_a_collective_runs() -> None:
         into, events = bytearray(16 * 1024), Events()
         engines["b"].start_fetch(fetch_job("a", "it", into), events)
         assert events.done().seconds > 0.05 and into == OBJECT[: len(into)]  # slower, on purpose
-
-
-def test_beside_a_collective_all_that_is_served_is_a_trickle_of_its_rate() -> None:
-    watch = CollectiveWatch()
-    watch.give_way(2**40)  # none runs
-    watch.began()
-    watch.ended(sent_bytes=10 * 2**20, seconds=0.5)  # 20 MiB/s
-    watch.began()
-    began = time.monotonic()
-    for _served in range(4):  # on whatever connections
-        watch.give_way(10 * 1024)
-    assert 4 * 10 * 1024 / (time.monotonic() - began) <= TRICKLE * 20 * 2**20
-    waiting = threading.Thread(target=watch.give_way, args=(2**30,))
-    waiting.start()
-    watch.ended()
-    waiting.join(EVENT_S)  # its end is awaited, not a time
-    assert not waiting.is_alive()
