@@ -78,6 +78,15 @@ class Catchup:
             at += 1
         return at
 
+    def found_nowhere(self, head: Head, now: float) -> int | None:
+        """The next round to apply, if its update is neither here nor at anybody of this line who is heard."""
+        missing = self.window.get(self.applied + 1) if self.has_state else None
+        if missing is None or missing.groups or self.window.holds(missing) or not self._members.has_listened(now):
+            return None
+        alive = self._members.alive_beacons(now).values()
+        there = any(b.generation == head.generation and b.applied > self.applied for b in alive)
+        return None if there else missing.record.round
+
     def on_applied(self, round_: int) -> bool:
         """False when that was not what we waited for: the state has been replaced meanwhile."""
         if round_ != self.applying:

@@ -181,6 +181,11 @@ def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
         )
     elif _lost(reach):
         found.append(_way_out(service))
+    if _lost(reach) and (missing := node.catchup.found_nowhere(node.head, now)) is not None:
+        found.append(
+            f"nobody here has the update of round {missing}. If whoever had it never comes back, the owner's key gives "
+            f'up what came after round {missing - 1}: `intellectd recover "{name}"`'
+        )
     alone = [b for b in node.membership.alive_beacons(now).values() if b.applied >= -1]
     if not alone and service.host.identity.peer_id in service.manifest.first_voters and node.head.round <= 0:
         found.append("no second peer has synced yet: losing this host loses the run")

@@ -123,3 +123,30 @@ async def test_voters_that_lost_their_disks_vote_again_by_the_owners_word(
         await finish_alike([a, b, c], 9)
         told = [line for line in caplog.messages if "begun with round" in line]
         assert len(told) == 3, told  # one line a host: who announced it, and who heard
+
+
+async def test_the_owner_gives_up_a_round_whose_update_is_lost(autojump_clock: Clock) -> None:
+    """SPEC G5: the two others lost their disks; the newest update is gone from the third."""
+    async with shell() as world:
+        run_id, (a, b, c) = await swarm(world, "abc", 12, RUN_TOML)
+        await c.wait("round=3")
+        for host in (a, b, c):
+            await host.kill()
+        newest = max((c.state / "runs" / run_id / "updates").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        newest.unlink()
+        for host in (a, b):
+            shutil.rmtree(host.state / "runs")
+        for host in (c, a, b):
+            await host.start()
+        for host in (a, b):
+            await host.ask("join", run_id=run_id, peers=[c.address])
+        for host in (a, b):
+            await host.until(lambda run: any("forgot what it voted" in text for text in run["warnings"]))
+        for host in (a, b, c):
+            await host.until(lambda run: run["round"] == run["head_round"] - 1)
+            await host.until(lambda run: any("nobody here has the update" in text for text in run["warnings"]))
+        draft = await c.ask("recovery_draft", run_id=run_id)
+        assert draft["given_up"] == [draft["round"]]
+        assert sorted(draft["voters"]) == sorted(host.peer for host in (a, b, c))
+        await c.ask("recover", **signed(a, run_id, draft))
+        await finish_alike([a, b, c], 12)
