@@ -35,7 +35,12 @@ class Attempts:
 
     def higher(self, ballot: Ballot) -> None:
         """Somebody promised this one: ours must be above it to be heard."""
-        self.number = max(self.number, ballot.attempt)
+        if not self.far_fetched(ballot):
+            self.number = max(self.number, ballot.attempt)
+
+    def far_fetched(self, ballot: Ballot) -> bool:
+        """So many attempts have not been tried. One claim must not use up the numbers of all that may follow (A2)."""
+        return ballot.attempt > self.number + limits.ATTEMPTS_AHEAD_MAX
 
     def failed(self, attempt: int, now: float, again: bool = False) -> None:
         """It ended without a decision. The first retry is at once; from then on with growing pauses. `again`: said once
@@ -80,8 +85,7 @@ class Attempts:
             leader = leader_of(self._head.voters, self._head.hash, self.number)
             spent = promised is not None and promised.attempt >= self.number
             if leader == self._me and not spent:
-                # A liar may have claimed the last one: who led a higher one would be blamed for it.
-                return self.number <= limits.VOTE_PATIENCE_ATTEMPTS
+                return True
             if leader != self._me and alive(leader) and not self._stalled(now):
                 return False
             if leader != self._me or self._stalled(now):

@@ -3,7 +3,6 @@
 Owns nothing that moves but through its parts. Refuses to know messages.
 """
 
-from intellectd.protocol import limits
 from intellectd.protocol.acceptor import Acceptor
 from intellectd.protocol.attempts import Attempts
 from intellectd.protocol.context import Context, WrongSender, leader_of
@@ -63,7 +62,6 @@ class Decision:
 
     def rightful(self, sender: str, ballot: Ballot) -> None:
         """Raises WrongSender unless this attempt is the sender's to lead (A2)."""
-        self.bounded(ballot)
         if sender != ballot.leader or leader_of(self.head.voters, self.head.hash, ballot.attempt) != sender:
             raise WrongSender(f"attempt {ballot.attempt} is not {sender}'s to lead")
 
@@ -74,7 +72,3 @@ class Decision:
         if ballot.leader != self.context.peer:
             raise WrongSender(f"an answer to {ballot.leader}")
         self.rightful(ballot.leader, ballot)
-
-    def bounded(self, ballot: Ballot) -> None:
-        if ballot.attempt > limits.VOTE_PATIENCE_ATTEMPTS:
-            raise WrongSender(f"attempt {ballot.attempt} cannot be: the most is {limits.VOTE_PATIENCE_ATTEMPTS}")

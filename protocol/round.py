@@ -177,6 +177,8 @@ class Round:
 
     def on_prepare(self, sender: str, message: Prepare, now: float) -> list[Out]:
         self.parts.rightful(sender, message.ballot)
+        if self.parts.attempts.far_fetched(message.ballot):
+            return [self._not_heeded(sender, message.ballot)]
         if not self.parts.acceptor.votes or self.finished:
             return []
         out = self.voting.on_prepare(sender, message, now)
@@ -197,6 +199,8 @@ class Round:
     def on_plan(self, sender: str, message: Plan, now: float) -> list[Out]:
         self.parts.rightful(sender, message.ballot)
         self.parts.exchange.check(message)
+        if self.parts.attempts.far_fetched(message.ballot):
+            return [self._not_heeded(sender, message.ballot)]
         stale = self.parts.acceptor.refuse_stale(message.ballot)
         if stale or self.context.peer not in [m.peer for m in message.members]:
             return stale
@@ -215,6 +219,8 @@ class Round:
 
     def on_accept(self, sender: str, message: Accept, now: float) -> list[Out]:
         self.parts.rightful(sender, message.ballot)
+        if self.parts.attempts.far_fetched(message.ballot):
+            return [self._not_heeded(sender, message.ballot)]
         if not self.parts.acceptor.votes or self.decided is not None:
             return []
         refused = self.voting.on_accept(message)
@@ -359,6 +365,10 @@ class Round:
     def _past_transfer(self, ballot: Ballot) -> bool:
         """This ballot's transfer has its result: it is being voted on."""
         return self.leading.is_voting_on(ballot) or self.voting.is_voting_on(ballot)
+
+    def _not_heeded(self, sender: str, ballot: Ballot) -> Note:
+        text = f"attempt {ballot.attempt} of {sender} is not heeded: it is {self.parts.attempts.number} here"
+        return Note("attempt_far_fetched", text, "debug")
 
     def _follow(self, ballot: Ballot, now: float) -> None:
         """A ballot at least as high as ours is under way."""

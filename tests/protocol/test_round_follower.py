@@ -137,7 +137,7 @@ def test_an_owed_promise_is_given_when_the_state_arrives() -> None:
 
 
 def test_only_the_rightful_leader_is_heard() -> None:
-    """SPEC A2: the lot says whose attempt it is; a ballot out of all bounds is nobody's."""
+    """SPEC A2: the lot says whose attempt it is; a ballot far above all that were seen is not heeded."""
     run, pa = follower()
     pa >> pa.says("PC", say.prepare(run, Ballot(0, "PC")))
     pa << "fault PC: Prepare: attempt 0 is not PC's to lead"
@@ -148,7 +148,6 @@ def test_only_the_rightful_leader_is_heard() -> None:
     pa >> pa.says("PC", say.accept(run, FIRST, say.proposal(run, "PA", "PC")))
     pa << "fault PC: Accept: attempt 0 is not PC's to lead"
     pa >> pa.says("PB", say.prepare(run, Ballot(3_000_000, "PB")))
-    pa << "fault PB: Prepare: attempt 3000000 cannot be: the most is 1000000"
     pa.silent()
 
 

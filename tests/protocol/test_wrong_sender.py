@@ -18,7 +18,7 @@ from tests.protocol.test_hostile import Scene, following, leading, leading_a_rin
 from tests.sim.tags import TagCrypto
 
 THEIRS, MINE = Ballot(0, "PB"), Ballot(0, "PA")
-NOBODYS = 1_000_002  # a multiple of three, as 0, but above what anybody may lead
+FAR = 3 * 2**50  # a multiple of three, as 0: PB's turn
 
 
 def in_a_ring_of_two() -> Scene:
@@ -55,12 +55,10 @@ Told = Callable[[History], list[m.AnyMessage]]
 WRONG: list[tuple[str, Callable[[], Scene], str, Told]] = [
     ("another's ballot", following, "PC", lambda run: orders(run, THEIRS)),
     ("not its turn", following, "PC", lambda run: orders(run, Ballot(0, "PC"))),
-    ("an attempt that nobody leads", following, "PB", lambda run: orders(run, Ballot(NOBODYS, "PB"))),
     ("no voter", following, "PD", lambda run: orders(run, Ballot(0, "PD"))),
     ("an answer by no voter", leading, "PD", lambda run: answers(run, MINE, "PD")),
     ("an answer to another", leading, "PB", lambda run: answers(run, Ballot(1, "PB"), "PB")),
     ("an answer to what we cannot lead", leading, "PB", lambda run: answers(run, Ballot(1, "PA"), "PB")),
-    ("a refusal for what nobody leads", leading, "PB", lambda run: [refusal(run, Ballot(NOBODYS, "PB"))]),
     ("a refusal for another's turn", leading, "PB", lambda run: [refusal(run, Ballot(5, "PA"))]),
     ("accepted from nobody", leading, "PB", lambda run: [reported(run, Ballot(1, "PC"))]),
     ("accepted from later", leading, "PB", lambda run: [reported(run, Ballot(4, "PB"))]),
@@ -103,15 +101,35 @@ def stand(pa: Host) -> tuple[object, ...]:
     return attempts.number, attempts._failures, acceptor.promised, acceptor.accepted, round_.reducing, counted
 
 
-def test_attempts_that_a_liar_has_used_up_are_not_led_by_anybody() -> None:
-    """SPEC A2: whoever led a higher one would be blamed for it."""
+def test_one_lie_does_not_use_up_the_attempts() -> None:
+    """SPEC A2: nobody follows to a number so far ahead, whoever claims it and in which message."""
     run, pa = following()
-    highest = limits.VOTE_PATIENCE_ATTEMPTS - limits.VOTE_PATIENCE_ATTEMPTS % 3  # PB's turn, as 0 is
-    pa.told(pa.says("PB", say.prepare(run, Ballot(highest, "PB")))).skip()
-    said: list[m.AnyMessage] = []
-    for _ in range(100):
+    before = stand(pa)
+    for message in orders(run, Ballot(FAR, "PB")):
+        pa.told(pa.says("PB", message))
+        assert not pa.skip() and stand(pa) == before, type(message).__name__
+    led: list[int] = []
+    for _ in range(20):
         pa.told(pa.ready("PC"), pa.after(2.0))
         sends = [effect for effect in pa.skip() if isinstance(effect, ef.Send)]
-        said += [m.open_message(m.open_envelope(send.data), TagCrypto("PA")) for send in sends]
-    led = [message.ballot.attempt for message in said if isinstance(message, m.Prepare)]
-    assert all(attempt <= limits.VOTE_PATIENCE_ATTEMPTS for attempt in led)
+        said = [m.open_message(m.open_envelope(send.data), TagCrypto("PA")) for send in sends]
+        led += [message.ballot.attempt for message in said if isinstance(message, m.Prepare)]
+    assert led and max(led) < 100
+
+
+def test_a_refusal_with_a_far_fetched_promise_moves_nothing() -> None:
+    """SPEC A2."""
+    run, pa = leading()
+    number = pa.node.round.parts.attempts.number
+    pa.told(pa.says("PB", refusal(run, Ballot(FAR, "PB")))).skip()
+    assert pa.node.round.parts.attempts.number == number
+
+
+def test_a_number_within_reach_is_followed() -> None:
+    """SPEC A2: however long a decision took, who comes late takes part."""
+    run, pa = following()
+    near = pa.node.round.parts.attempts.number + limits.ATTEMPTS_AHEAD_MAX
+    near -= near % 3
+    pa.now += 11.0  # the attempt under way is given up
+    pa.told(pa.says("PB", say.prepare(run, Ballot(near, "PB"))))
+    assert pa.node.round.parts.acceptor.promised == Ballot(near, "PB")
