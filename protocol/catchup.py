@@ -1,8 +1,8 @@
-"""From whatever state this host has to the head of the log: records, snapshot, replay. SPEC K*.
+"""From whatever state this host has to the head of the log: records, state, updates. SPEC K*.
 
-Owns what is missing and whom to ask for it. One path for all: a joiner, a restart, a missed commit, a vote that
-waits for bytes. Refuses to know how bytes travel; verification of records is records.py's, of bytes the shell's,
-against the digests that this machine names.
+Owns what is missing and what is applied next. One path for all: a joiner, a restart, a missed commit, a vote that
+waits for bytes. `states.py` and `updates.py` own whom to ask for either. Refuses to know how bytes travel; verification
+of records is records.py's, of bytes the shell's, against the digests that this machine names.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.donors import Donors, Retry
-from intellectd.protocol.effects import AskEntries, FetchSnapshot, FetchUpdate, Note, OfferDonors, Out
+from intellectd.protocol.effects import AskEntries, Note, Out
 from intellectd.protocol.entries import Entry
 from intellectd.protocol.head import Head
-from intellectd.protocol.ids import NO_HASH, state_name
+from intellectd.protocol.ids import NO_HASH
 from intellectd.protocol.membership import Membership
-from intellectd.protocol.moments import soonest
+from intellectd.protocol.moments import NEVER, soonest
+from intellectd.protocol.pace import Pace
+from intellectd.protocol.states import States
+from intellectd.protocol.updates import Updates
 from intellectd.protocol.window import Decided, Window
 
 NO_STATE = -2  # as in Beacon.applied
@@ -41,13 +44,11 @@ class Catchup:
         self.applying: int | None = None
         self.awaited_transfer = NO_HASH  # our own transfer may still bring the bytes of the newest record
         self._asking: str | None = None  # an AskEntries under way
-        self._fetching: bytes | int | None = None  # an update's root or a snapshot's round, under way
-        self._serving: tuple[str, ...] = ()  # who was named to serve the snapshot that is being fetched
-        self.own_snapshots: tuple[int, ...] = ()  # on this disk; 0 stands for the first parameters
-        self._void = False  # the state that is being fetched is one of a line that was left
-        self._donors = Donors(context.rng)
+        self._donors, self.pace = Donors(context.rng), Pace()
+        self.states = States(context, membership, self.window, self._donors, self.pace)
+        self.updates = Updates(context, self._donors, self.pace)
         self._ask_retry, self._fetch_retry = Retry(), Retry()
-        self._misses = 0  # of updates, since one arrived
+        self._told_slow = False
         self._ahead_at: tuple[int, Head] | None = None  # as of which turn `_ahead_there` was looked up
         self._ahead_there: dict[str, int] = {}
 
@@ -87,40 +88,45 @@ class Catchup:
         there = any(b.generation == head.generation and b.applied > self.applied for b in alive)
         return None if there else missing.record.round
 
-    def on_applied(self, round_: int) -> bool:
+    def on_applied(self, round_: int, now: float) -> bool:
         """False when that was not what we waited for: the state has been replaced meanwhile."""
         if round_ != self.applying:
             return False
         self.applied, self.applying = round_, None
+        self.updates.done(round_)
+        self.pace.applied(now)
         return True
 
-    def on_snapshot(self, round_: int) -> bool:
+    def on_snapshot(self, round_: int, came_bytes: int, now: float) -> bool:
         """False when it was asked for before another line of history was taken: it is of no use."""
-        self._fetched()
-        if self._void:
-            self._void = False
+        self.states.installed(came_bytes, self.updates.idle, now)
+        self._fetch_retry.succeeded()
+        if self.states.void:
+            self.states.void = False
             self.drop_state()
             return False
         self.applied, self.applying = round_, None
+        self.updates.done(round_)
         return True
 
-    def on_snapshot_missed(self, round_: int, donor: str, now: float) -> None:
-        self._void = False
-        self._missed(donor, round_, now)
+    def on_snapshot_missed(self, round_: int, donor: str, kept_bytes: int, now: float) -> None:
+        self.states.missed(round_, donor, kept_bytes, now)
+        self.pace.came(0, self.updates.idle, now)
+        self._fetch_retry.failed(now)
 
-    def on_update_held(self, root: bytes) -> None:
+    def on_update_held(self, root: bytes, now: float) -> None:
         self.window.hold(root)
-        if self._fetching == root:
-            self._fetched()
+        if self.updates.held(root, self.states.fetching is None, now):
+            self._fetch_retry.succeeded()
 
     def on_update_missed(self, root: bytes, donor: str, now: float) -> None:
         """Not there; also said of an update that was thought to be on disk here and is not."""
         self.window.lost(root)
-        decided = self.window.get(self.applying) if self.applying is not None else None
+        decided, applying = self.window.get(self.applying) if self.applying is not None else None, None
         if decided is not None and root in decided.roots:
-            self.applying = None
-        self._misses += 1
-        self._missed(donor, root, now)
+            applying, self.applying = self.applying, None
+        self.updates.missed(root, donor, applying, self.states.fetching is None, now)
+        self._fetch_retry.failed(now)
 
     def on_entries(self, useful: bool, now: float) -> None:
         asked, self._asking = self._asking, None
@@ -141,8 +147,9 @@ class Catchup:
     def cut(self, round_: int) -> bool:
         """The log is left after this round. False when the state went further and is of no use now."""
         self.window.cut(round_)
-        self._asking, self._void = None, isinstance(self._fetching, int)
-        self.own_snapshots = tuple(r for r in self.own_snapshots if r <= max(0, round_))
+        self.states.cut(round_)
+        self.updates.done(max(round_, 0))
+        self._asking = None
         good = max(self.applied, self.applied if self.applying is None else self.applying) <= round_
         if not good:
             self.drop_state()
@@ -152,24 +159,21 @@ class Catchup:
 
     def evaluate(self, head: Head, now: float, wanted: Wanted | None = None) -> tuple[list[Out], Decided | None]:
         """(requests to make, the next round to apply now or None)."""
-        out = self._ask_records(head, now) + self._more_donors(head, now)
-        if self.applying is not None:
-            return out, None
-        missing = self.window.get(self.applied + 1) if self.has_state else None
+        if not self._ahead(head, now):
+            self.pace.level(head.round, now)
+        out = self._ask_records(head, now) + self.states.more_donors(head, now) + self._say_slow(head)
+        missing = self.window.get(self.applied + 1) if self.has_state and self.applying is None else None
         ready = missing is not None and (self.window.holds(missing) or self._does_without(missing, head, now))
-        if missing is not None and ready and not isinstance(self._fetching, int):
+        if missing is not None and ready and self.states.fetching is None:
             self.applying = missing.record.round
+            self.pace.begins_to_apply(now)
             return out, missing
-        if self._fetching is not None or now < self._fetch_retry.at:
-            return out, None
-        if not self.has_state or (missing is None and self.applied < head.round):
-            return out + self._ask_snapshot(head, now), None
-        if missing is not None:
-            return out + self._ask_update(head, missing, now), None
-        return out + self._ask_wanted(wanted, now), None
+        if now >= self._fetch_retry.at:
+            out += self._fetch(head, now) or self._ask_wanted(head, wanted, now)
+        return out, None
 
     def deadline(self, now: float) -> float:
-        return soonest([self._ask_retry.at, self._fetch_retry.at], now)
+        return soonest([self._ask_retry.at, self._fetch_retry.at, self.updates.late_at], now)
 
     # ---- requests
 
@@ -197,39 +201,90 @@ class Catchup:
         self._asking = self._context.rng.choice([peer for peer in good if ahead[peer] == best])
         return [AskEntries(self._asking, head.generation, head.round + 1)]
 
-    def _ask_update(self, head: Head, decided: Decided, now: float) -> list[Out]:
-        if decided.groups:
-            return self._ask_group(decided, now)
-        record = decided.record
-        if record.transfer == self.awaited_transfer:
-            return []
+    def _reads(self, head: Head, now: float) -> bool:
+        """Does the log go on by so much that which way is the shortest cannot be told yet?"""
+        if self._ask_retry.failing:
+            return False
+        ahead = self._ahead(head, now)
+        near = max(head.round, self.applied + limits.CARRY_ROUNDS_MAX)
+        return any(ahead[peer] > near for peer in self._donors.good(list(ahead), RECORDS, now))
+
+    def _fetch(self, head: Head, now: float) -> list[Out]:
+        """A state where one is needed or quicker, and the updates after the state that is here or on its way."""
+        under_way = self.states.fetching
+        if under_way is None and (not self.has_state or self._before_window(head)):
+            # Not before the log is as long as it gets.
+            return [] if self._ahead(head, now) and not self._ask_retry.failing else self._ask_state(head, now)
+        if under_way is None and self.applied < head.round:
+            if self._reads(head, now):
+                return []
+            asked = self.states.ask_if_quicker(head, self.applied, now) or self._ask_pruned(head, now)
+            if asked:
+                return asked
+        return self._ask_updates(self.applied if under_way is None else under_way, head, now)
+
+    def _before_window(self, head: Head) -> bool:
+        return self.applied < head.round and self.window.get(self.applied + 1) is None
+
+    def _ask_state(self, head: Head, now: float) -> list[Out]:
+        return self.states.ask(head, self.applied, now)
+
+    def _having(self, head: Head, round_: int, now: float) -> tuple[list[str], bool]:
+        """(who says to have this round's update, is there anybody who has applied it)."""
         have = {
             peer: beacon.updates_from
             for peer, beacon in self._members.alive_beacons(now).items()
-            if beacon.generation == head.generation and beacon.applied >= record.round
+            if beacon.generation == head.generation and beacon.applied >= round_
         }
-        keep = [peer for peer, updates_from in have.items() if updates_from <= record.round]
-        if (have and not keep) or self._misses >= limits.UPDATE_MISSES_MAX:
-            # Pruned wherever we can ask: only a snapshot leads on.
-            snapshot = self._ask_snapshot(head, now)
-            if snapshot:
-                return snapshot
-        return self._fetch_update(record.update_root, record.update_bytes, self._donor(keep, record.update_root, now))
+        return [peer for peer, updates_from in have.items() if updates_from <= round_], bool(have)
+
+    def _ask_pruned(self, head: Head, now: float) -> list[Out]:
+        """The next update is pruned wherever we can ask, or nobody gives it: only a state leads on."""
+        missing = self.window.get(self.applied + 1)
+        if missing is None or missing.groups or self._comes(missing) or self.window.holds(missing):
+            return []
+        keep, applied = self._having(head, missing.record.round, now)
+        gone = (applied and not keep) or self.updates.misses(missing.record.round) >= limits.UPDATE_MISSES_MAX
+        if not gone or (self._ahead(head, now) and not self._ask_retry.failing):
+            return []
+        return self._ask_state(head, now)
+
+    def _ask_updates(self, base: int, head: Head, now: float) -> list[Out]:
+        """Those after `base`, so many at once that several donors have something to give (K13)."""
+        out: list[Out] = []
+        self.updates.late_at = NEVER
+        for round_ in range(base + 1, min(base + limits.UPDATES_AHEAD, head.round) + 1):
+            decided = self.window.get(round_)
+            if decided is None:
+                break
+            record = decided.record
+            if self.window.holds(decided) or self._comes(decided):
+                continue
+            if decided.groups:
+                out += self._ask_group(decided, head, now) if round_ == self.applied + 1 else []
+                continue
+            having = self._having(head, round_, now)[0]
+            if record.update_root not in self.updates:
+                out += self.updates.ask(round_, record.update_root, record.update_bytes, having, now)
+            elif round_ == self.applied + 1:
+                out += self.updates.ask_elsewhere(record.update_root, having, now)
+        return out
+
+    def _comes(self, decided: Decided) -> bool:
+        """Our own transfer may still bring it."""
+        return decided.transfer != NO_HASH and decided.transfer == self.awaited_transfer
 
     # ---- of gossip rounds (E5)
 
     def _does_without(self, decided: Decided, head: Head, now: float) -> bool:
         """A gossip round changes this host's anchor alone. It does without if a later record is there, if nobody here
         has any of its groups' updates, or if those that it asked for did not come: nobody is stuck."""
-        if not decided.groups or self._awaits(decided):
+        if not decided.groups or self._comes(decided):
             return False
-        if decided.record.round < head.round or self._misses >= limits.UPDATE_MISSES_MAX * self._tried(decided):
+        round_ = decided.record.round
+        if round_ < head.round or self.updates.misses(round_) >= limits.UPDATE_MISSES_MAX * self._tried(decided):
             return True
         return self._members.has_listened(now) and not any(self._there(m, now) for _, m in decided.groups)
-
-    def _awaits(self, decided: Decided) -> bool:
-        """Our own transfer may still bring it."""
-        return decided.transfer != NO_HASH and decided.transfer == self.awaited_transfer
 
     def _tried(self, decided: Decided) -> int:
         return min(len(decided.groups), limits.GROUPS_TRIED_MAX)
@@ -238,90 +293,41 @@ class Catchup:
         alive = self._members.alive_beacons(now)
         return [peer for peer in members if peer in alive]
 
-    def _ask_group(self, decided: Decided, now: float) -> list[Out]:
+    def _ask_group(self, decided: Decided, head: Head, now: float) -> list[Out]:
         """The update of the next group whose members are here; each has its tries."""
-        if self._awaits(decided):
+        if decided.record.round < head.round or any(root in self.updates for root in decided.roots):
             return []
-        turn = self._misses // limits.UPDATE_MISSES_MAX
+        turn = self.updates.misses(decided.record.round) // limits.UPDATE_MISSES_MAX
         for root, members in [*decided.groups[turn:], *decided.groups[:turn]]:
             here = self._there(members, now)
             if here:
-                return self._fetch_update(root, decided.record.update_bytes, self._donor(here, root, now))
+                return self.updates.ask(decided.record.round, root, decided.record.update_bytes, here, now)
         return []
 
-    def _ask_wanted(self, wanted: Wanted | None, now: float) -> list[Out]:
-        if wanted is None:
+    def _ask_wanted(self, head: Head, wanted: Wanted | None, now: float) -> list[Out]:
+        if wanted is None or self.applied != head.round or wanted.root in self.updates:
             return []
         alive = self._members.alive_beacons(now)
         signers = [peer for peer in dict.fromkeys(wanted.signers) if peer in alive]
         others = [peer for peer in dict.fromkeys(wanted.others) if peer in alive and peer not in signers]
         good = self._donors.good(signers, wanted.root, now) or self._donors.good(others, wanted.root, now)
-        donor = self._donor(good or [*signers, *others], wanted.root, now)
-        return self._fetch_update(wanted.root, wanted.update_bytes, donor)
+        donors = good or [*signers, *others]
+        return self.updates.ask(head.round + 1, wanted.root, wanted.update_bytes, donors, now)
 
-    def _fetch_update(self, root: bytes, update_bytes: int, donor: str | None) -> list[Out]:
-        if donor is None:
+    # ---- for people
+
+    def _say_slow(self, head: Head) -> list[Out]:
+        """Once a catch-up: that a host which gets further behind with each round is not going to stand at the head."""
+        if self.applied >= head.round - 1:
+            self._told_slow = False
             return []
-        self._fetching = root
-        return [FetchUpdate(root, update_bytes, donor)]
-
-    def _ask_snapshot(self, head: Head, now: float) -> list[Out]:
-        """The newest state that some donor serves and our log proves; not before the log is as long as it gets."""
-        if self._ahead(head, now) and not self._ask_retry.failing:
+        size = head.update_bytes
+        if self._told_slow or not self.pace.falls_behind(size):
             return []
-        offers = self._offers(head, now)
-        for round_ in self.own_snapshots:
-            own = self._donors.good([self._context.peer], -1 if round_ == 0 else round_, now)
-            if own:
-                offers[-1 if round_ == 0 else round_] = own
-        provable = sorted((r for r in offers if self.window.proven(r) and r > self.applied), reverse=True)
-        fresh = [r for r in provable if self._donors.good(offers[r], r, now)]
-        for round_ in (fresh or provable)[:1]:
-            digest, donor = self.window.proven(round_), self._donor(offers[round_], round_, now)
-            if donor is not None and digest is not None:
-                self._fetching = round_
-                self._serving = (donor, *self._others(offers[round_], donor, round_, now))
-                more = f" and {len(self._serving) - 1} more" if len(self._serving) > 1 else ""
-                note = Note("catchup", f"fetching {state_name(round_)} from {donor}{more}")
-                return [note, FetchSnapshot(round_, digest, donor, self._serving[1:])]
-        return []
-
-    def _offers(self, head: Head, now: float) -> dict[int, list[str]]:
-        """By round, who says to serve its state."""
-        offers: dict[int, list[str]] = {}
-        for peer, beacon in self._members.alive_beacons(now).items():
-            if beacon.generation == head.generation or head.round == -1:
-                for round_ in beacon.snapshots:  # the first parameters are served as round 0
-                    offers.setdefault(-1 if round_ == 0 else round_, []).append(peer)
-        return offers
-
-    def _more_donors(self, head: Head, now: float) -> list[Out]:
-        """Of the state that is being fetched: those that were not known, or did not have it, when it began."""
-        round_, room = self._fetching, limits.SNAPSHOT_DONORS_MAX - len(self._serving)
-        if not isinstance(round_, int) or room <= 0 or self._context.peer in self._serving:
-            return []
-        offering = [peer for peer in self._offers(head, now).get(round_, ()) if peer not in self._serving]
-        more = tuple(self._donors.good(offering, round_, now)[:room])
-        self._serving += more
-        return [OfferDonors(round_, more)] if more else []
-
-    def _others(self, offering: list[str], donor: str, round_: int, now: float) -> tuple[str, ...]:
-        """Those that serve it beside the donor; by lot where there are more than a fetch has room for."""
-        good = [peer for peer in self._donors.good(offering, round_, now) if peer != donor]
-        most = limits.SNAPSHOT_DONORS_MAX - 1
-        return tuple(good if len(good) <= most else self._context.rng.sample(good, most))
-
-    def _donor(self, donors: list[str], what: object, now: float) -> str | None:
-        return self._donors.pick(donors, what, now)
-
-    # ---- inside
-
-    def _fetched(self) -> None:
-        self._fetching, self._misses = None, 0
-        self._fetch_retry.succeeded()
-
-    def _missed(self, donor: str, what: object, now: float) -> None:
-        if self._fetching == what:
-            self._fetching = None
-        self._donors.failed(donor, what, now)
-        self._fetch_retry.failed(now)
+        self._told_slow = True
+        cost_s, round_s = self.pace.round_cost_s(size) or 0.0, self.pace.round_s or 0.0
+        text = (
+            f"this host takes {cost_s:.1f} s to fetch and apply a round, and the run decides one in {round_s:.1f} s: "
+            "it goes on from one state to a newer one, and takes part when it gets quicker or the rounds longer"
+        )
+        return [Note("falls_behind", text, "warning")]

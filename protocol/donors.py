@@ -12,14 +12,15 @@ from intellectd.protocol import limits
 
 @dataclass
 class Retry:
-    """When something that failed may be tried again; doubles, bounded."""
+    """When something that failed may be tried again; doubles, bounded. What fails during a pause makes it no longer."""
 
     at: float = float("-inf")
     wait_s: float = limits.RETRY_MIN_S
 
     def failed(self, now: float) -> None:
-        self.at = now + self.wait_s
-        self.wait_s = min(2 * self.wait_s, limits.RETRY_MAX_S)
+        if now >= self.at:
+            self.at = now + self.wait_s
+            self.wait_s = min(2 * self.wait_s, limits.RETRY_MAX_S)
 
     def succeeded(self) -> None:
         self.at, self.wait_s = float("-inf"), limits.RETRY_MIN_S

@@ -154,17 +154,22 @@ class Applied:
 
 @dataclass(frozen=True)
 class SnapshotInstalled:
-    """The state was replaced by a verified snapshot. Round -1: the first parameters."""
+    """The state was replaced by a verified snapshot. Round -1: the first parameters. `came_bytes`: what was fetched of
+    it since it was asked for, not what lay here before."""
 
     round: int
     digest: bytes
+    came_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class SnapshotMissed:
+    """`kept_bytes`: what lies here of it, and need not be fetched again."""
+
     round: int
     donor: str
     reason: str
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from intellectd.protocol.entries import GOSSIP, Assignment, Blob, Entry, record_
 from intellectd.protocol.ids import At, Stream, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, config_of, elements_of, manifest_hash
 
+STATE_BYTES = 8  # an element of the parameters and one of the momentum, in fp32
+
 
 def draw_groups(parent: bytes, peers: Sequence[str], size: int) -> list[list[str]]:
     """Groups of `size` members or a few more, none where there would be only one: a shuffle by hash, cut in pieces that
@@ -75,6 +77,11 @@ class Head:
     def update_bytes(self) -> int:
         """The size of an encoded update of the next record: it follows from the manifest's tensors (R6)."""
         return update_codec(codec_by_name(self.codec)).encoded_bytes(self._elements)
+
+    @property
+    def state_bytes(self) -> int:
+        """Theta and momentum, in fp32."""
+        return STATE_BYTES * self._elements
 
     @property
     def transfer_bytes(self) -> int:

@@ -66,7 +66,7 @@ class Keeper:
         self.head = Head(manifest, run, None)
         self.genesis_generation = self.head.generation
         for root in held_updates:
-            self.catchup.on_update_held(root)
+            self.catchup.on_update_held(root, now)
         self.branching = Branching(self.context, self.membership, self.head, now)
         for entry in entries or []:
             self._grow(entry)
@@ -263,7 +263,7 @@ class Keeper:
         return [Note("diverged", f"{why}; fetching that", "error")]
 
     def _on_applied(self, event: ev.Applied, now: float) -> list[Out]:
-        if not self.catchup.on_applied(event.round):
+        if not self.catchup.on_applied(event.round, now):
             return []
         proven = self.catchup.window.proven(event.round)
         if proven is not None and proven != event.digest:

@@ -157,15 +157,15 @@ class Node(Keeper):
                 if not self.membership.sparse:  # of a few hosts each counts, of many somebody's is always on its way
                     self.membership.soon(now + PROGRESS_FRACTION * self.context.config.timers.attempt_s)
             case ev.TransferEnded():
-                self._transfer_over(event.transfer, event.root)
+                self._transfer_over(event.transfer, event.root, now)
                 return self.round.on_transfer_ended(event.transfer, event.root, event.update_bytes, now)
             case ev.TransferBroke():
-                self._transfer_over(event.transfer, None)
+                self._transfer_over(event.transfer, None, now)
                 return self.round.on_transfer_broke(event.transfer, event.suspect, event.silent, event.reason, now)
             case ev.LinkMeasured():
                 self.membership.links.measured(event.peer, event.bytes_per_s, event.rtt_s, now)
             case ev.UpdateHeld():
-                self.catchup.on_update_held(event.root)
+                self.catchup.on_update_held(event.root, now)
                 return self.round.on_update_held(now)
             case ev.UpdateMissed():
                 self.catchup.on_update_missed(event.root, event.donor, now)
@@ -174,16 +174,16 @@ class Node(Keeper):
                 return self._on_applied(event, now)
             case ev.SnapshotInstalled():
                 self.progress.on_jump()
-                if not self.catchup.on_snapshot(event.round):
+                if not self.catchup.on_snapshot(event.round, event.came_bytes, now):
                     return []
                 note = Note("snapshot", f"here: {state_name(event.round)}")
                 return [note, *self._stands(event.digest, now)]
             case ev.SnapshotMissed():
-                self.catchup.on_snapshot_missed(event.round, event.donor, now)
+                self.catchup.on_snapshot_missed(event.round, event.donor, event.kept_bytes, now)
                 return [Note("snapshot_missed", f"state from {event.donor}: {event.reason}", "warning")]
             case ev.SnapshotsHeld():
                 self.herald.on_snapshots(event)
-                self.catchup.own_snapshots = event.rounds
+                self.catchup.states.own = event.rounds
                 self.catchup.window.pruned(event.updates_from)
             case ev.RecoverySigned():
                 return self._on_recovery(event.entry, now)
@@ -203,12 +203,12 @@ class Node(Keeper):
             return [PeerFault(event.peer, "bytes", f"{event.call}: {event.reason}")]
         return [Note("call_failed", f"{event.call} from {event.peer}: {event.reason}", "debug")]
 
-    def _transfer_over(self, transfer: bytes, root: bytes | None) -> None:
+    def _transfer_over(self, transfer: bytes, root: bytes | None, now: float) -> None:
         self.herald.on_transfer_over(transfer)
         if transfer == self.catchup.awaited_transfer:
             self.catchup.awaited_transfer = NO_HASH
         if root is not None:
-            self.catchup.on_update_held(root)
+            self.catchup.on_update_held(root, now)
 
     # ---- messages
 

@@ -71,6 +71,7 @@ class StateFetch:
         self._stall_s, self._post = stall_s, post
         self._round: int | None = None  # that is being fetched, or was last
         self._offered: tuple[str, ...] = ()  # donors that came since that began
+        self._kept_bytes = 0  # of that state, from tries that failed
         self._troubles: dict[str, None] = {}  # what worker threads have to tell, each once a fetch
 
     def offer(self, effect: ef.OfferDonors) -> None:
@@ -85,20 +86,33 @@ class StateFetch:
         if effect.donor == self._me:
             self._load(effect)
             return
+        self._kept_bytes = self._kept_bytes if effect.round == self._round else 0
         self._round, self._offered = effect.round, ()
         try:
-            hashes = await self._leaves(effect)
-            incoming = await self._compute.aside(lambda: self._open(effect, hashes))
-            try:
-                await self._all(effect, incoming, hashes)
-            finally:
-                with trio.CancelScope(shield=True):  # for the next life, if this one ends here
-                    await self._compute.aside(lambda: self._sync(incoming))
-                    self._tell_troubles()
+            incoming, came_bytes = await self._fetch(effect)
         except (FetchError, StorageError) as error:
-            self._post(ev.SnapshotMissed(effect.round, effect.donor, str(error)))
+            self._post(ev.SnapshotMissed(effect.round, effect.donor, str(error), self._kept_bytes))
             return
-        self._install(effect, incoming)
+        self._install(effect, incoming, came_bytes)
+
+    async def _fetch(self, effect: ef.FetchSnapshot) -> tuple[Incoming | InMemory, int]:
+        """(all of it, how much of that was fetched now). Raises FetchError, StorageError."""
+        hashes = await self._leaves(effect)
+        incoming = await self._compute.aside(lambda: self._open(effect, hashes))
+        before = self._proven_bytes(incoming)
+        try:
+            await self._all(effect, incoming, hashes)
+        finally:
+            with trio.CancelScope(shield=True):  # for the next life, if this one ends here
+                await self._compute.aside(lambda: self._sync(incoming))
+                self._tell_troubles()
+            self._kept_bytes = self._proven_bytes(incoming)
+        return incoming, incoming.data.nbytes - before
+
+    def _proven_bytes(self, incoming: Incoming | InMemory) -> int:
+        """What a next try need not fetch."""
+        borders = state_borders(self._state.layout.elements)
+        return sum(borders[piece + 1] - borders[piece] for piece in incoming.proven)
 
     def _tell_troubles(self) -> None:
         for trouble in self._troubles:
@@ -120,7 +134,7 @@ class StateFetch:
 
         self._compute.submit(work, self._post)
 
-    def _install(self, effect: ef.FetchSnapshot, incoming: Incoming | InMemory) -> None:
+    def _install(self, effect: ef.FetchSnapshot, incoming: Incoming | InMemory, came_bytes: int) -> None:
         def work() -> tuple[ev.Event, str | None, ev.Event]:
             data = ops.as_bytes(incoming.data).view(torch.float32)
             theta, momentum = (half.clone() for half in data.chunk(2))
@@ -134,7 +148,7 @@ class StateFetch:
             except StorageError as error:  # it is in memory: a restart would fetch it again
                 problem = str(error)
             held = self._snapshots.held(effect.round)
-            return ev.SnapshotInstalled(effect.round, effect.digest), problem, held
+            return ev.SnapshotInstalled(effect.round, effect.digest, came_bytes), problem, held
 
         def then(outcome: tuple[ev.Event, str | None, ev.Event]) -> None:
             event, problem, held = outcome

@@ -54,7 +54,8 @@ def fetch_deadline_s(length: int) -> float:
 class _Incoming:
     memory: mmap.mmap
     aborted: bool = False
-    again: ef.StartTransfer | None = None  # asked for anew while the abort was on its way
+    again: ef.StartTransfer | ef.FetchUpdate | None = None  # asked for anew while the abort was on its way
+    donor: str = ""  # of an update that is fetched
 
 
 class Transfers:
@@ -174,10 +175,15 @@ class Transfers:
         if effect.update_bytes != expected:
             self._failed_here(name, ev.UpdateMissed(name, effect.donor, f"{effect.update_bytes} bytes, not {expected}"))
             return
-        if name in self._incoming:
-            return  # its end answers this request too
+        incoming = self._incoming.get(name)
+        if incoming is not None:
+            # Its end answers this request too; but where it was late, another donor is asked instead (SPEC K13).
+            if incoming.donor not in ("", effect.donor):
+                incoming.aborted, incoming.again = True, effect
+                self._bulk.abort(name)
+            return
         memory = await self._runner(lambda: self._store.updates.new(name, expected))
-        self._incoming[name] = _Incoming(memory)
+        self._incoming[name] = _Incoming(memory, donor=effect.donor)
         job = FetchJob(
             name,
             effect.donor,
@@ -223,8 +229,11 @@ class Transfers:
             return ev.UpdateMissed(wanted.root, wanted.donor, "the bytes are not those of the record")
 
         def then(event: ev.Event) -> None:
-            self._incoming.pop(name, None)
-            self._post(event)
+            again = self._incoming.pop(name).again
+            if isinstance(event, ev.UpdateMissed) and isinstance(again, ef.FetchUpdate):
+                self._spawn(self.fetch, again)
+            else:
+                self._post(event)
 
         self._compute.submit(work, then)
 
@@ -243,7 +252,10 @@ class Transfers:
         """Off the loop: to delete a large file takes a moment."""
         await self._runner(lambda: self._store.updates.drop(name))
         incoming = self._incoming.pop(name, None)
-        if incoming is not None and incoming.again is not None:
-            await self.start_ring(incoming.again)
-        else:
+        again = incoming.again if incoming is not None else None
+        if again is None:
             self._post(event)
+        elif isinstance(again, ef.StartTransfer):
+            await self.start_ring(again)
+        else:
+            await self.fetch(again)

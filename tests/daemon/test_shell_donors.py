@@ -98,6 +98,30 @@ async def test_wrong_updates_are_dropped_and_fetched_elsewhere(autojump_clock: C
             assert update_root(store.updates.read(root)) == root
 
 
+async def test_a_late_update_is_asked_of_another_donor(autojump_clock: Clock) -> None:
+    """SPEC K13: at once, not when the first one's silence has been waited out."""
+    async with shell() as world:
+        _, (host, slow, quick) = await swarm(world, "abc", rounds=2)
+        await finish_alike([host, slow, quick], 2)
+        service, given = world.service(host), list[str]()
+        record = service.store.entry(2).record
+
+        def note(_reader: str, name: str, data: bytes) -> bytes:
+            given.append(name)
+            return data
+
+        world.bulk.tamper[quick.peer] = note
+        world.bulk.stall(slow.peer)
+        began = trio.current_time()
+        for donor in (slow, slow, quick):
+            await service.performer(ef.FetchUpdate(record.update_root, record.update_bytes, donor.peer))
+        assert not given
+        await host.until(lambda _run: bool(given) and not list(service.store.updates.path.glob(".*")))
+        assert trio.current_time() - began < service.config.timers.stall_s
+        assert given == [f"update/{service.run.hex()}/{record.update_root.hex()}"]
+        assert service.store.updates.holds(record.update_root)
+
+
 async def test_a_plan_that_cannot_be_is_refused_and_the_daemon_lives(autojump_clock: Clock) -> None:
     """What a lying leader may plan: members twice, no weights, too many at once. None of it may end a daemon."""
     async with shell() as world:

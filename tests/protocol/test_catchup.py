@@ -28,7 +28,7 @@ def root(run: History, round_: int) -> bytes:
 
 
 def test_a_joiner_reads_the_log_then_a_state_then_replays() -> None:
-    """SPEC K1-K5: the newest state that the log proves, from whoever has it."""
+    """SPEC K1-K5: the newest state that the log proves, from whoever has it; the updates after it come meanwhile."""
     run = grown(6)
     pz = newcomer(run)
     pz >> pz.beacon("PA", snapshots=[2, 4])
@@ -38,13 +38,12 @@ def test_a_joiner_reads_the_log_then_a_state_then_replays() -> None:
         "log: round 0 by nobody",
         *(f"log: round {n} by PA+PB" for n in range(1, 7)),
         "fetch state 4 from PA",
+        *("fetch update from PA" for _ in (5, 6)),
     ]
-    pz >> ev.SnapshotInstalled(4, run.states[4])
-    pz << "fetch update from PA"
     pz >> ev.UpdateHeld(root(run, 5))
+    pz >> ev.SnapshotInstalled(4, run.states[4])
     pz << "apply round 5, none"
     pz >> ev.Applied(5, run.states[5])
-    pz << "fetch update from PA"
     assert pz.node.state == "synced", "one record behind is near enough to be named"
     pz >> ev.UpdateHeld(root(run, 6))
     pz << "apply round 6, none"
@@ -58,12 +57,12 @@ def test_a_state_is_fetched_from_all_that_offer_it_also_from_those_that_come_lat
     """SPEC K11: each is named once; not those that offer another state."""
     run = grown(6)
     pz = newcomer(run, known=6)
-    pz >> pz.beacon("PA", snapshots=[4])
+    pz >> pz.beacon("PA", snapshots=[4], updates_from=7)
     pz << "fetch state 4 from PA"
-    pz >> pz.beacon("PB", snapshots=[2, 4])
+    pz >> pz.beacon("PB", snapshots=[2, 4], updates_from=7)
     pz << "state 4 also from PB"
-    pz >> pz.beacon("PB", snapshots=[4])
-    pz >> pz.beacon("PC", snapshots=[2])
+    pz >> pz.beacon("PB", snapshots=[4], updates_from=7)
+    pz >> pz.beacon("PC", snapshots=[2], updates_from=7)
     pz.silent()
     pz >> ev.SnapshotMissed(4, "PA", "no donor is left")
     pz.told(pz.after(limits.RETRY_MAX_S))
@@ -204,7 +203,9 @@ def test_donors_that_only_claim_to_have_an_update_lead_to_a_snapshot() -> None:
             if isinstance(effect, ef.FetchUpdate):
                 pz.told(ev.UpdateMissed(effect.root, effect.donor, "not there"))
         pz.told(pz.beacon("PA", snapshots=[8]), pz.beacon("PB", snapshots=[8]), pz.after(2))
-    assert asked == ["fetch update from"] * limits.UPDATE_MISSES_MAX + ["fetch state 8 from"]
+    state = asked.index("fetch state 8 from")
+    # Four are under way at once, two from each; the next one to apply counts.
+    assert limits.UPDATE_MISSES_MAX <= state <= 4 * limits.UPDATE_MISSES_MAX, asked
 
 
 def test_an_update_that_the_disk_has_lost_is_fetched_again() -> None:
@@ -212,7 +213,8 @@ def test_an_update_that_the_disk_has_lost_is_fetched_again() -> None:
     run = grown(3)
     pz = newcomer(run, applied=1, known=3, held_updates=(root(run, 2),))
     pz.told(pz.beacon("PA"))
-    pz << "apply round 2, none"
+    pz << "apply round 2, none" << "fetch update from PA"
+    pz >> ev.UpdateHeld(root(run, 3))
     pz >> ev.UpdateMissed(root(run, 2), "PZ", "no such file")
     pz >> pz.after(1)
     pz << "fetch update from PA"
@@ -234,8 +236,8 @@ def test_everybody_is_late_after_the_end() -> None:
     pz >> pz.beacon("PA", state="finished")
     pz << "ask PA for entries from 4"
     pz.told(ev.EntriesReceived("PA", tuple(run.entries[4:])))
+    assert [effect.root for effect in pz.skip() if isinstance(effect, ef.FetchUpdate)] == [root(run, 4), root(run, 5)]
     for round_ in (4, 5):
-        pz.one(ef.FetchUpdate)
         pz >> ev.UpdateHeld(root(run, round_))
         pz << f"apply round {round_}, none"
         pz.told(ev.Applied(round_, run.states[round_]))

@@ -24,6 +24,7 @@ from intellectd.protocol.node import Node
 from intellectd.protocol.progress import Progress
 from intellectd.protocol.round import Round
 from intellectd.protocol.seat import Seat
+from intellectd.protocol.states import States
 from tests.sim.drawing import draw
 from tests.sim.play import play
 
@@ -142,7 +143,7 @@ def _the_first_attempt_bars_all_others() -> list[Patch]:
 
 
 def _snapshots_are_not_asked_for() -> list[Patch]:
-    return [(Catchup, "_ask_snapshot", lambda self, head, now: [])]
+    return [(States, "ask", lambda self, head, applied, now: [])]
 
 
 def _records_are_not_asked_for() -> list[Patch]:

@@ -35,6 +35,7 @@ OWNER = "KEY"
 TICK = ev.Tick()
 READER = QuickCrypto(OWNER)  # it checks anybody's
 SNAPSHOT_ROUNDS = 3
+STATE_BYTES = 2048  # of the 256 elements below
 DISCOVERY_S = 20.0
 CONFESSIONS = ("progress_dropped", "delta_refused", "switched")  # notes that say of a host's own work that it is lost
 # Where an envelope says what it is: after the run, the sender and the lengths of them. No run key contains it.
@@ -335,7 +336,7 @@ class World:
             host.anchor = None
             host.rotten = host.sound = False  # what the arena holds began from a state that is no more
             self.tell(host, self._held(host))
-            return ev.SnapshotInstalled(effect.round, effect.digest)
+            return ev.SnapshotInstalled(effect.round, effect.digest, STATE_BYTES)
 
         missed = ev.SnapshotMissed(effect.round, effect.donor, "not there")
         rounds = (-1, 0) if effect.round < 0 else (effect.round,)  # the first parameters are the state after round 0
