@@ -17,7 +17,7 @@ from typing import Any
 from intellectd.daemon.errors import OperatorError
 from intellectd.kernels.layout import Layout, Slot
 
-WEIGHTS = "model.safetensors"
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 FLOAT_BYTES = 4
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 Pieces = Iterable[bytes | memoryview]

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from intellectd.daemon.export_files import WEIGHTS, safetensors, write_directory
+from intellectd.daemon.export_files import CONFIG, WEIGHTS, safetensors, write_directory
 from intellectd.daemon.trainer.model import llama_settings
 from intellectd.kernels.layout import Layout
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+GENERATION = "generation_config.json"
 
 
 def export_hf(theta: torch.Tensor, layout: Layout, model: Mapping[str, Any], target: Path) -> list[str]:

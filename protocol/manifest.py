@@ -51,6 +51,8 @@ class Llama(Section, frozen=True, forbid_unknown_fields=True, tag_field="kind", 
     context: Positive = 128
     tie_embeddings: bool = False
     rope_theta: Annotated[float, Meta(gt=0, le=1e12)] = 10_000.0
+    # Of the norms: 1e-6 where it is not given. Not in the canonical text of a run without it.
+    norm_eps: Annotated[float, Meta(gt=0, lt=1)] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ExternalModel(Section, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="external"):

@@ -7,10 +7,12 @@ from intellectd.daemon.cli.client import Refused, ask, ask_and_look, socket_of
 from intellectd.daemon.cli.output import printable, write, write_error, write_json
 from intellectd.daemon.cli.views import state_of, waits_for
 from intellectd.daemon.errors import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, OperatorError
+from intellectd.daemon.export_files import foothold
 
 RUN_TOML_BYTES_MAX = 256 * 1024  # leaves most of a frame; a run.toml has some 2 kB
 LOOK_S_MAX = 2.0  # for `status` while `init` waits: a daemon that is busy is asked again
 INIT_S_MAX = 1800.0  # the trainer imports torch and builds the first parameters, on any hardware
+IMPORT_S_MAX = 3600.0  # 14 GB of a 7B model in bf16 from the 5 MB/s of a poor network disk, and some
 JOIN_S_MAX = 60.0  # the daemon dials the peers given and answers; the rest goes on by itself
 
 
@@ -27,10 +29,20 @@ class BadRunFile(OperatorError):
 
 
 def init(arguments: Any) -> int:
+    return _found(arguments, "init", INIT_S_MAX)
+
+
+def import_(arguments: Any) -> int:
+    """The daemon reads the folder: what a checkpoint holds would take minutes to send."""
+    folder = Path(arguments.path).absolute()
+    return _found(arguments, "import", IMPORT_S_MAX, path=str(folder), seen=list(foothold(folder)))
+
+
+def _found(arguments: Any, op: str, answer_s_max: float, **fields: Any) -> int:
     text = _read_run_toml(Path(arguments.file))
     path = socket_of(arguments)
     try:
-        answer = ask_and_look(path, "init", INIT_S_MAX, _Founding(path).look, toml=text)
+        answer = ask_and_look(path, op, answer_s_max, _Founding(path).look, toml=text, **fields)
     except Refused as error:
         if error.code == "bad_config":  # the daemon was given the text alone
             raise Refused(error.code, f"{arguments.file}: {error.message}", error.hint) from None

@@ -211,6 +211,9 @@ def _other_verbs(verbs: Any) -> None:
         default="hf",
         help="hf (default): a model that transformers loads; safetensors: the bare tensors, of any model",
     )
+    take = _verb(parts, "import", "membership:import_", "create a run that goes on from a Hugging Face checkpoint")
+    take.add_argument("path", metavar="DIR", help="a folder with config.json and safetensors")
+    take.add_argument("file", metavar="run.toml", help="what else the run is; its model is the checkpoint's")
     log = _verb(verbs, "log", "log:verify", "the history of a run, as it lies on this disk")
     parts = log.add_subparsers(dest="part", metavar="PART", required=True, parser_class=Parser)
     verify = _verb(parts, "verify", "log:verify", "check every record, certificate and kept update; needs no daemon")

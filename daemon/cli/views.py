@@ -43,7 +43,11 @@ def status_lines(answer: Mapping[str, Any]) -> list[str]:
 
 
 def waits_for(founding: Mapping[str, Any], socket: str) -> str:
-    """Of an `init` that is not done."""
+    """Of an `init` or an import that is not done."""
+    if "import_bytes" in founding:
+        total = founding["import_bytes"]
+        percent = 100 * founding.get("imported_bytes", 0) // (total or 1)
+        return f"{percent} % of {in_bytes(total)} are read" if total else "the checkpoint is looked at"
     if founding.get("last_failure"):
         return f"the trainer failed and is started once more: {founding['last_failure']}"
     if founding.get("delivered"):

@@ -28,7 +28,7 @@ async def export(service: RunService, path: str, kind: str, seen: object) -> dic
 
     `seen` is the existing part of the path as the asker sees it (see `foothold`), so that it may fetch the files.
     """
-    target, spool, known = _checked(service, path, kind), spool_of(service), _foothold(seen)
+    target, spool, known = _checked(service, path, kind), spool_of(service), foothold_of(seen)
 
     def work() -> tuple[Path, list[str], int]:
         round_ = max(0, service.node.catchup.applied)
@@ -55,7 +55,7 @@ async def drop_spool(service: RunService) -> None:
     await service.host.runner(lambda: shutil.rmtree(spool_of(service), ignore_errors=True))
 
 
-def _foothold(seen: object) -> Foothold | None:
+def foothold_of(seen: object) -> Foothold | None:
     match seen:
         case [str(path), int(device), int(inode)]:
             return path, device, inode

@@ -3,28 +3,23 @@
 Owns what happens before a run exists; nothing is kept if it fails. The result is a run folder like any other.
 """
 
-import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import trio
 
 from intellectd.daemon import attach_events as trainer_events
-from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors
 from intellectd.daemon.attach import TrainerLink
 from intellectd.daemon.attach_request import AttachRequest
 from intellectd.daemon.control import ControlError
 from intellectd.daemon.errors import OperatorError
-from intellectd.daemon.identity import OwnerKey
 from intellectd.daemon.logs import get_log
-from intellectd.daemon.net import MESSAGE_BYTES_MAX
 from intellectd.daemon.runs.host import Host
+from intellectd.daemon.runs.new_run import CREATING, Founded, manifest_of, write_run
 from intellectd.daemon.runs.seat import make_arena
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.daemon.store.snapshot import State
@@ -33,35 +28,17 @@ from intellectd.kernels.codec import codec_by_name
 from intellectd.kernels.digest import state_digest
 from intellectd.kernels.layout import Layout
 from intellectd.kernels.ops import encode as encode_floats
-from intellectd.protocol import run_id as run_ids
-from intellectd.protocol.head import Head
-from intellectd.protocol.ids import encode
 from intellectd.protocol.manifest import (
     ExternalModel,
-    Manifest,
     RunConfig,
-    SignedManifest,
-    Tensor,
-    canonical,
-    manifest_hash,
     plain,
-    signed_bytes,
 )
-from intellectd.protocol.seat import first_mark
 
 FIRST_PARAMETERS_S_MAX = 900.0  # a large model is initialised in minutes; an external program has to be started
 TRAINER_LIVES_MAX = 2  # to be killed once may be bad luck; after the second the operator should not wait for a third
 SECOND_LIFE_S = 0.2  # an operator waits: a trainer that can start does so now, one that cannot should say so now
-CREATING = "creating"  # what a trainer attaches to while the run has no id yet
 
 log = get_log("init")
-
-
-@dataclass(frozen=True)
-class Founded:
-    run_id: str
-    path: Path
-    owner_key_path: Path
 
 
 @dataclass(frozen=True)
@@ -200,56 +177,15 @@ class Founding:
             self._over.set()
 
     def _write(self, layout: Layout, theta: torch.Tensor) -> Founded:
-        """In a thread. The folder gets its name last, when all of it is durable; else all of it is removed."""
+        """In a thread."""
         _check_finite(layout, theta)
-        keys = self._host.config.state_dir / "owner-keys"
-        make_dir(keys, 0o700)
-        draft, building = keys / f".{self.attach_id}.pem", self._host.runs_dir / f".{self.attach_id}"
-        made = [draft]
-        try:
-            signed = self._sign(OwnerKey.create(draft), layout, theta)
-            run_id = run_ids.from_manifest_hash(manifest_hash(signed.manifest))
-            store = RunStore.create(building, signed)
-            try:
-                store.write_snapshot(State(theta, torch.zeros_like(theta)), 0, signed.manifest.state_digest, 0)
-                store.write_vote(first_mark(Head(signed.manifest, run_ids.run_key(run_id), None)))
-            finally:
-                store.close()
-            key_path, path = keys / f"{run_id}.pem", self._host.runs_dir / run_id
-            with storage_errors(key_path):
-                os.replace(draft, key_path)
-                made.append(key_path)
-                fsync_dir(keys)
-                os.replace(building, path)
-                fsync_dir(path.parent)
-        except BaseException:
-            shutil.rmtree(building, ignore_errors=True)
-            for key in made:
-                with contextlib.suppress(OSError):
-                    key.unlink(missing_ok=True)
-            raise
-        log.info("run created", name=self.name, parameters=layout.parameters)
-        return Founded(run_id, path, key_path)
+        momentum = torch.zeros_like(theta)
+        digest = state_digest(theta, momentum)
 
-    def _sign(self, owner: OwnerKey, layout: Layout, theta: torch.Tensor) -> SignedManifest:
-        manifest = Manifest(
-            version=1,
-            config=canonical(self._config),
-            owner=owner.peer_id,
-            nonce=secrets.token_bytes(32),
-            first_voters=[self._host.identity.peer_id],
-            tensors=[Tensor(slot.name, list(slot.shape)) for slot in layout.slots],
-            state_digest=state_digest(theta, torch.zeros_like(theta)),
-        )
-        signed = SignedManifest(manifest, owner.sign(signed_bytes(manifest)))
-        size = len(encode(signed))
-        if size > MESSAGE_BYTES_MAX:  # nobody could join: a manifest travels in one message
-            raise ControlError(
-                "too_many_tensors",
-                f"the manifest with {len(layout.slots)} tensors has {size} bytes, at most {MESSAGE_BYTES_MAX}",
-                "stack some of the tensors",
-            )
-        return signed
+        def put(store: RunStore) -> None:
+            store.write_snapshot(State(theta, momentum), 0, digest, 0)
+
+        return write_run(self._host, self.attach_id, manifest_of(self._host, self._config, layout, digest), put)
 
 
 def _check_finite(layout: Layout, theta: torch.Tensor) -> None:

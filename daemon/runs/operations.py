@@ -15,6 +15,7 @@ from intellectd.daemon.control import ControlError, Handler
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.runs import recovering
 from intellectd.daemon.runs.netcheck import netcheck
+from intellectd.daemon.runs.new_run import Founded
 from intellectd.daemon.runs.peers import peer_rows
 from intellectd.daemon.runs.registry import LEAVE_S_MAX, Registry, parse_run_id
 from intellectd.daemon.runs.service import RunService
@@ -40,13 +41,14 @@ class Operations:
 
     def handlers(self) -> dict[str, Handler]:
         questions = ("status", "runs", "peers", "rounds", "netcheck", "metrics", "wait")
-        orders = ("init", "join", "leave", "recovery_draft", "recover", "export", "export_fetched", "shutdown")
-        return {name: getattr(self, f"_{name}") for name in (*questions, *orders)}
+        orders = ("init", "import", "join", "leave", "recovery_draft", "recover", "shutdown")
+        files = ("export", "export_fetched")
+        return {name: getattr(self, f"_{name}") for name in (*questions, *orders, *files)}
 
     # ---- questions
 
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        host = self._host
+        host, founding = self._host, self._registry.founding or self._registry.importing
         return {
             "peer": host.identity.peer_id,
             "version": version("intellectd"),
@@ -61,7 +63,7 @@ class Operations:
                 "instructions": ops.instructions(),
                 "reason": ops.reason(),
             },
-            "founding": self._registry.founding.plain() if self._registry.founding else None,
+            "founding": founding.plain() if founding else None,
             "runs": [run_status(service) for service in self._registry.runs.values()],
         }
 
@@ -110,16 +112,21 @@ class Operations:
     # ---- orders
 
     async def _init(self, request: dict[str, Any]) -> dict[str, Any]:
-        text = _text(request, "toml")
-        if len(text) > TOML_BYTES_MAX:
-            raise ControlError("bad_config", f"it has {len(text)} bytes, at most {TOML_BYTES_MAX}", "shorten it")
         try:
-            config = config_from_toml(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
-            raise ControlError("bad_config", f"it is no TOML: {error}", "correct that line") from error
+            config = config_from_toml(_toml(request))
         except BadManifest as error:
             raise ControlError("bad_config", str(error), error.hint) from error
-        founded = await self._registry.init(config)
+        return self._founded(await self._registry.init(config))
+
+    async def _import(self, request: dict[str, Any]) -> dict[str, Any]:
+        from intellectd.daemon.runs.exporting import foothold_of
+        from intellectd.daemon.runs.importing import Importing
+
+        seen = foothold_of(request.get("seen"))
+        importing = Importing(self._host, _toml(request), _text(request, "path"), seen)
+        return self._founded(await self._registry.take_in(importing))
+
+    def _founded(self, founded: Founded) -> dict[str, Any]:
         return {
             "run_id": founded.run_id,
             "join_line": self._join_line(founded.run_id),
@@ -175,6 +182,16 @@ class Operations:
     async def _shutdown(self, request: dict[str, Any]) -> dict[str, Any]:
         self._stop.set()
         return {}
+
+
+def _toml(request: dict[str, Any]) -> dict[str, Any]:
+    text = _text(request, "toml")
+    if len(text) > TOML_BYTES_MAX:
+        raise ControlError("bad_config", f"it has {len(text)} bytes, at most {TOML_BYTES_MAX}", "shorten it")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ControlError("bad_config", f"it is no TOML: {error}", "correct that line") from error
 
 
 def condition(text: str) -> Any:

@@ -15,10 +15,12 @@ from intellectd.daemon.control import ControlError
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.net import NetworkError
 from intellectd.daemon.runs.answers import Answers
-from intellectd.daemon.runs.founding import CREATING, Founded, Founding
+from intellectd.daemon.runs.founding import Founding
 from intellectd.daemon.runs.host import Host
+from intellectd.daemon.runs.importing import Importing
 from intellectd.daemon.runs.joining import DIAL_S, JOINING, join
 from intellectd.daemon.runs.leaving import Parting, move_folder, put_aside, take_up
+from intellectd.daemon.runs.new_run import CREATING, Founded
 from intellectd.daemon.runs.service import RunService, open_service
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.protocol import run_id as run_ids
@@ -36,6 +38,7 @@ class Registry:
         self.host = host
         self.runs: dict[str, RunService] = {}
         self.founding: Founding | None = None
+        self.importing: Importing | None = None
         self._joining: dict[str, trio.Event] = {}
         self._leaving: dict[str, Parting] = {}
         self._left: dict[str, Parting] = {}  # the newest of each, whether it was joined again or not
@@ -90,6 +93,20 @@ class Registry:
         finally:
             self.founding = None
         founding.tell_created(founded.run_id)
+        return founded
+
+    async def take_in(self, importing: Importing) -> Founded:
+        """A new run from a checkpoint. Raises ControlError or StorageError."""
+        self._room()
+        if self.importing is not None:
+            raise ControlError("busy", f"run {self.importing.name!r} is being imported here", "wait for it")
+        self.importing = importing
+        try:
+            founded = await importing.found()
+            with trio.CancelScope(shield=True):  # as in `init`
+                self._start(await open_service(self.host, founded.path))
+        finally:
+            self.importing = None
         return founded
 
     async def join(self, run_id: str, addresses: list[str]) -> RunService:

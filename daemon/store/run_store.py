@@ -257,6 +257,13 @@ class RunStore:
         check_room(path.parent, snapshot_bytes(state.theta.numel()), spare_bytes)
         write_snapshot(path, state, max(0, round_), digest)
 
+    def take_snapshot(self, file: Path, round_: int) -> None:
+        """A file that is a snapshot already, whole and durable, becomes this round's. Raises StorageError."""
+        path = self.snapshot_path(round_)
+        with storage_errors(path):
+            os.replace(file, path)
+            fsync_dir(path.parent)
+
     def leaves(self, round_: int) -> bytes:
         """The hashes of the leaves of a snapshot's state (SPEC K8), one behind the other; kept for the newest that was
         asked for, as joiners come together. Any thread. Raises CorruptFile or OSError."""

@@ -212,6 +212,8 @@ async def test_a_bad_run_file_is_named_as_it_was_given(cli: Cli, answers: Answer
         ({"trainer": "external", "attached": True}, "waiting for its parameters"),
         ({"trainer": "builtin"}, "this may take a minute"),
         ({"trainer": "builtin", "last_failure": "killed by SIGKILL"}, "started once more: killed by SIGKILL"),
+        ({"imported_bytes": 0, "import_bytes": 0}, "the checkpoint is looked at"),
+        ({"imported_bytes": 3_000_000, "import_bytes": 4_000_000}, "75 % of 4.0 MB are read"),
     ],
 )
 async def test_a_slow_init_says_what_it_waits_for(
@@ -345,6 +347,17 @@ async def test_export_sends_a_path_that_means_the_same_to_the_daemon(
     seen = [str(tmp_path), tmp_path.stat().st_dev, tmp_path.stat().st_ino]
     request = {"op": "export", "run_id": RUN_ID, "path": str(tmp_path / "out"), "format": "hf", "seen": seen}
     assert answers.asked == [request]
+
+
+async def test_import_sends_the_folder_and_run_toml(cli: Cli, answers: Answers, tmp_path: Path) -> None:
+    answers.give("import", {"run_id": RUN_ID, "join_line": "intellectd join it", "owner_key_path": "/k"})
+    (tmp_path / "model").mkdir()
+    (tmp_path / "run.toml").write_text('name = "mini"\n')
+    code, out, _ = await cli("checkpoint", "import", str(tmp_path / "model"), str(tmp_path / "run.toml"))
+    assert code == 0 and out.splitlines()[:2] == [f"run id     {RUN_ID}", "join with  intellectd join it"]
+    found = tmp_path / "model"
+    seen = [str(found), found.stat().st_dev, found.stat().st_ino]
+    assert answers.asked == [{"op": "import", "toml": 'name = "mini"\n', "path": str(found), "seen": seen}]
 
 
 async def test_export_fetches_what_the_daemon_could_not_write_there(cli: Cli, answers: Answers, tmp_path: Path) -> None:
