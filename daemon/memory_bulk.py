@@ -291,8 +291,9 @@ class MemoryBulk:
             if data is None:
                 lost[peer] = f"{peer}: it has no {job.object_name}; ask another donor"
             elif leaf_hash(part) != job.hashes[piece]:
-                lost[peer] = f"{peer}: piece {piece} of {job.object_name} is not the one that is proven"
-                on_event(DonorLost(job.fetch_id, peer, lost[peer]))
+                wrong = f"piece {piece} of {job.object_name} is not the one that is proven"
+                lost[peer] = f"{peer}: {wrong}"
+                on_event(DonorLost(job.fetch_id, peer, wrong))
             else:
                 into[job.borders[piece] : job.borders[piece + 1]] = part
                 job.on_piece(piece)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.donors import Donors, Retry
-from intellectd.protocol.effects import AskEntries, Note, Out
+from intellectd.protocol.effects import AskEntries, Note, Out, PeerFault
 from intellectd.protocol.entries import Entry
+from intellectd.protocol.events import DonorFault, SnapshotMissed, UpdateMissed
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH
 from intellectd.protocol.membership import Membership
@@ -109,24 +110,32 @@ class Catchup:
         self.updates.done(round_)
         return True
 
-    def on_snapshot_missed(self, round_: int, donor: str, kept_bytes: int, now: float) -> None:
-        self.states.missed(round_, donor, kept_bytes, now)
+    def on_snapshot_missed(self, event: SnapshotMissed, now: float) -> list[Out]:
+        self.states.missed(event.round, event.donor, event.kept_bytes, now)
         self.pace.came(0, self.updates.idle, now)
         self._fetch_retry.failed(now)
+        return [Note("snapshot_missed", f"state from {event.donor}: {event.reason}", "warning")]
+
+    def on_donor_fault(self, event: DonorFault, now: float) -> list[Out]:
+        """The fetch goes on without it; the next one asks it last."""
+        self._donors.failed(event.donor, event.round, now)
+        return [PeerFault(event.donor, "piece", event.reason)]
 
     def on_update_held(self, root: bytes, now: float) -> None:
         self.window.hold(root)
         if self.updates.held(root, self.states.fetching is None, now):
             self._fetch_retry.succeeded()
 
-    def on_update_missed(self, root: bytes, donor: str, now: float) -> None:
+    def on_update_missed(self, event: UpdateMissed, now: float) -> list[Out]:
         """Not there; also said of an update that was thought to be on disk here and is not."""
+        root = event.root
         self.window.lost(root)
         decided, applying = self.window.get(self.applying) if self.applying is not None else None, None
         if decided is not None and root in decided.roots:
             applying, self.applying = self.applying, None
-        self.updates.missed(root, donor, applying, self.states.fetching is None, now)
+        self.updates.missed(root, event.donor, applying, self.states.fetching is None, now)
         self._fetch_retry.failed(now)
+        return [Note("update_missed", f"update from {event.donor}: {event.reason}", "warning")]
 
     def on_entries(self, useful: bool, now: float) -> None:
         asked, self._asking = self._asking, None

@@ -173,6 +173,15 @@ class SnapshotMissed:
 
 
 @dataclass(frozen=True)
+class DonorFault:
+    """A piece of the state after that round, as this donor sent it, is not the one that is proven (K11)."""
+
+    round: int
+    donor: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class SnapshotsHeld:
     """What this host can serve now: whole states by round, and encoded updates from a round on."""
 
@@ -206,6 +215,7 @@ Event = (
     | Applied
     | SnapshotInstalled
     | SnapshotMissed
+    | DonorFault
     | SnapshotsHeld
     | LeaveRequested
     | RecoverySigned

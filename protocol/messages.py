@@ -30,8 +30,8 @@ from intellectd.protocol.port import Crypto
 T = TypeVar("T")
 # What a peer did wrong, for counting: bytes that are no message (W3); an envelope of another run, by another author or
 # with a false signature (W4); a message that is not its to send, a proposal, result or vote that is not valid (W6); a
-# decided record that is not (R13).
-FaultKind = Literal["bytes", "envelope", "sender", "content", "record"]
+# decided record that is not (R13); a piece of a state that is not the one that the log proves (K11).
+FaultKind = Literal["bytes", "envelope", "sender", "content", "record", "piece"]
 
 
 class BadMessage(ValueError):

@@ -168,8 +168,7 @@ class Node(Keeper):
                 self.catchup.on_update_held(event.root, now)
                 return self.round.on_update_held(now)
             case ev.UpdateMissed():
-                self.catchup.on_update_missed(event.root, event.donor, now)
-                return [Note("update_missed", f"update from {event.donor}: {event.reason}", "warning")]
+                return self.catchup.on_update_missed(event, now)
             case ev.Applied():
                 return self._on_applied(event, now)
             case ev.SnapshotInstalled():
@@ -179,8 +178,9 @@ class Node(Keeper):
                 note = Note("snapshot", f"here: {state_name(event.round)}")
                 return [note, *self._stands(event.digest, now)]
             case ev.SnapshotMissed():
-                self.catchup.on_snapshot_missed(event.round, event.donor, event.kept_bytes, now)
-                return [Note("snapshot_missed", f"state from {event.donor}: {event.reason}", "warning")]
+                return self.catchup.on_snapshot_missed(event, now)
+            case ev.DonorFault():
+                return self.catchup.on_donor_fault(event, now)
             case ev.SnapshotsHeld():
                 self.herald.on_snapshots(event)
                 self.catchup.states.own = event.rounds

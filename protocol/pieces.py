@@ -46,6 +46,11 @@ class _Donor:
     def rate(self) -> float:
         return self.bytes / self.seconds if self.seconds > 0 else RATE_UNKNOWN
 
+    def rate_at(self, now: float, size: int) -> float:
+        """No more than what it takes over a piece of `size` bytes that has not come yet: it may have stopped."""
+        waited_s = now - self.at if self.asks else 0.0
+        return min(self.rate(), size / waited_s) if waited_s > 0 else self.rate()
+
     @property
     def known(self) -> bool:
         return self.seconds > 0
@@ -129,7 +134,7 @@ class Pieces:
         if donor is None or self.done or len(donor.asks) >= ASKS_AHEAD:
             return None
         first = self._first_missing()
-        pieces = self._late(name, donor) if first is None else self._run(first, self._share(name, donor))
+        pieces = self._late(name, donor, now) if first is None else self._run(first, self._share(name, donor, now))
         if not pieces:
             return None
         if not donor.asks:
@@ -159,7 +164,7 @@ class Pieces:
             run.append(piece)
         return run
 
-    def _share(self, name: str, donor: _Donor) -> int:
+    def _share(self, name: str, donor: _Donor, now: float) -> int:
         """How many at once: ASK_S worth, and of what is left no more than it would bring while the others bring the
         rest. 0 for one that is so slow that the others will have all before it has one."""
         size = self._sizes[0]
@@ -167,7 +172,7 @@ class Pieces:
             return 0 if donor.asks else 1  # first it shows what it can do
         rate = donor.rate()
         count = max(1, min(ASK_PIECES_MAX, int(rate * ASK_S / size)))
-        others = sum(other.rate() for key, other in self._donors.items() if key != name)
+        others = sum(other.rate_at(now, size) for key, other in self._donors.items() if key != name)
         if not others:
             return count
         all_s = self._missing_bytes / (others + rate)  # until everything is here, if all go on so
@@ -178,7 +183,7 @@ class Pieces:
             return 0
         return max(1, min(count, room))
 
-    def _late(self, name: str, donor: _Donor) -> list[int]:
+    def _late(self, name: str, donor: _Donor, now: float) -> list[int]:
         """All is under way; one that is expected late elsewhere and soon from here."""
         if donor.asks or not donor.known:
             return []
@@ -188,7 +193,8 @@ class Pieces:
                 continue
             until_s = 0.0
             for piece in other.under_way():
-                until_s += self._sizes[piece] / other.rate()
+                # Of the first: it takes as long again as it has taken, at least.
+                until_s += self._sizes[piece] / (other.rate() if until_s else other.rate_at(now, self._sizes[piece]))
                 if not self._has[piece] and self._copies[piece] < COPIES_MAX and until_s > worst_s:
                     worst, worst_s = piece, until_s
         if worst is None or self._sizes[worst] / donor.rate() * COPY_GAIN > worst_s:

@@ -6,13 +6,23 @@ the app checks it against a root hash.
 
 from collections.abc import Callable
 
+from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.dial import Dialler
-from intellectd.daemon.bulk.errors import Busy, Declined, Stopped, WireError, failure_of
+from intellectd.daemon.bulk.errors import (
+    Busy,
+    DeadlinePassed,
+    Declined,
+    LinkSilent,
+    Stopped,
+    WireError,
+    failure_of,
+)
 from intellectd.daemon.bulk.interface import FetchJob, OnBulkEvent
 from intellectd.daemon.bulk.limits import PROGRESS_EACH_CHUNKS_MAX, SERVE_BURST_BYTES
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.wire import HEADER_BYTES, GetRequest, Header, Kind, Refusal, decode_header, encode_request
+from intellectd.protocol.pieces import PATIENCE_S
 
 
 class Fetch:
@@ -57,11 +67,23 @@ class Fetch:
         each = len(into) <= PROGRESS_EACH_CHUNKS_MAX * SERVE_BURST_BYTES
         for start in range(0, len(into), SERVE_BURST_BYTES):
             piece = into[start : start + SERVE_BURST_BYTES]
-            link.read_exactly(piece, transfer.stall_s)
+            self._read_soon(link, piece)
             transfer.progress(start + len(piece), len(into), always=each)
         end = decode_header(link.read_bytes(HEADER_BYTES, transfer.stall_s))
         if end.kind != Kind.END:
             raise WireError(f"{end.kind.name} where the object ends")
+
+    def _read_soon(self, link: Link, piece: memoryview) -> None:
+        """One that sends a byte now and then never stalls, and is no donor."""
+        until = now_s() + PATIENCE_S
+        link.limit(min(until, self.transfer.deadline))
+        try:
+            link.read_exactly(piece, self.transfer.stall_s)
+        except DeadlinePassed:
+            if now_s() > self.transfer.deadline:
+                raise
+            raise LinkSilent(f"no {len(piece)} bytes came in {PATIENCE_S:g} s") from None
+        link.limit(self.transfer.deadline)
 
 
 def checked_answer(answer: Header, wanted: GetRequest) -> None:

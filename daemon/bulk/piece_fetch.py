@@ -122,7 +122,7 @@ class PieceFetch:
         except Exception as error:  # whatever it is costs this donor only, and is told
             failure = failure_of(error, peer)
             if isinstance(error, WireError):
-                self._on_event(DonorLost(self.transfer.transfer_id, peer, failure.reason))
+                self._on_event(DonorLost(self.transfer.transfer_id, peer, str(error)))
         self._gone(peer, failure)
 
     def _ask_until_done(self, peer: str) -> None:

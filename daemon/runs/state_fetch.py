@@ -40,6 +40,8 @@ from intellectd.protocol.ids import hash_of
 
 # Whole passes over a state whose disk gives back other bytes than it was given: then it is the disk.
 CHECKS_MAX = 3
+# A donor that has to hash 10 GB for them first takes so long on two cores; then it may be one that never answers.
+LEAVES_PATIENCE_S = 5.0
 
 
 class FetchError(Exception):
@@ -161,28 +163,43 @@ class StateFetch:
     # ---- the leaves, from one donor after the other
 
     async def _leaves(self, effect: ef.FetchSnapshot) -> tuple[bytes, ...]:
-        """Those whose root is the digest. Raises FetchError."""
-        count = len(state_borders(self._state.layout.elements)) - 1
-        why = []
-        for donor in (effect.donor, *effect.others):
-            raw = bytearray(count * HASH_BYTES)
+        """Those whose root is the digest. One that takes long is not waited for: the next is asked beside it. Raises
+        FetchError."""
+        found, why = list[tuple[bytes, ...]](), list[str]()
+
+        async def ask(donor: str, over: trio.Event) -> None:
             try:
-                await self._fetch_whole(effect, donor, "leaves", raw)
+                found.append(await self._leaves_of(effect, donor))
+                nursery.cancel_scope.cancel()
             except FetchError as error:
                 why.append(str(error))
-                continue
-            hashes = tuple(bytes(raw[at : at + HASH_BYTES]) for at in range(0, len(raw), HASH_BYTES))
-            if state_root(hashes) == effect.digest:
-                return hashes
-            why.append(f"{donor}: the state is not the one that the log proves")
-        raise FetchError("; ".join(why))
+            over.set()
+
+        async with trio.open_nursery() as nursery:
+            for donor in (effect.donor, *effect.others):
+                over = trio.Event()
+                nursery.start_soon(ask, donor, over)
+                with trio.move_on_after(LEAVES_PATIENCE_S):
+                    await over.wait()
+        if not found:
+            raise FetchError("; ".join(why))
+        return found[0]
+
+    async def _leaves_of(self, effect: ef.FetchSnapshot, donor: str) -> tuple[bytes, ...]:
+        count = len(state_borders(self._state.layout.elements)) - 1
+        raw = bytearray(count * HASH_BYTES)
+        await self._fetch_whole(effect, donor, "leaves", raw)
+        hashes = tuple(bytes(raw[at : at + HASH_BYTES]) for at in range(0, len(raw), HASH_BYTES))
+        if state_root(hashes) != effect.digest:
+            raise FetchError(f"{donor}: the state is not the one that the log proves")
+        return hashes
 
     async def _fetch_whole(self, effect: ef.FetchSnapshot, donor: str, part: str, into: bytearray) -> None:
         name = snapshot_name(self._run, effect.round, part)
         fetch_id = hash_of("fetch", name.encode(), donor.encode())
         deadline_s = fetch_deadline_s(len(into))
         job = FetchJob(fetch_id, donor, name, 0, memoryview(into), self._stall_s, deadline_s)
-        await self._run_job(fetch_id, len(into), lambda on_event: self._bulk.start_fetch(job, on_event))
+        await self._run_job(effect, fetch_id, len(into), lambda on_event: self._bulk.start_fetch(job, on_event))
 
     # ---- the pieces, from all
 
@@ -223,7 +240,7 @@ class StateFetch:
             deadline_s=fetch_deadline_s(borders[-1]),
         )
         self._journal.kept(job.fetch_id, sum(borders[piece + 1] - borders[piece] for piece in have), borders[-1])
-        await self._run_job(job.fetch_id, borders[-1], lambda on_event: self._bulk.start_pieces(job, on_event))
+        await self._run_job(effect, job.fetch_id, borders[-1], lambda on_event: self._bulk.start_pieces(job, on_event))
 
     def _keep(self, incoming: Incoming | InMemory, piece: int) -> None:
         """In a worker thread."""
@@ -249,7 +266,9 @@ class StateFetch:
 
     # ---- either
 
-    async def _run_job(self, fetch_id: bytes, total_bytes: int, start: Callable[[OnBulkEvent], None]) -> None:
+    async def _run_job(
+        self, effect: ef.FetchSnapshot, fetch_id: bytes, total_bytes: int, start: Callable[[OnBulkEvent], None]
+    ) -> None:
         """Raises FetchError. Cancelled, it is the engine that keeps the memory alive for the moment it needs it."""
         ended = _Ended()
 
@@ -258,7 +277,7 @@ class StateFetch:
                 case TransferProgress():
                     self._journal.fetched(fetch_id, event.done_bytes, event.total_bytes)
                 case DonorLost():
-                    self._journal.warn(f"a donor is not asked any more: {event.reason}")
+                    self._post(ev.DonorFault(effect.round, event.peer, event.reason))
                 case TransferDone():
                     self._journal.fetched(fetch_id, total_bytes, total_bytes)  # what is over soon has told no progress
                     ended.event.set()

@@ -1,6 +1,7 @@
 """Donors and members that serve what they should not, and plans and messages that no honest peer sends."""
 
 import contextlib
+import inspect
 from typing import get_args
 
 import msgspec
@@ -178,6 +179,72 @@ def offences(liar: RunService, victim: RunService) -> dict[str, tuple[bytes, str
     }
 
 
+def test_no_kind_of_fault_is_forgotten() -> None:
+    """A piece is no message: it comes from a donor, see below."""
+    told = inspect.getsource(offences)
+    assert [kind for kind in get_args(m.FaultKind) if f'"{kind}": ' not in told] == ["piece"]
+
+
+async def test_a_donor_of_a_wrong_piece_is_banned_counted_and_named_and_its_pieces_come_from_elsewhere(
+    autojump_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """SPEC K11, W6."""
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=11)
+        await hosts[0].wait("round=6")
+        served: list[str] = []
+        world.bulk.tamper[hosts[0].peer] = flips("snapshot", served, "state")
+        late = await joined_late(world, hosts, run_id)
+        await asked(world, late, hosts[1], served)
+        await late.until(lambda run: world.service(late).host.banned(hosts[0].peer))
+        assert await faults(late, "piece") == 1
+        line = f"peer {hosts[0].peer} broke the protocol: piece "
+        assert [text for text in caplog.messages if text.startswith(line) and "is not the one that is proven" in text]
+        await late.wait("synced")
+        await finish_alike([*hosts, late], 11)
+
+
+async def test_a_donor_of_a_stale_chain_brings_nobody_back_to_it(autojump_clock: Clock) -> None:
+    """SPEC K1, K5: its log ends early, and what it serves as the newest state is one of long ago."""
+    async with shell() as world:
+        run_id, hosts = await swarm(world, "ab", rounds=16)
+        await hosts[0].wait("round=5")
+        old = world.service(hosts[0]).store
+        early, state = old.entries(), old.snapshot_path(4).read_bytes()
+        await hosts[0].wait("round=10")
+        answered, served = list[str](), list[str]()
+
+        async def stale(peer: str, body: bytes) -> bytes:
+            answered.append(peer)
+            return encode(m.EntriesAnswer([entry for entry in early if entry.record.round >= asked_from(body)]))
+
+        def older(reader: str, name: str, data: bytes) -> bytes:
+            if not name.startswith("snapshot") or not name.endswith("state"):
+                return data
+            served.append(name)
+            return state[-len(data) :]
+
+        async def after(peer: str, body: bytes) -> bytes:
+            while not answered:
+                await trio.sleep(0.5)
+            return await honest(peer, body)
+
+        world.net.hosts[hosts[0].peer]._rpc._handlers.calls["entries"] = stale
+        calls = world.net.hosts[hosts[1].peer]._rpc._handlers.calls
+        honest, calls["entries"] = calls["entries"], after
+        world.bulk.tamper[hosts[0].peer] = older
+        late = await joined_late(world, hosts, run_id)
+        await asked(world, late, hosts[1], served)
+        await late.wait("synced")
+        assert late.peer in answered
+        assert (await late.status())["round"] >= 9
+        await finish_alike([*hosts, late], 16)
+
+
+def asked_from(body: bytes) -> int:
+    return m.decode(body, m.EntriesRequest).from_round
+
+
 async def test_each_kind_of_fault_is_counted_and_its_reason_logged_and_rounds_go_on(
     autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,7 +253,7 @@ async def test_each_kind_of_fault_is_counted_and_its_reason_logged_and_rounds_go
         _, hosts = await swarm(world, "abc", rounds=40)
         await hosts[0].wait("round=2")
         victim, liar = world.service(hosts[0]), world.service(hosts[1])
-        for kind in get_args(m.FaultKind):
+        for kind in offences(liar, victim):
             before, told = await faults(hosts[0], kind), len(caplog.messages)
             while victim.host.banned(hosts[1].peer):
                 await victim.changed.wait()
