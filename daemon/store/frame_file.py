@@ -1,7 +1,8 @@
 """An append-only file of checksummed frames: durable when `append` returns, and honest about damage.
 
 Owns the framing, fdatasync, and telling a torn tail (a crash in mid-append: cut off) from corruption (refused,
-never overwritten). Refuses to know what the frames say.
+never overwritten). A power cut may leave the new length without the bytes: a last frame of which whole sectors are
+zeros is torn, too, as in etcd's log. Refuses to know what the frames say.
 
 frame: length u32 | check 8 | digest 32 | body. `check` covers place and length, so a tail that is only too short
 is told from a length that was changed, behind which whole frames would be cut off. `digest` covers place and
@@ -9,6 +10,7 @@ body, so frames cannot be swapped.
 """
 
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_
 from intellectd.daemon.errors import EXIT_CONFIG, OperatorError
 
 FRAME_BYTES_MAX = 16 * 1024 * 1024  # a record of 1,024 members has about 400 KiB
+SECTOR_BYTES = 512  # what a disk writes whole or not at all; newer ones write more at once
 LENGTH_BYTES, CHECK_BYTES, DIGEST_BYTES = 4, 8, 32
 HEADER_BYTES = LENGTH_BYTES + CHECK_BYTES + DIGEST_BYTES
 
@@ -175,14 +178,33 @@ def _walk(
         header = os.pread(descriptor, HEADER_BYTES, offset)
         length = _length(header, offset)
         if length is None:
+            if _is_torn(descriptor, offset, size):
+                return
             raise corrupt(offset)
         if offset + HEADER_BYTES + length > size:
             return
         body = os.pread(descriptor, length, offset + HEADER_BYTES)
         if _digest(body, offset) != header[-DIGEST_BYTES:]:
+            if offset + HEADER_BYTES + length == size and _is_torn(descriptor, offset, size):
+                return
             raise corrupt(offset)
         yield offset, body
         offset += HEADER_BYTES + length
+
+
+def _is_torn(descriptor: int, offset: int, size: int) -> bool:
+    """Can what lies from here to the end be one frame of which a disk wrote some sectors and not the others? Those read
+    as zeros. No frame may begin behind it: then it is older damage."""
+    if size - offset > HEADER_BYTES + FRAME_BYTES_MAX:
+        return False
+    tail = os.pread(descriptor, size - offset, offset)
+    borders = [offset, *range(offset - offset % SECTOR_BYTES + SECTOR_BYTES, size, SECTOR_BYTES), size]
+    parts = [tail[a - offset : b - offset] for a, b in itertools.pairwise(borders)]
+    if all(any(part) for part in parts):
+        return False
+    return all(
+        _length(tail[at : at + HEADER_BYTES], offset + at) is None for at in range(1, len(tail) - HEADER_BYTES + 1)
+    )
 
 
 def _length(header: bytes, offset: int) -> int | None:

@@ -56,6 +56,8 @@ class Incoming:
                 self._proven_path.unlink(missing_ok=True)  # or it would be said of the bytes that come now
             self._memory = self._map(length)
         self._proven = bytearray(known or bytes(self._count))
+        if known is None:
+            write_atomic(self._proven_path, self._words())  # its room is taken now, whatever fills the disk later
         self._clock = clock
         self._unsynced, self._synced_at = 0, clock()
 
@@ -115,9 +117,17 @@ class Incoming:
         """Bytes before the word that they are there."""
         with storage_errors(self._state):
             self._memory.flush()
-        body = _HEAD.pack(_MAGIC, self._digest, self._count) + bytes(self._proven)
-        write_atomic(self._proven_path, body)
+            # In place, which takes no room. However much of it a crash leaves, each byte is the old or the new one.
+            descriptor = os.open(self._proven_path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.pwrite(descriptor, self._words(), 0)
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
         self._unsynced, self._synced_at = 0, self._clock()
+
+    def _words(self) -> bytes:
+        return _HEAD.pack(_MAGIC, self._digest, self._count) + bytes(self._proven)
 
     def _is_ours(self, length: int) -> bool:
         try:

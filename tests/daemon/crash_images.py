@@ -1,23 +1,28 @@
 """What a folder would be found like, had the process been killed, or the power been cut, before each of its writes.
 
-Owns two images of a folder: everything that was written, as the kernel keeps it when a process dies; and only what was
-synced, names by their folder and bytes by their file, as the worst disk keeps it when the power goes. What lies between
-the two is not tried. Refuses to know what the files hold. Folders made meanwhile count as durable at once.
+Owns images of a folder: everything that was written, as the kernel keeps it when a process dies; only what was synced,
+names by their folder and bytes by their file, as the worst disk keeps it when the power goes; and what lies between the
+two: names without their bytes, bytes cut off in the middle, or with holes. Refuses to know what the files hold. Folders
+made meanwhile count as durable at once.
 """
 
+import mmap
 import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 # By what a daemon's stores change files. What is written through a buffer shows at the fsync after it.
-BY_DESCRIPTOR = ("write", "fsync", "fdatasync", "ftruncate")
-BY_NAME = ("replace", "rename", "link", "unlink")
+BY_DESCRIPTOR = ("write", "pwrite", "fsync", "fdatasync", "ftruncate", "posix_fallocate")
+BY_NAME = ("replace", "rename", "link", "unlink", "mkdir")
+SYNCS = ("fsync", "fdatasync", "flush")
+SECTOR_BYTES = 512  # what a disk writes whole or not at all
+Content = Literal["synced", "half", "zeros", "holes", "now"]
 
 
 class Watched:
@@ -45,6 +50,17 @@ class Watched:
                 (there / name).write_bytes(self._bytes.get(inode, b""))
                 (there / name).chmod(0o600)
 
+    def between(self, target: Path, names_now: bool, content: Content) -> None:
+        """As a disk may leave it that has written some of what it was not yet made to write."""
+        now = {path.stat().st_ino: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        for folder in sorted(path for path in (self.folder, *self.folder.rglob("*")) if path.is_dir()):
+            there = target / folder.relative_to(self.folder)
+            there.mkdir(mode=0o700)
+            for name, inode in (_names_in(folder) if names_now else self._names.get(folder, {})).items():
+                synced = self._bytes.get(inode, b"")
+                (there / name).write_bytes(_mixed(synced, now.get(inode, synced), content))
+                (there / name).chmod(0o600)
+
     def meets(self, operation: str, path: Path) -> bool:
         """Is it a write of this folder? Then `before` has heard of it."""
         if self._busy or not path.is_relative_to(self.folder):
@@ -58,7 +74,7 @@ class Watched:
         return True
 
     def done(self, operation: str, path: Path) -> None:
-        if operation in ("fsync", "fdatasync"):
+        if operation in SYNCS:
             self._sync(path)
 
     def _sync(self, path: Path) -> None:
@@ -66,8 +82,28 @@ class Watched:
         if stat.S_ISREG(known.st_mode):
             self._bytes[known.st_ino] = path.read_bytes()
         elif stat.S_ISDIR(known.st_mode):
-            here = [entry for entry in os.scandir(path) if entry.is_file(follow_symlinks=False)]
-            self._names[path] = {entry.name: entry.inode() for entry in here}
+            self._names[path] = _names_in(path)
+
+
+def _names_in(folder: Path) -> dict[str, int]:
+    """Of its files, with their inodes."""
+    return {entry.name: entry.inode() for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)}
+
+
+def _mixed(synced: bytes, now: bytes, content: Content) -> bytes:
+    """`now`, of which only a part is written over what was `synced`."""
+    if content in ("synced", "now") or synced == now:
+        return synced if content == "synced" else now
+    same = min(len(synced), len(now))
+    first = next((at for at in range(same) if synced[at] != now[at]), same)
+    if content == "half":
+        middle = (first + len(now) + 1) // 2
+        return now[:middle] + synced[middle:]
+    whole = bytearray(synced[: len(now)].ljust(len(now), b"\0"))
+    if content == "holes":  # of the sectors that differ, every second
+        for at in range(first - first % SECTOR_BYTES, len(now), 2 * SECTOR_BYTES):
+            whole[at : at + SECTOR_BYTES] = now[at : at + SECTOR_BYTES]
+    return bytes(whole)
 
 
 def _sockets(folder: str, names: list[str]) -> list[str]:
@@ -81,7 +117,38 @@ def watching(watched: Watched, patch: pytest.MonkeyPatch) -> Iterator[Watched]:
             inner.setattr(os, name, _seen(watched, name, getattr(os, name), _path_of))
         for name in BY_NAME:
             inner.setattr(os, name, _seen(watched, name, getattr(os, name), Path))
+        inner.setattr(os, "open", _opening(watched, os.open))
+        inner.setattr(mmap, "mmap", _mapped(watched))
         yield watched
+
+
+def _opening(watched: Watched, original: Any) -> Callable[..., int]:
+    def call(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & (os.O_CREAT | os.O_TRUNC):
+            watched.meets("open", Path(path))
+        descriptor: int = original(path, flags, *rest, **named)
+        return descriptor
+
+    return call
+
+
+def _mapped(watched: Watched) -> type[mmap.mmap]:
+    class Mapped(mmap.mmap):
+        """Knows of which file it is memory, whatever that is called by now."""
+
+        def __new__(cls, descriptor: int, *rest: Any, **named: Any) -> "Mapped":
+            made = super().__new__(cls, descriptor, *rest, **named)
+            made.inode = os.fstat(descriptor).st_ino if descriptor >= 0 else 0
+            return made
+
+        def flush(self, *rest: Any) -> None:
+            found = [path for path in watched.folder.rglob("*") if path.is_file() and path.stat().st_ino == self.inode]
+            ours = bool(found) and watched.meets("flush", found[0])
+            super().flush(*rest)
+            if ours:
+                watched.done("flush", found[0])
+
+    return Mapped
 
 
 def _seen(watched: Watched, name: str, original: Any, path_of: Callable[[Any], Path]) -> Callable[..., Any]:

@@ -208,3 +208,29 @@ def test_a_reader_in_another_thread_hears_that_the_file_was_closed(path: Path) -
     thread.join(10)
     assert isinstance(seen[-1], Closed)
     assert all(body == BODIES[index % len(BODIES)] for index, body in enumerate(seen[:-1]))
+
+
+@pytest.mark.parametrize("kept", range(0, 2048, 512))
+def test_a_last_frame_of_which_a_disk_wrote_some_sectors_is_cut_off(path: Path, kept: int) -> None:
+    """The length is there, some of the bytes are not: nobody was told that it is."""
+    file = open_file(path)
+    file.append(b"x" * 2048)
+    file.close()
+    whole, begins = path.read_bytes(), ends()[-1]
+    first = begins - begins % 512 + kept
+    path.write_bytes(whole[: max(begins, first)] + bytes(512) + whole[max(begins, first) + 512 :])
+    assert bodies_of(path) == BODIES
+    assert path.stat().st_size == begins
+
+
+def test_sectors_that_vanished_before_whole_frames_are_damage_and_nothing_is_cut_off(path: Path) -> None:
+    file = open_file(path)
+    file.append(b"x" * 2048)
+    file.append(b"last")
+    file.close()
+    whole, begins = path.read_bytes(), ends()[-1]
+    path.write_bytes(whole[:begins] + bytes(1024) + whole[begins + 1024 :])
+    damaged = path.read_bytes()
+    with pytest.raises(CorruptFile):
+        open_file(path)
+    assert path.read_bytes() == damaged

@@ -105,7 +105,7 @@ def test_another_state_takes_its_place(tmp_path: Path) -> None:
     put(state, 0)
     state.sync()
     assert opened(tmp_path, b"\1" * 32).proven == ()
-    assert len(os.listdir(tmp_path / "incoming")) == 1
+    assert {name[9:25] for name in os.listdir(tmp_path / "incoming")} == {"01" * 8}
     assert opened(tmp_path).proven == ()
 
 
@@ -129,6 +129,26 @@ def test_a_state_of_another_size_proves_nothing(tmp_path: Path) -> None:
         grown.write(b"!")
     again = opened(tmp_path)
     assert again.proven == () and len(again.data) == len(DATA)
+
+
+def test_what_came_before_the_disk_was_full_and_what_comes_after_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its room, and that of the words about it, was taken before anything came."""
+    state = opened(tmp_path)
+    real = os.open
+
+    def full(path: str | Path, flags: int, *mode: int) -> int:
+        if flags & os.O_CREAT:
+            raise OSError(28, "No space left on device")
+        return real(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", full)
+    put(state, 1, 2)
+    state.sync()
+    state.doubt([2])
+    monkeypatch.undo()
+    assert opened(tmp_path).proven == (1,)
 
 
 def test_a_full_disk_is_told_before_anything_is_received(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

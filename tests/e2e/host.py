@@ -94,7 +94,7 @@ class Host:
     ) -> None:
         """Starts the daemon; `wait_ready` before the first question. `network`: further lines of its [network]."""
         self.name, self.state, self.forked = name, folder / name, forked
-        self.state.mkdir()
+        self.state.mkdir(exist_ok=True)  # a test may have mounted something there
         self.socket = sockets / name  # a socket's path has at most 107 bytes, pytest's folders are longer
         self.log = folder / f"{name}.log"
         self.config = folder / f"{name}.toml"

@@ -22,7 +22,7 @@ def test_a_joiner_killed_halfway_fetches_the_rest_alone(swarm: Swarm) -> None:
     trainer = light_trainer(swarm.gate.path, str(MIB))
     first = [swarm.host(trainer, forked=True, network=SLOW) for _ in range(2)]
     swarm.begin(first, 'outer = { codec = "int8" }')
-    swarm.advance(first, 4)  # a snapshot, momentum and all
+    swarm.advance(first, 5)  # a snapshot of the fourth, which the fifth proves: momentum and all
     late = swarm.host(trainer, forked=True)
     late.wait_ready()
     swarm.join(late, through=first[0])
