@@ -28,9 +28,8 @@ def reduce_all(members: list[tuple[CollectivePlan, Buffers]]) -> None:
     def post(me: int, send: Send) -> None:
         plan, buffers = members[me]
         chunk = plan.chunks[send.chunk]
-        if send.content is Content.START:
-            buffers.start(chunk)
-        frames.append((me, send, bytes(buffers.own(chunk) if send.content is Content.OWN else buffers.place(chunk))))
+        room = memoryview(bytearray(chunk.size if send.content is Content.START else 0))
+        frames.append((me, send, bytes(buffers.payload(chunk, send.content, room))))
 
     def take(sender: int, send: Send, data: bytes) -> bool:
         me, (plan, buffers) = send.to, members[send.to]
@@ -64,7 +63,7 @@ def reduce_all(members: list[tuple[CollectivePlan, Buffers]]) -> None:
 
     for me, (plan, buffers) in enumerate(members):
         for chunk in plan.chunks if plan.alone else ():
-            buffers.start(chunk)
+            buffers.alone(chunk)
         for send in plan.program.begin():
             post(me, send)
     while frames:

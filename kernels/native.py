@@ -107,9 +107,23 @@ class Native:
         out: "Tensor",
         threads: int = 1,
     ) -> bool:
-        job = _Job(codec=codec.native_id, enc=own.data_ptr(), out=out.data_ptr(), weight=weight)
-        job.elements = codec.elements(own.numel())
-        job.incoming = None if incoming is None else incoming.data_ptr()
+        before = None if incoming is None else incoming.data_ptr()
+        elements = codec.elements(own.numel())
+        return self.hop_at(codec, elements, before, own.data_ptr(), weight, divisor, out.data_ptr(), threads)
+
+    def hop_at(
+        self,
+        codec: Codec,
+        elements: int,
+        incoming: int | None,
+        own: int,
+        weight: float,
+        divisor: float | None,
+        out: int,
+        threads: int = 1,
+    ) -> bool:
+        """`ring_hop` of vectors at these addresses."""
+        job = _Job(codec=codec.native_id, elements=elements, incoming=incoming, enc=own, out=out, weight=weight)
         if divisor is not None:
             job.divides, job.divisor = 1, divisor
         return self._refused(_RING_HOP, job, threads) is None
@@ -135,8 +149,10 @@ class Native:
         self._refused(_SUBTRACT, _Job(x=anchor.data_ptr(), total=x.data_ptr(), elements=x.numel()), threads)
 
     def finite(self, codec: Codec, enc: "Tensor", threads: int = 1) -> bool:
-        job = _Job(codec=codec.native_id, enc=enc.data_ptr(), elements=codec.elements(enc.numel()))
-        return self._refused(_FINITE, job, threads) is None
+        return self.finite_at(codec, codec.elements(enc.numel()), enc.data_ptr(), threads)
+
+    def finite_at(self, codec: Codec, elements: int, enc: int, threads: int = 1) -> bool:
+        return self._refused(_FINITE, _Job(codec=codec.native_id, enc=enc, elements=elements), threads) is None
 
     def _refused(self, kernel: int, job: _Job, threads: int) -> int | None:
         index: int = self._run(self._number, kernel, byref(job), threads)

@@ -59,6 +59,11 @@ def as_bytes(buffer: bytes | bytearray | memoryview | mmap.mmap) -> Tensor:
     return torch.frombuffer(view, dtype=torch.uint8)
 
 
+def in_use() -> Kernels:
+    """For vectors on the CPU, which whoever calls them has checked."""
+    return _choice.kernels
+
+
 def implementation() -> str:
     return _choice.name
 

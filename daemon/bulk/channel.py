@@ -9,7 +9,6 @@ the handler is called.
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.channel_measure import Meter
@@ -71,7 +70,7 @@ class Channel:
     def tell(self, header: Header, payload: bytes = b"") -> None:
         """Queue a control frame, ahead of all chunks. ValueError: no peer would accept it. OverflowError: too many
         wait. On a channel of several wires it may overtake others and be overtaken."""
-        header = header if header.length == len(payload) else replace(header, length=len(payload))
+        header = header if header.length == len(payload) else header._replace(length=len(payload))
         if header.kind not in (Kind.GO, Kind.WAITING, Kind.ABORT, Kind.GONE):
             raise ValueError(f"{header.kind.name} is no control frame of a transfer")
         encode_header(header)

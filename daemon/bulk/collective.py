@@ -100,7 +100,7 @@ class Collective:
         for chunk in self.plan.chunks:
             self.transfer.check()
             with self._buffers.inside:
-                self._buffers.start(chunk)
+                self._buffers.alone(chunk)
             self._books.moved_bytes += chunk.size
             self._report()
 

@@ -1,9 +1,9 @@
 """The memory of one collective: the job's two buffers, and the sums in fp32 of those chunks that are gathered here.
 
 Owns the kernels' calls on them, and who is inside: after `release` nothing here refers to the job's memory, and no
-thread is in it. A chunk's partial sum waits in the chunk's own place in `out`, so a ring needs no memory besides its
-buffers. That is safe because the result that will overwrite it is computed from it: it cannot arrive before the
-partial sum has left.
+thread is in it. The first partial sum is made in the frame that it leaves in; one that came waits in the chunk's own
+place in `out`, so a ring needs no memory besides its buffers. That is safe because the result that will overwrite it is
+computed from it: it cannot arrive before the partial sum has left.
 """
 
 import threading
@@ -15,7 +15,9 @@ from intellectd.daemon.bulk.collective_plan import CollectivePlan
 from intellectd.daemon.bulk.errors import Stopped, WireError
 from intellectd.daemon.bulk.limits import GATHERED_MAX
 from intellectd.daemon.bulk.schedules.chunks import Chunk
+from intellectd.daemon.bulk.schedules.program import Content
 from intellectd.kernels import ops
+from intellectd.kernels.hops import Hops
 
 
 class Inside:
@@ -50,43 +52,56 @@ class Buffers:
         self._plan = plan
         self._own, self._out = ops.as_bytes(own), ops.as_bytes(out)
         self._own_bytes, self._out_bytes = own.cast("B"), out.cast("B")
+        reencodes, mine = plan.codec.may_reencode, plan.weights[plan.me]
+        self._hops = Hops(plan.codec, self._own, self._out, mine, plan.divisor) if reencodes else None
         self.inside = Inside()
         self._spare: list[torch.Tensor] = []  # sums that are not in use
 
-    def own(self, chunk: Chunk) -> memoryview:
-        return self._own_bytes[chunk.part_start : chunk.part_stop]
+    def payload(self, chunk: Chunk, content: Content, room: memoryview) -> memoryview:
+        """What a frame is filled with: `room` itself, or of the job's memory. START can be asked for again: it is made
+        of this host's delta alone."""
+        match content:
+            case Content.START:
+                if not self._summing.start(chunk.start, chunk.stop, room):
+                    raise self._not_finite(chunk)
+                return room
+            case Content.OWN:
+                return self._own_bytes[chunk.part_start : chunk.part_stop]
+        return self.place(chunk)
 
     def place(self, chunk: Chunk) -> memoryview:
         return self._out_bytes[chunk.start : chunk.stop]
 
-    def start(self, chunk: Chunk) -> None:
-        """out <- own, weighted: the first partial sum; the result, where this host is alone."""
+    def alone(self, chunk: Chunk) -> None:
+        """out <- own, weighted and divided: the result, where nobody else takes part."""
         plan = self._plan
-        if not plan.codec.may_reencode:  # of a direct exchange of one; larger ones do not begin like this
+        if not plan.codec.may_reencode:
             total = self.new_sum(chunk)
             self.gather(chunk, total, plan.me, None)
             return self.finish(chunk, total)
-        if not ops.ring_hop(plan.codec, None, *self._mine(chunk), self._divisor(plan.alone), self._at(chunk)):
+        if not ops.ring_hop(plan.codec, None, self._part(chunk), plan.weights[plan.me], plan.divisor, self._at(chunk)):
             raise self._not_finite(chunk)
 
     def add(self, chunk: Chunk, final: bool) -> None:
         """out <- out + own, weighted, and divided where it is the owner's turn."""
-        plan, out = self._plan, self._at(chunk)
-        if ops.ring_hop(plan.codec, out, *self._mine(chunk), self._divisor(final), out):
+        if self._summing.add(chunk.start, chunk.stop, final):
             return
-        if not ops.finite(plan.codec, self._part(chunk)):
+        if not ops.finite(self._plan.codec, self._part(chunk)):
             raise self._not_finite(chunk)
         raise WireError(f"the partial sum it sent in chunk {chunk.index} is not finite")
 
     def merge(self, chunk: Chunk, incoming: memoryview, final: bool) -> None:
         """out <- incoming + out, and divided where it is the owner's turn."""
         plan, out = self._plan, self._at(chunk)
-        if not ops.ring_hop(plan.codec, ops.as_bytes(incoming), out, 1.0, self._divisor(final), out):
+        divisor = plan.divisor if final else None
+        if not ops.ring_hop(plan.codec, ops.as_bytes(incoming), out, 1.0, divisor, out):
             raise WireError(f"the row's sum it sent in chunk {chunk.index} is not finite")
 
     def check(self, chunk: Chunk) -> None:
         """A result that is not finite is not passed on: whoever first lets one through is the suspect."""
-        if not ops.finite(self._plan.result, self._at(chunk)):
+        whole = (chunk.start, chunk.stop)
+        finite = self._hops.finite(*whole) if self._hops else ops.finite(self._plan.result, self._at(chunk))
+        if not finite:
             raise WireError(f"the result it sent in chunk {chunk.index} is not finite")
 
     # ---- gathering
@@ -115,8 +130,10 @@ class Buffers:
 
     # ---- inside
 
-    def _mine(self, chunk: Chunk) -> tuple[torch.Tensor, float]:
-        return self._part(chunk), self._plan.weights[self._plan.me]
+    @property
+    def _summing(self) -> Hops:
+        assert self._hops is not None, "partial sums travel in a codec that may be encoded anew"
+        return self._hops
 
     def _part(self, chunk: Chunk) -> torch.Tensor:
         return self._own[chunk.part_start : chunk.part_stop]
@@ -124,13 +141,10 @@ class Buffers:
     def _at(self, chunk: Chunk) -> torch.Tensor:
         return self._out[chunk.start : chunk.stop]
 
-    def _divisor(self, final: bool) -> float | None:
-        return self._plan.divisor if final else None
-
     def _not_finite(self, chunk: Chunk) -> ValueError:
         return ValueError(f"its own delta is not finite in chunk {chunk.index}; it must not be offered to the others")
 
     def release(self) -> None:
         self.inside.close()
-        del self._own, self._out, self._own_bytes, self._out_bytes
+        del self._own, self._out, self._own_bytes, self._out_bytes, self._hops
         self._spare.clear()

@@ -21,7 +21,6 @@ class BegunAnew(Exception):
 class Departures:
     def __init__(self, books: Books) -> None:
         self._books = books
-        self._started = bytearray(len(books.plan.chunks))  # this host's part is in `out`
 
     def make(self, sends: Iterable[Send]) -> list[Parcel]:
         """Under the lock. Those whose neighbour is ready are to be sent, without it."""
@@ -124,7 +123,7 @@ class Departures:
         earlier attempt of the neighbour's, which may have passed it on."""
         return self._books.changed if parcel.anew else nullcontext()
 
-    def fill(self, parcel: Parcel, seal: Callable[[memoryview], None]) -> bool:
+    def fill(self, parcel: Parcel, seal: Callable[[memoryview], None], room: memoryview) -> bool:
         books, send = self._books, parcel.send
         chunk, buffers = books.plan.chunks[send.chunk], books.buffers
         if not self._is_current(parcel) or parcel.way is Way.SENT:
@@ -134,10 +133,7 @@ class Departures:
             with self._against_results(parcel), buffers.inside:
                 if parcel.anew and not self._is_there(parcel):
                     raise BegunAnew
-                if send.content is Content.START and not self._started[chunk.index]:
-                    buffers.start(chunk)
-                    self._started[chunk.index] = 1
-                seal(buffers.own(chunk) if send.content is Content.OWN else buffers.place(chunk))
+                seal(buffers.payload(chunk, send.content, room))
                 books.left[chunk.index] = 1
         except Stopped:
             return False

@@ -37,7 +37,7 @@ class FrameWriter:
         """Whether it was sent: not when its transfer is over. Raises LinkLost, LinkSilent, Stopped."""
         header = item.header
         self._header, self._length, self._size = encode_header(header), header.length, 0
-        if not item.fill(self._seal):
+        if not item.fill(self._seal, self._buffer[HEADER_BYTES : HEADER_BYTES + header.length]):
             if self._size:
                 raise RuntimeError("a chunk was sealed and then withdrawn")  # its number in the sequence is used up
             return False

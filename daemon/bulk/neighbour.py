@@ -30,7 +30,7 @@ def is_older(epoch: int, than: int | None) -> bool:
 
 
 class Sends(Protocol):
-    def fill(self, parcel: "Parcel", seal: Callable[[memoryview], None]) -> bool: ...
+    def fill(self, parcel: "Parcel", seal: Callable[[memoryview], None], room: memoryview) -> bool: ...
 
     def sent(self, parcel: "Parcel") -> None: ...
 
@@ -63,8 +63,8 @@ class Parcel:
         other.anew = self.anew or (self.way is not Way.QUEUED and header.flag != other.header.flag)
         return other
 
-    def fill(self, seal: Callable[[memoryview], None]) -> bool:
-        return self._collective.fill(self, seal)
+    def fill(self, seal: Callable[[memoryview], None], room: memoryview) -> bool:
+        return self._collective.fill(self, seal, room)
 
     def sent(self) -> None:
         self._collective.sent(self)

@@ -60,7 +60,7 @@ class _Piece:
     header: Header
     wanted: Callable[[], bool]
 
-    def fill(self, seal: Callable[[memoryview], None]) -> bool:
+    def fill(self, seal: Callable[[memoryview], None], _room: memoryview) -> bool:
         if not self.wanted():
             return False
         seal(NOTHING)

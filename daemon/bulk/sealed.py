@@ -56,7 +56,7 @@ class Cipher(Protocol):
     tag_bytes: int
 
     def seal(self, header: Buffer, payload: Buffer, out: memoryview) -> None:
-        """`payload`, encrypted and followed by its tag, into `out` (exact length)."""
+        """`payload`, encrypted and followed by its tag, into `out` (exact length), where it may begin already."""
         ...
 
     def open(self, header: Buffer, sealed: memoryview, place: memoryview) -> None:

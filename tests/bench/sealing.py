@@ -49,7 +49,7 @@ class Chunk:
         self._data = data
         self._left = left
 
-    def fill(self, seal: Callable[[memoryview], None]) -> bool:
+    def fill(self, seal: Callable[[memoryview], None], _room: memoryview) -> bool:
         seal(self._data)
         return True
 

@@ -37,7 +37,7 @@ class Piece:
     done: threading.Event = field(default_factory=threading.Event)
     filled: threading.Event = field(default_factory=threading.Event)
 
-    def fill(self, seal: Callable[[memoryview], None]) -> bool:
+    def fill(self, seal: Callable[[memoryview], None], _room: memoryview) -> bool:
         if self.over:
             return False
         seal(memoryview(self.payload))

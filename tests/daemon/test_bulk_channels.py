@@ -6,7 +6,6 @@ SPEC D5.
 import gc
 import os
 import threading
-from dataclasses import replace
 
 import pytest
 
@@ -211,7 +210,7 @@ def test_queues_are_bounded_and_senseless_frames_refused() -> None:
             with pytest.raises(ValueError, match="no control frame"):
                 channel.tell(header)
         too_long = piece(b"x")
-        too_long.header = replace(too_long.header, length=FRAME_BYTES_MAX + 1)
+        too_long.header = too_long.header._replace(length=FRAME_BYTES_MAX + 1)
         for no_chunk in (too_long, Piece(Header(Kind.GO), b"")):
             with pytest.raises(ValueError, match="no chunk"):
                 channel.send(no_chunk)

@@ -261,14 +261,14 @@ class _Twice(Piece):
     def __init__(self, of: Piece) -> None:
         super().__init__(of.header, of.payload)
 
-    def fill(self, seal: object) -> bool:
+    def fill(self, seal: object, _room: object) -> bool:
         seal(memoryview(self.payload))  # type: ignore[operator]
         seal(memoryview(self.payload))  # type: ignore[operator]
         return True
 
 
 class _Never(_Twice):
-    def fill(self, seal: object) -> bool:
+    def fill(self, seal: object, _room: object) -> bool:
         return True
 
 

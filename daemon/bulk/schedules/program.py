@@ -7,8 +7,7 @@ part of the sum, once as the result.
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from intellectd.daemon.bulk.schedules.chunks import Chunk
 
@@ -16,7 +15,7 @@ from intellectd.daemon.bulk.schedules.chunks import Chunk
 class Content(enum.Enum):
     """What a frame is filled with."""
 
-    START = enum.auto()  # the chunk's place in `out`, after this host's weighted part was put there
+    START = enum.auto()  # this host's weighted part
     HELD = enum.auto()  # the chunk's place in `out` as it is
     OWN = enum.auto()  # this host's delta as it was encoded
 
@@ -35,16 +34,14 @@ class Action(enum.Enum):
 ROW_ENDS = (Action.MERGE, Action.MERGE_FINISH)
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     to: int
     chunk: int
     step: int
     content: Content = Content.HELD
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     source: int
     action: Action
     then: tuple[Send, ...] = ()
