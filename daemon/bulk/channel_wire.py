@@ -204,10 +204,8 @@ class Wire:
             else:
                 self._header = header
                 reader.payload(self._progress)
-                try:
-                    handler.on_chunk(peer, header, reader)
-                finally:
-                    reader.drop()
+                handler.on_chunk(peer, header, reader)
+                reader.drop()  # what it did not open after all
             if self._retiring_s is not None and now_s() > self._retiring_s + SILENT_S:
                 raise LinkSilent("it did not take leave")
 

@@ -4,10 +4,12 @@ Owns the checks of a job. Refuses to know sockets, threads and memory.
 """
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from intellectd.daemon.bulk.interface import CollectiveJob
-from intellectd.daemon.bulk.schedules.chunks import Chunk, cut_chunks, equal_shares
+from intellectd.daemon.bulk.schedules.chunks import Chunk, cut_chunks, cut_slices, equal_shares
 from intellectd.daemon.bulk.schedules.direct import Direct
 from intellectd.daemon.bulk.schedules.program import Program, size_of
 from intellectd.daemon.bulk.schedules.ring import Ring
@@ -73,9 +75,10 @@ def plan_of(job: CollectiveJob, peer_id: str) -> CollectivePlan:
             f"{job.elements} elements of {codec.name} are {size} bytes, of {result.name} {result_size}; own has "
             f"{job.own.nbytes}, out has {job.out.nbytes} and is {'read-only' if job.out.readonly else 'writable'}"
         )
-    me = members.index(peer_id)
-    program = _program(job, me, codec)
-    arrivals, departures, came, went = _traffic(program)
+    me, shares = members.index(peer_id), _shares(job)
+    chunks = cut_chunks(codec, job.elements, shares)
+    slices = _program(job, me, cut_slices(codec, job.elements, shares))
+    arrivals, departures, came, went = _traffic(slices, Counter(chunk.owner for chunk in chunks))
     return CollectivePlan(
         transfer_id=job.transfer_id,
         schedule=job.schedule,
@@ -86,7 +89,7 @@ def plan_of(job: CollectiveJob, peer_id: str) -> CollectivePlan:
         divisor=sum(weights),
         codec=codec,
         result=result,
-        program=program,
+        program=_program(job, me, chunks),
         arrivals=arrivals,
         departures=departures,
         arriving_bytes=came,
@@ -94,38 +97,46 @@ def plan_of(job: CollectiveJob, peer_id: str) -> CollectivePlan:
     )
 
 
-def _program(job: CollectiveJob, me: int, codec: Codec) -> Program:
-    count, shape = len(job.members), job.shape
-    chunks = cut_chunks(codec, job.elements, equal_shares(count))
-    match job.schedule, shape:
+def _shares(job: CollectiveJob) -> tuple[int, ...]:
+    """Who owns how much. Raises ValueError."""
+    count, shares = len(job.members), job.shape
+    if job.schedule != "direct" or not shares:
+        return equal_shares(count)
+    if len(shares) != count or min(shares) < 0 or max(shares) <= 0:
+        raise ValueError(f"a direct of {count} members has no shape {shares}")
+    return shares
+
+
+def _program(job: CollectiveJob, me: int, chunks: tuple[Chunk, ...]) -> Program:
+    count = len(job.members)
+    match job.schedule, job.shape:
         case "ring", ():
             return Ring(me, count, chunks)
         case "torus", (rows,):
             return Torus(me, count, rows, chunks)
-        case "direct", ():
+        case "direct", _:
             return Direct(me, count, chunks)
-        case "direct", shares if len(shares) == count and min(shares) >= 0 and max(shares) > 0:
-            return Direct(me, count, cut_chunks(codec, job.elements, shares))
-        case (("ring" | "torus" | "direct"), _):
+        case (("ring" | "torus"), shape):
             raise ValueError(f"a {job.schedule} of {count} members has no shape {shape}")
     raise ValueError(f"unknown schedule {job.schedule!r}; there are ring, direct and torus")
 
 
-def _traffic(program: Program) -> tuple[dict[int, int], dict[int, int], int, int]:
-    """(arrivals by neighbour, departures by neighbour, bytes that come, bytes that go)."""
-    arrivals: dict[int, int] = {}
-    departures: dict[int, int] = {}
+def _traffic(slices: Program, chunks: Mapping[int, int]) -> tuple[dict[int, int], dict[int, int], int, int]:
+    """(arrivals by neighbour, departures by neighbour, bytes that come, bytes that go), of a program in which each
+    slice is one chunk. `chunks`: how many the slice of each owner has."""
+    arrivals: Counter[int] = Counter()
+    departures: Counter[int] = Counter()
     came = went = 0
-    sends = list(program.begin())
-    for chunk in program.chunks:
-        for step in program.steps_here(chunk.index):
-            arrival = program.arrival(chunk.index, step)
+    sends = list(slices.begin())
+    for slice_ in slices.chunks:
+        for step in slices.steps_here(slice_.index):
+            arrival = slices.arrival(slice_.index, step)
             assert arrival is not None, "a schedule contradicts itself"
-            arrivals[arrival.source] = arrivals.get(arrival.source, 0) + 1
-            came += size_of(program, chunk.index, step)
+            arrivals[arrival.source] += chunks[slice_.owner]
+            came += size_of(slices, slice_.index, step)
             sends += arrival.then
-        sends += program.gathered(chunk.index)
+        sends += slices.gathered(slice_.index)
     for send in sends:
-        departures[send.to] = departures.get(send.to, 0) + 1
-        went += size_of(program, send.chunk, send.step)
-    return arrivals, departures, came, went
+        departures[send.to] += chunks[slices.chunks[send.chunk].owner]
+        went += size_of(slices, send.chunk, send.step)
+    return dict(arrivals), dict(departures), came, went

@@ -102,7 +102,9 @@ WIRES_LISTED_MAX = 2 * STREAMS_MAX  # in a request: those that stand, and those 
 # carried a chunk of full size; pages never written are never backed by memory.
 WIRES_MAX = 96
 CONTROLS_QUEUED_MAX = 1024  # of a channel: some for each of TRANSFERS_MAX transfers; repeated ones are kept once
-CHUNKS_QUEUED_MAX = 65536  # of a channel: references only; 64 GiB in chunks of 1 MiB
+# Of a channel: a slice of 275 billion elements, more than any model's. Only this host's own collectives queue, and
+# references: a chunk to go takes 400 bytes while its collective runs, whether it waits here or not.
+CHUNKS_QUEUED_MAX = 2**20
 DIAL_PATIENCE_S = 1.0  # the peer with the lower id dials at once; a few round trips of a slow link later, we do
 CHANNEL_STALL_S = 30.0  # of a wire on which nobody here needs anything: the peer's chunk stopped half-way
 KEEPALIVE_S = 15.0  # below the 30 s after which the worst home routers forget a connection (RFC 5382 asks for 2 h)

@@ -60,11 +60,7 @@ class Cipher(Protocol):
         ...
 
     def open(self, header: Buffer, sealed: memoryview, place: memoryview) -> None:
-        """The payload into `place` (exact length), or NotAuthentic."""
-        ...
-
-    def skip(self) -> None:
-        """Count a received frame that nobody opens."""
+        """The payload into `place` (exact length), where `sealed` may begin already; or NotAuthentic."""
         ...
 
 
@@ -89,9 +85,6 @@ class AesGcm:
             raise NotAuthentic("a frame that does not authenticate") from None
         self._frames += 1
 
-    def skip(self) -> None:
-        self._frames += 1
-
 
 class Clear:
     """No secrecy at all, for benchmarks of everything else: nothing but an engine that was told so uses it."""
@@ -103,6 +96,3 @@ class Clear:
 
     def open(self, header: Buffer, sealed: memoryview, place: memoryview) -> None:
         place[:] = sealed
-
-    def skip(self) -> None:
-        pass

@@ -48,6 +48,29 @@ def test_a_frame_with_one_bit_changed_ends_the_wire(place: int) -> None:
         assert a.diary.chunks == {7: b"good"}
 
 
+@pytest.mark.parametrize("place", [9, HEADER_BYTES, HEADER_BYTES + 1000])
+def test_what_nobody_wants_is_authenticated_too(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    """With a bit of its header changed it may have become another transfer's: it would be missing without a word."""
+    with host_and_outsider() as (a, x):
+        monkeypatch.setattr(a.diary, "wants", lambda _peer, header: header.chunk == 7)
+        wire = x.channel_to(a)
+        wire.say(wire.frame(chunk(1000), os.urandom(1000)))  # unwanted, and as it was sealed: nothing happens
+        wire.say(wire.frame(chunk(4, 7), b"good"))
+        a.diary.await_chunks(1)
+        wire.say(tampered(wire.frame(chunk(1000), os.urandom(1000)), place))
+        assert lost(a) == "broke the protocol: a frame that does not authenticate"
+        assert a.diary.chunks == {7: b"good"}
+
+
+def test_what_the_handler_leaves_unopened_is_authenticated_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with host_and_outsider() as (a, x):
+        monkeypatch.setattr(a.diary, "on_chunk", lambda *_frame: None)
+        wire = x.channel_to(a)
+        wire.say(wire.frame(chunk(1000), os.urandom(1000)))
+        wire.say(tampered(wire.frame(chunk(1000), os.urandom(1000)), HEADER_BYTES))
+        assert lost(a) == "broke the protocol: a frame that does not authenticate"
+
+
 def replayed(wire: RawWire) -> list[bytes]:
     frame = wire.frame(chunk(4, 1), b"once")
     return [frame, frame]

@@ -3,7 +3,7 @@
 SPEC C7, D7, D8.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from intellectd.daemon.bulk.collective_plan import plan_of
+from intellectd.daemon.bulk.interface import CollectiveJob
 from intellectd.daemon.bulk.schedules.chunks import Chunk, cut_chunks, equal_shares, slice_elements
 from intellectd.daemon.bulk.schedules.direct import Direct
-from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Content, Program, Send
+from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Content, Program, Send, size_of
 from intellectd.daemon.bulk.schedules.ring import Ring
 from intellectd.daemon.bulk.schedules.torus import Torus
 from intellectd.kernels.codec import CODECS, GROUP, codec_by_name, update_codec
@@ -33,6 +35,7 @@ class Play:
         self.results: list[dict[int, int]] = [{} for _ in range(members)]
         self.gathered: list[dict[int, set[int]]] = [{} for _ in range(members)]
         self.sent_bytes = [0] * members
+        self.sent: Counter[tuple[int, int]] = Counter()
         self.frames: deque[tuple[int, Send, Part]] = deque()
         self.waiting: list[tuple[int, Send, Part]] = []  # until their row is summed
         self.seen: set[tuple[int, int, int]] = set()
@@ -40,8 +43,6 @@ class Play:
     def run(self) -> None:
         for me in range(self.members):
             for send in self.programs[me].begin():
-                if send.content is Content.START:
-                    self.out[me][send.chunk] = frozenset({me})
                 self.post(me, send)
         turn = 0
         while self.frames:
@@ -53,8 +54,9 @@ class Play:
         assert not self.waiting, "nothing moves any more"
 
     def post(self, me: int, send: Send) -> None:
-        part = frozenset({me}) if send.content is Content.OWN else self.out[me][send.chunk]
-        self.sent_bytes[me] += self.chunks[send.chunk].size
+        part = self.out[me][send.chunk] if send.content is Content.HELD else frozenset({me})
+        self.sent_bytes[me] += size_of(self.programs[me], send.chunk, send.step)
+        self.sent[me, send.to] += 1
         self.frames.append((me, send, part))
 
     def take(self, sender: int, send: Send, part: Part) -> bool:
@@ -139,6 +141,32 @@ def test_bytes_are_what_the_formula_says(members: int, make: Make) -> None:
     assert play.sent_bytes == [2 * (members - 1) * whole // members] * members
 
 
+@pytest.mark.parametrize(
+    ("schedule", "shape", "codec"),
+    [
+        ("ring", (), "int8"),
+        ("torus", (2,), "int8"),
+        ("torus", (6,), "fp32"),
+        ("direct", (), "int4"),
+        ("direct", (3, 1, 0, 2, 1, 9), "topk"),
+    ],
+)
+@pytest.mark.parametrize("elements", [GROUP + 256, 40 * GROUP, 300 * GROUP + 512])
+def test_a_plan_knows_what_will_come_and_go(schedule: str, shape: tuple[int, ...], codec: str, elements: int) -> None:
+    peers = tuple("abcdef")
+    own = memoryview(bytes(codec_by_name(codec).encoded_bytes(elements)))
+    out = memoryview(bytearray(update_codec(codec_by_name(codec)).encoded_bytes(elements)))
+    job = CollectiveJob(bytes(32), peers, (1.0,) * 6, codec, elements, own, out, 1.0, 1.0, schedule, shape)
+    plans = [plan_of(job, peer) for peer in peers]
+    play = Play(6, lambda me, _chunks: plans[me].program, plans[0].chunks)
+    play.run()
+    for me, plan in enumerate(plans):
+        assert plan.departures == {to: count for (by, to), count in play.sent.items() if by == me}
+        assert plan.arrivals == {by: count for (by, to), count in play.sent.items() if to == me}
+        assert plan.departing_bytes == play.sent_bytes[me]
+    assert sum(plan.arriving_bytes for plan in plans) == sum(play.sent_bytes)
+
+
 def test_a_member_with_twice_the_share_owns_twice_the_slice() -> None:
     chunks = cut_chunks(codec_by_name("int8"), 64 * GROUP, (2, 1, 1))
     owned = [sum(c.size for c in chunks if c.owner == owner) for owner in range(3)]
@@ -188,5 +216,7 @@ def test_chunks_cover_the_bytes_in_order(name: str, elements: int) -> None:
     assert sum(chunk.elements for chunk in chunks) == elements
     assert all(left.stop == right.start for left, right in pairwise(chunks))
     assert all(left.part_stop == right.part_start for left, right in pairwise(chunks))
+    assert all(chunk.size == update_codec(codec).encoded_bytes(chunk.elements) for chunk in chunks)
+    assert all(chunk.part_size == codec.encoded_bytes(chunk.elements) for chunk in chunks)
     assert all(0 < chunk.size <= 16 * update_codec(codec).group_bytes for chunk in chunks)
     assert all(0 < chunk.part_size <= 16 * codec.group_bytes for chunk in chunks)

@@ -12,8 +12,11 @@ from intellectd.kernels.codec import GROUP, Codec, update_codec
 CHUNK_ELEMENTS = CHUNK_GROUPS * GROUP
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
+    """Nobody changes one. (Not frozen, as that takes three times as long to make: a large model has 100,000, which
+    whoever starts a collective makes in its event loop.)"""
+
     index: int
     owner: int  # a member's number
     elements: int
@@ -46,14 +49,29 @@ def slice_elements(elements: int, shares: Sequence[int], owner: int) -> tuple[in
     return min(first * GROUP, elements), min(last * GROUP, elements)
 
 
-def cut_chunks(codec: Codec, elements: int, shares: Sequence[int]) -> tuple[Chunk, ...]:
-    """All chunks, in order of position: the same list on every member, so an index names one."""
-    chunks: list[Chunk] = []
+def cut_slices(codec: Codec, elements: int, shares: Sequence[int]) -> tuple[Chunk, ...]:
+    """Each owner's whole slice as one chunk; who has none is left out."""
+    slices: list[Chunk] = []
     result = update_codec(codec)
     for owner in range(len(shares)):
         first, last = slice_elements(elements, shares, owner)
-        for position in range(first, last, CHUNK_ELEMENTS):
-            end = min(position + CHUNK_ELEMENTS, last)
-            whole, part = result.byte_range(position, end), codec.byte_range(position, end)
-            chunks.append(Chunk(len(chunks), owner, end - position, *whole, *part))
+        if first < last:
+            whole, part = result.byte_range(first, last), codec.byte_range(first, last)
+            slices.append(Chunk(len(slices), owner, last - first, *whole, *part))
+    return tuple(slices)
+
+
+def cut_chunks(codec: Codec, elements: int, shares: Sequence[int]) -> tuple[Chunk, ...]:
+    """All chunks, in order of position: the same list on every member, so an index names one."""
+    chunks: list[Chunk] = []
+    # Slices start at whole groups, which are encoded each by itself: so all chunks but a slice's last are alike.
+    size, part_size = update_codec(codec).encoded_bytes(CHUNK_ELEMENTS), codec.encoded_bytes(CHUNK_ELEMENTS)
+    for slice_ in cut_slices(codec, elements, shares):
+        owner, left, start, part_start = slice_.owner, slice_.elements, slice_.start, slice_.part_start
+        while left > CHUNK_ELEMENTS:
+            chunks.append(
+                Chunk(len(chunks), owner, CHUNK_ELEMENTS, start, start + size, part_start, part_start + part_size)
+            )
+            left, start, part_start = left - CHUNK_ELEMENTS, start + size, part_start + part_size
+        chunks.append(Chunk(len(chunks), owner, left, start, slice_.stop, part_start, slice_.part_stop))
     return tuple(chunks)

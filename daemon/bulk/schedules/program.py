@@ -2,7 +2,8 @@
 
 Owns the vocabulary. All member numbers are positions in the plan's list. A chunk goes through numbered steps; in each
 one member sends it to one or several others. No member gets a chunk from the same neighbour more than twice: once as a
-part of the sum, once as the result.
+part of the sum, once as the result. Of a chunk a schedule asks who its owner is, and nothing else: all of a slice go
+the same way.
 """
 
 import enum
