@@ -10,7 +10,8 @@ import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from intellectd.daemon.errors import OperatorError
 from intellectd.kernels.layout import Layout, Slot
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-FLOAT_BYTES = 4
+PIECE_ELEMENTS = 4 * 1024 * 1024  # read, cast and written at once: 16 MiB of fp32
+SHARD_BYTES = 5 * 10**9  # as transformers 4 saves models
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 Pieces = Iterable[bytes | memoryview]
 Foothold = tuple[str, int, int]  # a directory, its device and its inode
@@ -32,19 +34,59 @@ class ForbiddenHere(ExportError):
     """This process may not write there; another one of this host may."""
 
 
-def safetensors(layout: Layout, values: Callable[[Slot], memoryview], facts: Mapping[str, str]) -> Iterator[Any]:
-    """The file in pieces straight out of the vector: the safetensors package would copy the whole model first."""
+@dataclass(frozen=True)
+class Values:
+    """The vector's elements as a file is to hold them."""
+
+    dtype: str  # as the format calls it
+    element_bytes: int
+    read: Callable[[int, int], memoryview]  # (first element, how many): their bytes, little-endian
+
+
+def weight_files(layout: Layout, values: Values, facts: Mapping[str, str], shard_bytes: int) -> dict[str, Pieces]:
+    """Names, and each file in pieces: one file, or several of at most `shard_bytes` (or one tensor) and their index, as
+    transformers saves them. A piece is read when it is written: memory is one piece."""
+    shards = _shards(layout.slots, values.element_bytes, shard_bytes)
+    if len(shards) == 1:
+        return {WEIGHTS: safetensors(shards[0], values, facts)}
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    index = {
+        "metadata": {"total_size": layout.parameters * values.element_bytes},
+        "weight_map": {slot.name: name for name, slots in zip(names, shards, strict=True) for slot in slots},
+    }
+    files: dict[str, Pieces] = {
+        name: safetensors(slots, values, facts) for name, slots in zip(names, shards, strict=True)
+    }
+    return {**files, INDEX: [(json.dumps(index, indent=2) + "\n").encode()]}
+
+
+def safetensors(slots: Sequence[Slot], values: Values, facts: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """One file, in pieces straight out of the vector: the safetensors package would copy the whole model first."""
     # Loaders of before 2024 refuse a file that does not say whose tensors it holds.
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **facts}}
     end = 0
-    for slot in layout.slots:
-        start, end = end, end + slot.size * FLOAT_BYTES
-        header[slot.name] = {"dtype": "F32", "shape": list(slot.shape), "data_offsets": [start, end]}
+    for slot in slots:
+        start, end = end, end + slot.size * values.element_bytes
+        header[slot.name] = {"dtype": values.dtype, "shape": list(slot.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the format asks for the data to be aligned
     yield struct.pack("<Q", len(text)) + text
-    for slot in layout.slots:
-        yield values(slot)
+    for slot in slots:
+        for first in range(slot.offset, slot.offset + slot.size, PIECE_ELEMENTS):
+            yield values.read(first, min(PIECE_ELEMENTS, slot.offset + slot.size - first))
+
+
+def _shards(slots: Sequence[Slot], element_bytes: int, shard_bytes: int) -> list[list[Slot]]:
+    """In order, each as full as it may be."""
+    shards: list[list[Slot]] = [[]]
+    size = 0
+    for slot in slots:
+        if shards[-1] and size + slot.size * element_bytes > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(slot)
+        size += slot.size * element_bytes
+    return shards
 
 
 def write_directory(target: Path, files: Mapping[str, Pieces]) -> list[str]:

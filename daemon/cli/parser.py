@@ -211,6 +211,16 @@ def _other_verbs(verbs: Any) -> None:
         default="hf",
         help="hf (default): a model that transformers loads; safetensors: the bare tensors, of any model",
     )
+    export.add_argument(
+        "--dtype",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="fp32 (default), or bf16 for half the size",
+    )
+    export.add_argument(
+        "--round", type=int, metavar="N", default=None, help="the state of this round on this disk; needs no daemon"
+    )
+    export.add_argument("--state-dir", metavar="DIR", default=None, help="with --round: of the daemon (as configured)")
     take = _verb(parts, "import", "membership:import_", "create a run that goes on from a Hugging Face checkpoint")
     take.add_argument("path", metavar="DIR", help="a folder with config.json and safetensors")
     take.add_argument("file", metavar="run.toml", help="what else the run is; its model is the checkpoint's")

@@ -9,7 +9,7 @@ from pathlib import Path
 from intellectd.daemon.runs.examine import Examined, Finding
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.store.run_store import snapshot_in, snapshots_in
-from intellectd.daemon.store.snapshot import header_of, read_snapshot
+from intellectd.daemon.store.snapshot import check_snapshot, header_of
 from intellectd.protocol.manifest import Manifest, elements_of
 
 # What the log, as it is here, says of a state.
@@ -44,7 +44,7 @@ def states_of(folder: Path, manifest: Manifest, seen: Examined) -> list[StateSee
 def check_state(state: StateSeen, manifest: Manifest) -> None:
     """Every byte. Raises Finding."""
     try:
-        read_snapshot(state.path, elements_of(manifest), state.round)
+        check_snapshot(state.path, elements_of(manifest), state.round)
     except (CorruptFile, OSError) as error:
         raise Finding(state.path, None, str(error)) from error
     if state.standing == CONTRADICTED:

@@ -12,27 +12,27 @@ from typing import Any
 from intellectd.daemon.atomic import make_dir
 from intellectd.daemon.control import ControlError
 from intellectd.daemon.export_files import ExportError, Foothold, ForbiddenHere, is_same
-from intellectd.daemon.export_hf import export_hf, export_tensors
+from intellectd.daemon.export_hf import DTYPES, export_hf, export_tensors
 from intellectd.daemon.runs.compute import Stopped
+from intellectd.daemon.runs.export_state import NO_TOKENIZER
 from intellectd.daemon.runs.service import RunService
 from intellectd.daemon.trainer.model import ModelError
 from intellectd.protocol.manifest import plain
 
 FORMATS = ("hf", "safetensors")
-NO_TOKENIZER = "there is no tokenizer: the built-in trainer's token ids are the bytes of UTF-8 text, 0 to 255"
 Write = Callable[[Path], list[str]]
 
 
-async def export(service: RunService, path: str, kind: str, seen: object) -> dict[str, Any]:
+async def export(service: RunService, path: str, kind: str, seen: object, dtype: str = "fp32") -> dict[str, Any]:
     """Written in the compute queue, so that no outer step changes the parameters under it. Raises ControlError.
 
     `seen` is the existing part of the path as the asker sees it (see `foothold`), so that it may fetch the files.
     """
-    target, spool, known = _checked(service, path, kind), spool_of(service), foothold_of(seen)
+    target, spool, known = _checked(service, path, kind, dtype), spool_of(service), foothold_of(seen)
 
     def work() -> tuple[Path, list[str], int]:
         round_ = max(0, service.node.catchup.applied)
-        place, files = _write(_writer(service, kind, round_), target, spool, known)
+        place, files = _write(_writer(service, kind, round_, dtype), target, spool, known)
         return place, files, round_
 
     try:
@@ -42,7 +42,7 @@ async def export(service: RunService, path: str, kind: str, seen: object) -> dic
     except (ExportError, ModelError) as error:
         raise ControlError("export", error.message, error.hint) from error
     notes = [NO_TOKENIZER] if kind == "hf" else []
-    return {"path": str(place), "files": files, "round": round_, "format": kind, "notes": notes}
+    return {"path": str(place), "files": files, "round": round_, "format": kind, "dtype": dtype, "notes": notes}
 
 
 def spool_of(service: RunService) -> Path:
@@ -62,7 +62,9 @@ def foothold_of(seen: object) -> Foothold | None:
     return None  # an asker that does not say: what cannot be written is its own trouble
 
 
-def _checked(service: RunService, path: str, kind: str) -> Path:
+def _checked(service: RunService, path: str, kind: str, dtype: str) -> Path:
+    if dtype not in DTYPES:
+        raise ControlError("usage", f"unknown dtype {dtype!r}", f"use --dtype {' or '.join(DTYPES)}")
     if kind not in FORMATS:
         raise ControlError("usage", f"unknown format {kind!r}", f"use --format {' or '.join(FORMATS)}")
     target = Path(path)
@@ -78,14 +80,14 @@ def _checked(service: RunService, path: str, kind: str) -> Path:
     return target
 
 
-def _writer(service: RunService, kind: str, round_: int) -> Write:
+def _writer(service: RunService, kind: str, round_: int, dtype: str) -> Write:
     theta, layout, model = service.state.theta, service.state.layout, plain(service.config)["model"]
     if theta is None:
         raise ControlError("not_synced", "this host has no state of the run yet", "intellectd wait --for synced")
     if kind == "hf":
-        return lambda target: export_hf(theta, layout, model, target)
+        return lambda target: export_hf(theta, layout, model, target, dtype)
     facts = {"run": service.config.name, "round": str(round_)}
-    return lambda target: export_tensors(theta, layout, facts, target)
+    return lambda target: export_tensors(theta, layout, facts, target, dtype)
 
 
 def _write(write: Write, target: Path, spool: Path, seen: Foothold | None) -> tuple[Path, list[str]]:

@@ -167,7 +167,8 @@ class Operations:
         from intellectd.daemon.runs.exporting import export
 
         service = self._registry.get(_text(request, "run_id", ""))
-        return await export(service, _text(request, "path"), _text(request, "format", "hf"), request.get("seen"))
+        path, kind, dtype = _text(request, "path"), _text(request, "format", "hf"), _text(request, "dtype", "fp32")
+        return await export(service, path, kind, request.get("seen"), dtype)
 
     async def _export_fetched(self, request: dict[str, Any]) -> dict[str, Any]:
         from intellectd.daemon.runs.exporting import drop_spool

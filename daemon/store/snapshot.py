@@ -16,7 +16,7 @@ import torch
 
 from intellectd.daemon.atomic import StorageFull, fsync_dir, storage_errors
 from intellectd.daemon.store.frame_file import CorruptFile
-from intellectd.kernels.digest import state_digest
+from intellectd.kernels.digest import LEAF_BYTES, leaf_hash, state_digest, state_root
 
 LENGTH_BYTES = 8  # of the header, little-endian, as safetensors has it
 HEADER_BYTES_MAX = 64 * 1024  # two tensors and metadata take about 300 bytes
@@ -77,10 +77,7 @@ def read_snapshot(path: Path, elements: int, round_: int) -> Snapshot:
     """Both vectors, in memory. Raises CorruptFile or StorageError."""
     with storage_errors(path), path.open("rb", buffering=0) as file:
         length, digest = _read_header(path, file, elements, round_)
-        size = os.fstat(file.fileno()).st_size
-        expected = LENGTH_BYTES + length + 2 * elements * ELEMENT_BYTES
-        if size != expected:
-            raise damaged(path, f"it has {size} bytes, not {expected}")
+        _check_size(path, file, length, elements)
         state = State(torch.empty(elements), torch.empty(elements))
         for vector in (state.theta, state.momentum):
             if not _read_into(file, bytes_of(vector)):
@@ -88,6 +85,23 @@ def read_snapshot(path: Path, elements: int, round_: int) -> Snapshot:
     if state_digest(state.theta, state.momentum) != digest:
         raise damaged(path, "its vectors do not have the digest that it names")
     return Snapshot(state, digest)
+
+
+def check_snapshot(path: Path, elements: int, round_: int) -> bytes:
+    """The digest of a file whose every byte is right, read in parts. Raises CorruptFile or StorageError."""
+    with storage_errors(path), path.open("rb", buffering=0) as file:
+        length, digest = _read_header(path, file, elements, round_)
+        _check_size(path, file, length, elements)
+        leaves, whole = list[bytes](), memoryview(bytearray(LEAF_BYTES))
+        for _vector in range(2):
+            for start in range(0, elements * ELEMENT_BYTES, LEAF_BYTES):
+                leaf = whole[: min(LEAF_BYTES, elements * ELEMENT_BYTES - start)]
+                if not _read_into(file, leaf):
+                    raise damaged(path, "it ended while it was read")
+                leaves.append(leaf_hash(leaf))
+    if state_root(leaves) != digest:
+        raise damaged(path, "its vectors do not have the digest that it names")
+    return digest
 
 
 def header_of(path: Path, elements: int, round_: int) -> bytes:
@@ -158,6 +172,13 @@ def _read_header(path: Path, file: BinaryIO, elements: int, round_: int) -> tupl
     if not named or length.to_bytes(LENGTH_BYTES, "little") + header != header_bytes(elements, round_, digest):
         raise damaged(path, f"its header is not that of a state of {elements} elements after round {round_}")
     return length, digest
+
+
+def _check_size(path: Path, file: BinaryIO, header_length: int, elements: int) -> None:
+    size = os.fstat(file.fileno()).st_size
+    expected = LENGTH_BYTES + header_length + 2 * elements * ELEMENT_BYTES
+    if size != expected:
+        raise damaged(path, f"it has {size} bytes, not {expected}")
 
 
 def _write(file: BinaryIO, data: bytes | memoryview) -> None:

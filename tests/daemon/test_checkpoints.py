@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from intellectd.daemon.cli.main import main
 from tests.daemon.ram import ram_path
 from tests.daemon.shell_made import ROUNDS, copy_run
+from tests.daemon.shell_trainer import LAYOUT
 from tests.daemon.shell_world import digest_of
 
 __all__ = ["ram_path"]
@@ -87,3 +90,27 @@ def test_a_round_or_run_that_is_not_there_is_said_so(
     assert "there is no state of round 5" in capsys.readouterr().err
     assert asked("ls", "rn1x")[0] == 1
     assert ROUNDS == 10
+
+
+def test_export_of_a_state_on_this_disk(folder: Path, asked: Asked, tmp_path: Path) -> None:
+    before = digest_of(folder)
+    code, said = asked.plain("export", "", str(tmp_path / "out"), "--round", "4", "--format", "safetensors")
+    assert code == 0 and (said["round"], said["files"], said["dtype"]) == (4, ["model.safetensors"], "fp32")
+    theta = load_file(folder / "snapshots" / "00000004.safetensors")["theta"]
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for slot in LAYOUT.slots:
+        assert torch.equal(found[slot.name].flatten(), theta[slot.offset : slot.offset + slot.size])
+    assert digest_of(folder) == before
+    assert asked.plain("export", "", str(tmp_path / "other"), "--round", "5")[0] == 1
+    path = folder / "snapshots" / "00000004.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\7")
+    assert asked.plain("export", "", str(tmp_path / "other"), "--round", "4", "--format", "safetensors")[0] == 1
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_is_no_llama_is_exported_as_tensors_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = str(folder.parent.parent)
+    assert main(["checkpoint", "export", "", str(tmp_path / "out"), "--round", "4", "--state-dir", state]) == 1
+    assert "use --format safetensors" in capsys.readouterr().err

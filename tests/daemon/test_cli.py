@@ -346,7 +346,7 @@ async def test_export_sends_a_path_that_means_the_same_to_the_daemon(
     assert "after round 5" in out and "config.json" in out
     seen = [str(tmp_path), tmp_path.stat().st_dev, tmp_path.stat().st_ino]
     request = {"op": "export", "run_id": RUN_ID, "path": str(tmp_path / "out"), "format": "hf", "seen": seen}
-    assert answers.asked == [request]
+    assert answers.asked == [{**request, "dtype": "fp32"}]
 
 
 async def test_import_sends_the_folder_and_run_toml(cli: Cli, answers: Answers, tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 import json
 import logging
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from intellectd.daemon import export_files
 from intellectd.daemon.arena import arena_tensor, create_arena, map_arena
 from intellectd.daemon.attach_events import TrainerEvaluated, TrainerLog, TrainerReady
 from intellectd.daemon.export_files import ExportError
-from intellectd.daemon.export_hf import export_hf
+from intellectd.daemon.export_hf import export_hf, of_file
 from intellectd.daemon.sdk.parameters import Parameters
+from intellectd.daemon.store.state_file import StateFile
 from intellectd.daemon.trainer.__main__ import main
 from intellectd.daemon.trainer.flops import flops_per_token, peak_flops, peak_of
 from intellectd.daemon.trainer.model import ModelError, build_model
@@ -66,6 +70,79 @@ def test_transformers_loads_the_export_and_gives_the_same_logits(tmp_path: Path,
     tokens = torch.arange(32).view(2, 16) * 7 % 256
     with torch.no_grad():
         assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_transformers_loads_shards_of_either_dtype(
+    tmp_path: Path, dtype: str, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(export_files, "PIECE_ELEMENTS", 1000)  # tensors of several pieces
+    model = build_model(MODEL, seed=1, device="cpu")
+    theta, parameters = anchor_of(model)
+    files = export_hf(theta, parameters.layout, MODEL, tmp_path / "m", dtype, shard_bytes=5_000)
+    shards = [name for name in files if name.endswith(".safetensors")]
+    assert len(shards) > 3 and shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
+    index = json.loads((tmp_path / "m" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == parameters.layout.parameters * kind.itemsize
+    assert list(index["weight_map"]) == [slot.name for slot in parameters.layout.slots]
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert config["torch_dtype"] == config["dtype"] == str(kind).removeprefix("torch.")
+    largest = max(slot.size for slot in parameters.layout.slots) * kind.itemsize
+    assert all((tmp_path / "m" / name).stat().st_size <= max(5_000, largest) + 2000 for name in shards)
+
+    loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype=kind, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    for (name, ours), (other, theirs) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
+        assert name == other and theirs.dtype == kind and torch.equal(ours.to(kind), theirs)
+
+
+def test_a_vector_that_lies_in_a_file_gives_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_files, "PIECE_ELEMENTS", 1000)
+    theta, parameters = anchor_of(build_model(MODEL, seed=1, device="cpu"))
+    (tmp_path / "state").write_bytes(b"header" + theta.numpy().tobytes() + b"momentum")
+    for place, source in (("a", theta), ("b", of_file(tmp_path / "state", 6))):
+        export_hf(source, parameters.layout, MODEL, tmp_path / place, "bf16")
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    (tmp_path / "state").write_bytes(b"header" + theta.numpy().tobytes()[:-1])
+    with pytest.raises(ExportError, match="ended while it was read"):
+        export_hf(of_file(tmp_path / "state", 6), parameters.layout, MODEL, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+GROWTH = """
+import resource, sys
+from pathlib import Path
+from intellectd.daemon.export_hf import export_tensors, of_file
+from intellectd.daemon.store.snapshot import check_snapshot, extent_of
+from intellectd.kernels.layout import Layout, TensorSpec
+
+path, elements, target = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+check_snapshot(path, elements, 0)
+layout = Layout([TensorSpec("a", (elements // 2,)), TensorSpec("b", (elements // 2,))])
+theta = of_file(path, extent_of(path, "theta")[0])
+export_tensors(theta, layout, {}, target, sys.argv[4], shard_bytes=2**29)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_memory_does_not_grow_with_the_model(tmp_path: Path, dtype: str) -> None:
+    """1 GiB of theta in a file of holes, checked and exported by a process whose peak the kernel tells."""
+    elements = 2**28
+    state = StateFile(tmp_path / "state", elements)
+    zeros = memoryview(bytes(2**20))
+    for _leaf in range(elements * 4 // 2**20):
+        state.add(zeros)
+    state.finish()
+    words = [str(tmp_path / "state"), str(elements), str(tmp_path / "out"), dtype]
+    grown_mib = int(subprocess.check_output([sys.executable, "-c", GROWTH, *words]))
+    assert grown_mib < 100
+    assert sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors")) >= 2**29
 
 
 def test_old_and_new_words_and_the_format_mark(tmp_path: Path) -> None:

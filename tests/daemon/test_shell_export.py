@@ -30,6 +30,12 @@ async def test_an_external_model_is_exported_as_bare_tensors(autojump_clock: tri
         with safe_open(target / "model.safetensors", "pt") as file:
             assert file.metadata() == {"format": "pt", "run": "shell", "round": "2"}
 
+        await host.ask("export", path=str(world.folder / "half"), format="safetensors", dtype="bf16")
+        halves = load_file(world.folder / "half" / "model.safetensors")
+        assert all(torch.equal(halves[name], tensor.bfloat16()) for name, tensor in tensors.items())
+        refused = await refusal(host, "export", path=str(target), format="safetensors", dtype="int2")
+        assert refused.code == "usage" and "--dtype fp32 or bf16" in refused.hint
+
         refused = await refusal(host, "export", path=str(target), format="safetensors")
         assert refused.message == f"{target} is not empty; nothing was written"  # the hint is not in it a second time
         assert refused.hint == "name a directory that does not exist yet"
