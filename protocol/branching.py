@@ -248,6 +248,15 @@ class Branching:
         more = "another history" if answered else "nothing"
         return [Note("rival_lost", f"{rival.peer} claims a better history and shows {more}", "warning")], None
 
+    def refuse(self, peers: Sequence[str], until: float) -> None:
+        """What these claim is not heard until then: what they have shown is not wanted."""
+        if self._rival is not None and self._rival.peer in peers:
+            self._rival = None
+        if len(self._distrust) + len(peers) > limits.PEERS_MAX:
+            self._distrust.clear()
+        for peer in peers:
+            self._distrust[peer] = (until, self._distrust.get(peer, (0.0, 0))[1])
+
     def _doubt(self, peer: str, now: float, lied: bool = True) -> None:
         self._rival = None
         self._retry.failed(now)

@@ -19,6 +19,7 @@ from intellectd.protocol.ids import NO_HASH
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.moments import NEVER, soonest
 from intellectd.protocol.pace import Pace
+from intellectd.protocol.pin import Pin
 from intellectd.protocol.states import States
 from intellectd.protocol.updates import Updates
 from intellectd.protocol.window import Decided, Window
@@ -38,8 +39,8 @@ class Wanted:
 
 
 class Catchup:
-    def __init__(self, context: Context, membership: Membership, applied: int) -> None:
-        self._context, self._members = context, membership
+    def __init__(self, context: Context, membership: Membership, applied: int, pin: bytes | None = None) -> None:
+        self._context, self._members, self.pin = context, membership, Pin(pin)
         self.applied = applied
         self.window = Window(context.peer, context.manifest.state_digest)
         self.applying: int | None = None
@@ -61,6 +62,11 @@ class Catchup:
     def held(self) -> dict[bytes, bool]:
         """Updates on disk here."""
         return self.window.held
+
+    @property
+    def joins(self) -> bool:
+        """There is no state here, or none that may be used."""
+        return not self.has_state or not self.pin.found
 
     def settled(self, head: Head) -> bool:
         """Is this host's state the head's, with nothing under way to change it?"""
@@ -156,6 +162,7 @@ class Catchup:
     def cut(self, round_: int) -> bool:
         """The log is left after this round. False when the state went further and is of no use now."""
         self.window.cut(round_)
+        self.pin.cut(round_)
         self.states.cut(round_)
         self.updates.done(max(round_, 0))
         self._asking = None
@@ -170,6 +177,8 @@ class Catchup:
         """(requests to make, the next round to apply now or None)."""
         if not self._ahead(head, now):
             self.pace.level(head.round, now)
+        if not self.pin.found:
+            return self._ask_records(head, now), None
         out = self._ask_records(head, now) + self.states.more_donors(head, now) + self._say_slow(head)
         missing = self.window.get(self.applied + 1) if self.has_state and self.applying is None else None
         ready = missing is not None and (self.window.holds(missing) or self._does_without(missing, head, now))
@@ -194,7 +203,8 @@ class Catchup:
             self._ahead_there = {
                 peer: beacon.head_round
                 for peer, beacon in alive.items()
-                if beacon.head_round > round_ and beacon.generation == ours  # of a thousand few are ahead
+                # Of a thousand few are ahead.
+                if beacon.head_round > round_ and beacon.generation == ours and self.pin.hears(peer, now)
             }
         return self._ahead_there
 
@@ -210,7 +220,11 @@ class Catchup:
         self._asking = self._context.rng.choice([peer for peer in good if ahead[peer] == best])
         return [AskEntries(self._asking, head.generation, head.round + 1)]
 
-    def _reads(self, head: Head, now: float) -> bool:
+    def reads(self, head: Head, now: float) -> bool:
+        """Is there more of the log to be had, as far as anybody shows and gives it?"""
+        return self._asking is not None or (bool(self._ahead(head, now)) and not self._ask_retry.failing)
+
+    def _reads_far(self, head: Head, now: float) -> bool:
         """Does the log go on by so much that which way is the shortest cannot be told yet?"""
         if self._ask_retry.failing:
             return False
@@ -225,7 +239,7 @@ class Catchup:
             # Not before the log is as long as it gets.
             return [] if self._ahead(head, now) and not self._ask_retry.failing else self._ask_state(head, now)
         if under_way is None and self.applied < head.round:
-            if self._reads(head, now):
+            if self._reads_far(head, now):
                 return []
             asked = self.states.ask_if_quicker(head, self.applied, now) or self._ask_pruned(head, now)
             if asked:

@@ -51,13 +51,14 @@ class Keeper:
         vote: PersistVote | None = None,
         other_votes: tuple[PersistVote, ...] = (),
         held_updates: tuple[bytes, ...] = (),
+        pin: bytes | None = None,
     ) -> None:
         """`entries` is the verified log from genesis; `applied` the round whose state is loaded (-2: none); `vote` the
         newest in the journal, whatever decision it is about (None: there is no journal), `other_votes` the newest on
-        each other line of history."""
+        each other line of history; `pin` the hash of a record that this host's history must contain (K14)."""
         self.context = Context(peer, run, manifest, config_of(manifest), crypto, rng, can_be_dialled(*bulk))
         self.membership = Membership(self.context, now)
-        self.catchup = Catchup(self.context, self.membership, applied)
+        self.catchup = Catchup(self.context, self.membership, applied, pin)
         self.relaying = Relaying(self.context, self.membership)
         self.progress = Progress(self.context)
         self.incarnation = incarnation
@@ -65,6 +66,7 @@ class Keeper:
         self.prober = Prober(peer, self.context.dialable, now)
         self.head = Head(manifest, run, None)
         self.genesis_generation = self.head.generation
+        self.catchup.pin.add(self.head)
         for root in held_updates:
             self.catchup.on_update_held(root, now)
         self.branching = Branching(self.context, self.membership, self.head, now)
@@ -136,6 +138,7 @@ class Keeper:
     def _grow(self, entry: Entry) -> None:
         self.catchup.on_decided(entry)
         self.head = self.head.next(entry)
+        self.catchup.pin.add(self.head)
         self.branching.trail.add(self.head)
 
     def _new_round(self, now: float) -> Round:
@@ -150,6 +153,10 @@ class Keeper:
         ours = tuple(e for e in event.entries if e.record.generation == self.head.generation)
         out = self._on_entries(event.peer, ours, now, pushed=True)
         said, switch = self.branching.on_entries(event.peer, event.generation, event.entries, self.head, now)
+        if switch and self.catchup.pin.parts_before(switch.base.round):
+            self.branching.refuse([event.peer], now + limits.RIVAL_S_MAX)
+            text = f"{event.peer} shows a better history, which lacks the record that this host is pinned to"
+            return [*out, *said, Note("pin_kept", text, "warning")]
         return [*out, *said, *(self._switch(switch, now) if switch else [])]
 
     def _switch(self, switch: Switch, now: float) -> list[Out]:
@@ -173,6 +180,23 @@ class Keeper:
         self.round = self._new_round(now)
         self.membership.soon(now)
         return out
+
+    def _seek_pinned(self, now: float) -> list[Out]:
+        """The log is read as far as anybody shows it, and the record that it must contain is not in it (K14)."""
+        pin, alive = self.catchup.pin, self.membership.alive_beacons(now)
+        if pin.wanted is None or pin.found or not alive or self.head.round < 0 or self.catchup.reads(self.head, now):
+            return []
+        elsewhere = pin.elsewhere(self.branching.trail, alive, now)
+        lacks = f"the history of {self.head.round} rounds that is shown here lacks record {pin.wanted.hex()[:16]}…"
+        if not elsewhere:
+            told, pin.told = pin.told, True
+            text = f"{lacks}, to which this host is pinned: nothing of it is used until somebody shows one that has it"
+            return [] if told else [Note("pin_missing", text, "warning")]
+        until = pin.refuse([peer for peer in alive if peer not in elsewhere], now)
+        self.branching.refuse([peer for peer in alive if peer not in elsewhere], until)
+        left = [out for out in self._switch(Switch(self.branching.trail.back(self.head.round + 1), ()), now)]
+        note = Note("pin_sought", f"{lacks}, to which this host is pinned: it reads that of {elsewhere[0]}", "warning")
+        return [*(out for out in left if not isinstance(out, Note)), note]
 
     def _told_of(self, switch: Switch) -> str:
         """For people: what is left, for which line, and how much of that has come."""

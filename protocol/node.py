@@ -115,8 +115,8 @@ class Node(Keeper):
             return "halted"
         if until is not None and self.catchup.applied >= until:
             return "finished"
-        if self.catchup.applied < self.head.round - 1 or not self.catchup.has_state:
-            return "joining" if not self.catchup.has_state else "catching-up"
+        if self.catchup.applied < self.head.round - 1 or self.catchup.joins:
+            return "joining" if self.catchup.joins else "catching-up"
         if self.seat.lost:
             return ABSTAINING
         return STATES.get(self.progress.state, "ready") if self.seat.may_be_named(self.head) else "synced"
@@ -351,7 +351,7 @@ class Node(Keeper):
         if self.state == "finished":
             out += self.progress.finish(f"the run reached round {self.catchup.applied}", self.catchup.applied)
         round_.tell(self.progress.ready, self._able(), self._leaves, self.seat.lost)
-        out += self._open_branch(now) or self.branching.evaluate(self.head, now)
+        out += self._open_branch(now) or self._seek_pinned(now) or self.branching.evaluate(self.head, now)
         if self.round is not round_:
             return out
         round_.paused = self.branching.pauses(self.head, now)
@@ -367,7 +367,7 @@ class Node(Keeper):
 
     def _able(self) -> bool:
         """Synced, with a journal and a trainer: fit to be named for the next round (B4)."""
-        near = self.catchup.has_state and self.catchup.applied >= self.head.round - 1
+        near = not self.catchup.joins and self.catchup.applied >= self.head.round - 1
         return near and self.seat.may_be_named(self.head) and self.progress.state != "absent"
 
     def _trainer_ready(self, event: ev.TrainerReady) -> list[Out]:

@@ -38,6 +38,11 @@ class Trail:
         place = bisect_left(self._heads, round_, key=lambda h: h.round)
         return self._heads[place] if place < len(self._heads) and self._heads[place].round == round_ else None
 
+    def stands(self, round_: int, hash_: bytes) -> bool:
+        """Is this, by its hash, a point of our own line that is kept?"""
+        head = self.at(round_)
+        return head is not None and head.hash == hash_
+
     def _thin(self) -> None:
         """Of the old ones some stay, so that no gap is wide beside its age: who parted long ago is found near by."""
         kept, newest = self._heads[:1], self._heads[-1].round

@@ -1,5 +1,6 @@
 """The verbs that bring this host into a run: init and join; and how a run is named."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from intellectd.daemon.cli.views import state_of, waits_for
 from intellectd.daemon.errors import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, OperatorError
 from intellectd.daemon.export_files import foothold
 
+HASH = re.compile(r"[0-9a-f]{64}")
 RUN_TOML_BYTES_MAX = 256 * 1024  # leaves most of a frame; a run.toml has some 2 kB
 LOOK_S_MAX = 2.0  # for `status` while `init` waits: a daemon that is busy is asked again
 INIT_S_MAX = 1800.0  # the trainer imports torch and builds the first parameters, on any hardware
@@ -91,7 +93,8 @@ def join(arguments: Any) -> int:
     run_id = checked_run_id(arguments.run_id)
     peers = [_checked_peer(peer) for peer in arguments.peer]
     path = socket_of(arguments)
-    answer = ask(path, "join", JOIN_S_MAX, run_id=run_id, peers=peers)
+    pinned = {"head": _checked_head(arguments.head)} if arguments.head else {}
+    answer = ask(path, "join", JOIN_S_MAX, run_id=run_id, peers=peers, **pinned)
     if arguments.wait:
         return _wait_until_synced(arguments, run_id)
     if arguments.json:
@@ -130,6 +133,14 @@ def checked_run_id(text: str) -> str:
     except BadRunId as error:
         raise BadArgument(str(error), "`intellectd runs` prints it on every host that is in the run") from None
     return text.strip().lower()
+
+
+def _checked_head(text: str) -> str:
+    head = text.strip().lower()
+    if not HASH.fullmatch(head):
+        hint = "`intellectd rounds --json` shows each round's `record` on every host that is in the run"
+        raise BadArgument(f"--head {text!r:.90} is not the hash of a record, 64 hex digits", hint)
+    return head
 
 
 def _checked_peer(text: str) -> str:

@@ -131,6 +131,7 @@ def _run_verbs(verbs: Any) -> None:
     join = _verb(verbs, "join", "membership:join", "join a run, now and after every restart")
     _run_id(join)
     join.add_argument("--peer", metavar="MULTIADDR", action="append", default=[], help="a member to ask (repeatable)")
+    join.add_argument("--head", metavar="HASH", default="", help="a record that the run's history must contain")
     join.add_argument("--wait", action="store_true", help="show progress until this host is synced")
     _timeout(join)
     leave = _verb(

@@ -84,10 +84,10 @@ def state_of(run: RunStatus) -> str:
     """The state, with what stands behind it."""
     state = str(run.get("state", "-"))
     catchup = run.get("catchup")
-    if state == "catching-up" and catchup:
-        total = catchup.get("total_bytes") or 0
-        if not total:
-            return f"{state}: reading the records"
+    total = (catchup or {}).get("total_bytes") or 0
+    if state == "catching-up" and catchup and not total:
+        return f"{state}: reading the records"
+    if state in ("joining", "catching-up") and catchup and total and not catchup.get("done"):
         share = 100 * (catchup.get("bytes") or 0) / total
         left_s = catchup.get("seconds_left")
         left = f", {in_time(left_s)} left" if left_s else ""

@@ -14,6 +14,7 @@ from intellectd.daemon.atomic import fsync_dir, storage_errors
 from intellectd.daemon.control import ControlError
 from intellectd.daemon.net import BadAddress, NetworkError, WireVersionMismatch
 from intellectd.daemon.runs.host import Host
+from intellectd.daemon.runs.pinning import write_pin
 from intellectd.daemon.runs.verify_log import check_manifest
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.protocol import run_id as run_ids
@@ -39,8 +40,9 @@ class Search:
     found: SignedManifest | None = None
 
 
-async def join(host: Host, run_id: str, addresses: list[str]) -> Path:
-    """Fetch and check the manifest, make the run's folder. Raises ControlError or StorageError."""
+async def join(host: Host, run_id: str, addresses: list[str], pin: bytes | None = None) -> Path:
+    """Fetch and check the manifest, make the run's folder. `pin`: what its history must contain. Raises ControlError or
+    StorageError."""
     for address in addresses:  # a typo is an error at once, before anything is dialled
         if "/p2p/" not in address:
             raise ControlError(
@@ -55,7 +57,7 @@ async def join(host: Host, run_id: str, addresses: list[str]) -> Path:
         raise _not_found(run_id, addresses, search)
     signed = search.found
     with trio.CancelScope(shield=True):
-        path: Path = await host.runner(lambda: _write(host, run_id, signed))
+        path: Path = await host.runner(lambda: _write(host, run_id, signed, pin))
     return path
 
 
@@ -163,12 +165,14 @@ def _not_found(run_id: str, addresses: list[str], search: Search) -> ControlErro
     )
 
 
-def _write(host: Host, run_id: str, signed: SignedManifest) -> Path:
+def _write(host: Host, run_id: str, signed: SignedManifest, pin: bytes | None) -> Path:
     """The folder gets its name when all of it is there. Raises StorageError, and nothing is left behind."""
     building, path = host.runs_dir / f".{JOINING}-{run_id}", host.runs_dir / run_id
     shutil.rmtree(building, ignore_errors=True)
     try:
         RunStore.create(building, signed).close()
+        if pin is not None:
+            write_pin(building, pin)
         with storage_errors(path):
             os.replace(building, path)
             fsync_dir(host.runs_dir)

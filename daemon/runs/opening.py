@@ -12,6 +12,7 @@ from intellectd.daemon.identity import Identity
 from intellectd.daemon.runs.crypto import Ed25519Crypto
 from intellectd.daemon.runs.history import History, load_history
 from intellectd.daemon.runs.outer_state import OuterState
+from intellectd.daemon.runs.pinning import read_pin
 from intellectd.daemon.runs.verify_log import check_manifest, verify_log
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.store.log_files import remedy_for
@@ -42,6 +43,7 @@ class Opened:
     held_updates: tuple[bytes, ...]
     incarnation: int
     history: History
+    pin: bytes | None  # the record that this host's history must contain
 
 
 def open_run(path: Path, identity: Identity) -> Opened:
@@ -73,6 +75,7 @@ def open_run(path: Path, identity: Identity) -> Opened:
             store.updates.held(),
             store.next_incarnation(int(time.time() * 1000)),
             load_history(path),
+            read_pin(path),
         )
     except BaseException:
         store.close()

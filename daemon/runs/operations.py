@@ -17,6 +17,7 @@ from intellectd.daemon.runs import recovering
 from intellectd.daemon.runs.netcheck import netcheck
 from intellectd.daemon.runs.new_run import Founded
 from intellectd.daemon.runs.peers import peer_rows
+from intellectd.daemon.runs.pinning import parse_pin
 from intellectd.daemon.runs.registry import LEAVE_S_MAX, Registry, parse_run_id
 from intellectd.daemon.runs.service import RunService
 from intellectd.daemon.runs.status import run_status
@@ -140,7 +141,7 @@ class Operations:
     async def _join(self, request: dict[str, Any]) -> dict[str, Any]:
         run_id = parse_run_id(_text(request, "run_id"))
         addresses = _texts(request, "peers")[:ADDRESSES_MAX]
-        service = await self._registry.join(run_id, addresses)
+        service = await self._registry.join(run_id, addresses, _pin(request))
         return {"run_id": run_id, "state": run_status(service)["state"]}
 
     async def _leave(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -244,3 +245,13 @@ def _text(request: dict[str, Any], key: str, default: str | None = None) -> str:
     if not isinstance(value, str):
         raise ControlError("usage", f"{key} is missing or no text", "")
     return value
+
+
+def _pin(request: dict[str, Any]) -> bytes | None:
+    text = _text(request, "head", "")
+    try:
+        return parse_pin(text) if text else None
+    except ValueError:
+        raise ControlError(
+            "bad_head", f"{text!r:.90} is not the hash of a record", "64 hex digits, as `rounds --json` shows them"
+        ) from None

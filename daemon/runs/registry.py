@@ -21,6 +21,7 @@ from intellectd.daemon.runs.importing import Importing
 from intellectd.daemon.runs.joining import DIAL_S, JOINING, join
 from intellectd.daemon.runs.leaving import Parting, move_folder, put_aside, take_up
 from intellectd.daemon.runs.new_run import CREATING, Founded
+from intellectd.daemon.runs.pinning import contains, write_pin
 from intellectd.daemon.runs.service import RunService, open_service
 from intellectd.daemon.store.run_store import RunStore
 from intellectd.protocol import run_id as run_ids
@@ -109,7 +110,8 @@ class Registry:
             self.importing = None
         return founded
 
-    async def join(self, run_id: str, addresses: list[str]) -> RunService:
+    async def join(self, run_id: str, addresses: list[str], pin: bytes | None = None) -> RunService:
+        """`pin`: the hash of a record that the run's history must contain here (SPEC K14)."""
         while run_id in self._joining:
             await self._joining[run_id].wait()
         if run_id in self._leaving:
@@ -117,33 +119,50 @@ class Registry:
                 "busy", "this host is leaving that run", "join again when `intellectd runs` does not list it any more"
             )
         if run_id in self.runs:
+            if pin is not None:
+                await self._pin(self.runs[run_id], pin)
             self._dial(addresses)
             return self.runs[run_id]
         self._room()
         self._joining[run_id] = trio.Event()
         try:
-            return await self._join(run_id, addresses)
+            return await self._join(run_id, addresses, pin)
         finally:
             self._joining.pop(run_id).set()
 
-    async def _join(self, run_id: str, addresses: list[str]) -> RunService:
+    async def _pin(self, service: RunService, pin: bytes) -> None:
+        """Of a run that this host is in already: what it follows contains the record, or it must begin anew."""
+        store = service.store
+        if service.node.catchup.pin.wanted == pin:
+            return
+        if not await self.host.runner(lambda: contains(store, pin)):
+            raise ControlError(
+                "not_in_history",
+                f"this host is in the run already, and its {store.length} records lack {pin.hex()[:16]}…",
+                f"`intellectd leave {service.run_id}`, then join with --head: nothing is used until it is found",
+            )
+        await self.host.runner(lambda: write_pin(store.path, pin))
+
+    async def _join(self, run_id: str, addresses: list[str], pin: bytes | None) -> RunService:
         """A run that this host has left comes back as it was, and catches up like after any absence."""
         path = self.host.runs_dir / run_id
         left = self.host.left_dir / run_id
         if not left.is_dir():
-            path = await join(self.host, run_id, addresses)
+            path = await join(self.host, run_id, addresses, pin)
         with trio.CancelScope(shield=True):  # as in `init`
             if not left.is_dir():
                 service = await open_service(self.host, path)
             else:
-                service = await self._take_up(left, path)
+                service = await self._take_up(left, path, pin)
                 self._dial(addresses)
             self._start(service)
         return service
 
-    async def _take_up(self, left: Path, path: Path) -> RunService:
+    async def _take_up(self, left: Path, path: Path, pin: bytes | None) -> RunService:
         await self.host.runner(lambda: take_up(left, path))
         try:
+            if pin is not None:
+                await self.host.runner(lambda: write_pin(path, pin))
             return await open_service(self.host, path)
         except BaseException:  # damaged, perhaps: it must not keep the daemon from its next start
             await self.host.runner(lambda: move_folder(path, left))

@@ -306,6 +306,7 @@ def _node(host: Host, service: RunService, opened: Opened) -> Node:
         vote=opened.vote,
         other_votes=opened.votes,
         held_updates=opened.held_updates,
+        pin=opened.pin,
     )
 
 

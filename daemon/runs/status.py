@@ -30,6 +30,7 @@ def run_status(service: RunService) -> dict[str, Any]:
         "quorum": _quorum(reach),
         "inner": _inner(service),
         "generation": head.generation.hex(),
+        "head": head.hash.hex(),
         "branches": head.branches,
         "round": max(0, node.catchup.applied),
         "head_round": max(0, head.round),
@@ -69,7 +70,8 @@ def reason_of(service: RunService, reach: Reach | None) -> str:
     node = service.node
     if node.halted:
         return node.halted
-    return ("leaving; " if node.leaving else "") + why(service, reach)
+    words = why(service, reach) if node.catchup.pin.found else _pin_words(service)
+    return ("leaving; " if node.leaving else "") + words
 
 
 def why(service: RunService, reach: Reach | None) -> str:
@@ -87,6 +89,11 @@ def why(service: RunService, reach: Reach | None) -> str:
         return "synced; the next round names this host, when this one is decided"
     applies = f"round {head.round} is being applied" if _applies(service) else ""
     return _stuck_words(service) or applies or node.round.told(trio.current_time())
+
+
+def _pin_words(service: RunService) -> str:
+    wanted, seen = service.node.catchup.pin.wanted or b"", service.node.head.round + 1
+    return f"no history with the record {wanted.hex()[:16]}… is shown here, in {seen} records: nothing of it is used"
 
 
 def _applies(service: RunService) -> bool:

@@ -234,6 +234,8 @@ async def test_join_asks_once_and_says_how_to_go_on(cli: Cli, answers: Answers) 
     assert (code, out) == (0, "joined, and after a restart it joins by itself: joining\n")
     assert "intellectd status" in err
     assert answers.asked == [{"op": "join", "run_id": RUN_ID, "peers": [ADDRESS]}]
+    await cli("join", RUN_ID, "--head", "AB" * 32)
+    assert answers.asked[1:] == [{"op": "join", "run_id": RUN_ID, "peers": [], "head": "ab" * 32}]
 
 
 async def test_join_wait_shows_progress_until_synced(cli: Cli, answers: Answers) -> None:
@@ -243,7 +245,7 @@ async def test_join_wait_shows_progress_until_synced(cli: Cli, answers: Answers)
         "wait",
         {"reached": False, "run": run_status(state="joining", round=0)},
         {"reached": False, "run": run_status(state="catching-up", round=0, catchup={**catchup, "total_bytes": 0})},
-        {"reached": False, "run": run_status(state="catching-up", round=0, catchup=catchup)},
+        {"reached": False, "run": run_status(state="joining", round=0, catchup=catchup)},
         {"reached": True, "run": run_status()},
     )
     code, out, err = await cli("join", RUN_ID, "--wait")
@@ -251,7 +253,7 @@ async def test_join_wait_shows_progress_until_synced(cli: Cli, answers: Answers)
     assert err.splitlines() == [
         "round 0  joining",
         "round 0  catching-up: reading the records",
-        "round 0  catching-up: 50 % of 100 B at 50 B/s",
+        "round 0  joining: 50 % of 100 B at 50 B/s",
         "round 5  training",
     ]
     assert [request.get("for") for request in answers.asked] == [None, *["synced"] * 4]
