@@ -82,6 +82,7 @@ class Keeper:
         self._looked_at = self._calm_until = self._rests_until = self._deadline = LONG_AGO
         self._stirred = False
         self._ready_since: float | None = None  # this host's delta
+        self._gives_up = (b"", b"")  # the newest draft that follows an older point: our head then, and its generation
         self._contradicted = 0  # states computed here, in a row, that the log contradicts
         if applied_digest is not None:
             self._stands(applied_digest, now)
@@ -252,12 +253,18 @@ class Keeper:
             raise NoRecovery(f"this host has the update of round {applied + 1} and is about to apply it: in a moment")
         me = self.context.peer
         named = recovery.left_at(base, self.head.generation, [] if self.leaving else [me], self.membership, now)
-        return branch_record(base, named, digest, recovery.lives(named, me, self.incarnation, self.membership, now))
+        lives = recovery.lives(named, me, self.incarnation, self.membership, now)
+        record, blob = branch_record(base, named, digest, lives)
+        self._gives_up = (self.head.hash, record.generation)
+        return record, blob
 
     def recovery_base(self, entry: Entry) -> Head:
         """The point of this host's line that this recovery follows. Raises BadRecord, also if it does not fit there."""
         at, parent = entry.record.round - 1, entry.record.parent
-        base = self.head if parent == self.head.hash else self.branching.trail.at(at)
+        base: Head | None = self.head
+        if parent != self.head.hash:  # what the owner was shown to give up is what there is, no less and no more
+            shown = self._gives_up == (self.head.hash, entry.record.generation)
+            base = self.branching.trail.at(at) if shown else None
         if base is None or base.hash != parent or at < self.catchup.applied:
             raise BadRecord("the run has gone on since it was drafted")
         check_entry(base, entry, self.context.crypto)

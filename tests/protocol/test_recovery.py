@@ -118,6 +118,23 @@ def test_no_record_is_given_up_whose_update_somebody_has() -> None:
     assert "gone on since it was drafted" in pa.notes[-1].text and not pa.skip()
 
 
+def test_a_draft_gives_up_no_record_that_came_after_it() -> None:
+    """SPEC G5: the owner was not shown that; it is so wherever the draft stood."""
+    run = history("wait")
+    pa = Host(run, applied=1, entries=run.entries[:2])
+    pa.told(ev.TrainerAttached(None), pa.after(20.0)).skip()
+    at_the_head = owners_word(pa)
+    pa.told(ev.EntriesReceived("PB", tuple(run.entries[2:]))).skip()
+    assert pa.node.head.round == 2
+    pa.told(ev.RecoverySigned(at_the_head))
+    assert "gone on since it was drafted" in pa.notes[-1].text and pa.node.head.hash == run.head.hash
+    further_back = owners_word(pa)
+    run.round("PA", "PB", "PC")
+    pa.told(ev.EntriesReceived("PB", tuple(run.entries[3:])))
+    pa.told(ev.RecoverySigned(further_back))
+    assert "gone on since it was drafted" in pa.notes[-1].text and pa.node.head.round == 3
+
+
 def test_why_there_is_nothing_to_recover() -> None:
     """SPEC G5."""
     run = history("wait")
