@@ -53,7 +53,7 @@ class Channel:
         self.offences = 0  # times that the peer broke the protocol
         self.meter = Meter(first)
         self._dials_first = me < peer
-        self._share, self._relay = share, relay
+        self._share, self._relay_now = share, relay
         self._on_ended = on_ended  # a wire has ended
         self._news = threading.Lock()
         self._changed = threading.Condition(threading.Lock())
@@ -93,6 +93,10 @@ class Channel:
     @property
     def width(self) -> int:
         return len(self._wires)
+
+    @property
+    def relay(self) -> str:
+        return self._relay_now()
 
     @property
     def wires(self) -> list[Wire]:
@@ -270,15 +274,15 @@ class Channel:
         return (
             self._needs > 0
             and not self._closing
-            and standing < min(self.meter.wanted, 1 if self._relay() else self._share())
+            and standing < min(self.meter.wanted, 1 if self.relay else self._share())
         )
 
     def _said_of(self, failure: Exception) -> str:
-        relay = self._relay()
+        relay = self.relay
         return f"{said_of(failure)} (through {relay})" if relay else said_of(failure)
 
     def _patience_s(self) -> float:
-        return 0.0 if self._dials_first or self._relay() else DIAL_PATIENCE_S
+        return 0.0 if self._dials_first or self.relay else DIAL_PATIENCE_S
 
     def _plan_redial(self, wire: Wire, broke_protocol: bool) -> None:
         """After a loss: at once, unless wires die as soon as they stand. Who reached the other last dials first."""

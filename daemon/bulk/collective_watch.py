@@ -47,11 +47,11 @@ class Watch:
             said = f"nothing came from it in {self.stall_s:g} s"
             if not neighbour.met:
                 said = f"it did not take part in {self.stall_s:g} s"
-            why = f" ({neighbour.lost})" if neighbour.lost else ""
+            why = f" ({neighbour.lost})" if neighbour.lost else _through(neighbour)
             return Failure(neighbour.peer, f"{neighbour.peer}: {said}{why}", silent=True)
         stuck_s = now - neighbour.moved_at
         if stuck_s > STUCK_STALLS * self.stall_s:
-            words = f"{neighbour.peer}: it lives, and took nothing for {stuck_s:.1f} s"
+            words = f"{neighbour.peer}: it lives, and took nothing for {stuck_s:.1f} s{_through(neighbour)}"
             return Failure(neighbour.peer, words, silent=True)
         return None
 
@@ -74,3 +74,8 @@ class Watch:
         for neighbour in found:
             neighbour.told_at = now
         return found
+
+
+def _through(neighbour: Neighbour) -> str:
+    """It may be the relay that passes nothing on, for all that either of the two can see."""
+    return f" (through {neighbour.channel.relay})" if neighbour.channel.relay else ""

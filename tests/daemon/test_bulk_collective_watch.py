@@ -16,6 +16,7 @@ GAVE_UP = Failure("PZ", "PB ended the transfer: it suspects PZ")
 
 class NoChannel:
     width = 1
+    relay = ""
 
     def tell(self, header: Header, payload: bytes = b"") -> None: ...
 

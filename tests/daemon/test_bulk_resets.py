@@ -33,6 +33,7 @@ class Sends:
 
 class NoChannel:
     width = 1
+    relay = ""
 
     def tell(self, header: Header, payload: bytes = b"") -> None: ...
 
