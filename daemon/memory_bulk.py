@@ -35,7 +35,7 @@ from intellectd.daemon.bulk.limits import TRANSFERS_MAX
 from intellectd.daemon.memory_reduce import BadHop, reduce_all
 from intellectd.kernels.digest import leaf_hash
 
-RING_S = 0.2  # what a ring takes once all its members are there; halfway each reports progress
+COLLECTIVE_S = 0.2  # what a collective takes once all its members are there; halfway each reports progress
 FETCH_S = 0.1
 POLL_S = 0.05  # how often a transfer looks whether the others are there: on a clock that jumps, this is free
 
@@ -52,7 +52,7 @@ class MemoryBulkHub:
         self.stalled: dict[str, bool] = {}
         self.tamper: dict[str, Tamper] = {}
         self.rates: dict[tuple[str, str], tuple[float, float]] = {}  # (from, to): (bytes/s, rtt_s), as is measured
-        self.reduced: list[tuple[str, ...]] = []  # the members of every ring that came to an end
+        self.reduced: list[tuple[str, ...]] = []  # the members of every collective that came to an end
         self._numbers = itertools.count(1)
 
     def engine(self, peer_id: str) -> "MemoryBulk":
@@ -174,7 +174,7 @@ class MemoryBulk:
             return None
         return there if there._trusted.get(self._peer_id) == self._endpoint else None
 
-    # -- rings
+    # -- collectives
 
     async def _ring(self, job: CollectiveJob, running: _Running, on_event: OnBulkEvent) -> None:
         began, plan = trio.current_time(), running.plan
@@ -194,7 +194,7 @@ class MemoryBulk:
         self._end(job.transfer_id, running, on_event, TransferDone(job.transfer_id, half, half, _since(began), links))
 
     async def _together(self, job: CollectiveJob, running: _Running) -> None:
-        """Until every member is in the ring. Whoever is not in time is suspected by its neighbours, and by all."""
+        """Until every member is there. Whoever is not in time is suspected by its neighbours, and by all."""
         until = trio.current_time() + job.stall_s
         while running.failure is None and not running.done:
             missing = next((m for m in job.members if not self._takes_part(m, job.transfer_id)), None)
@@ -215,7 +215,7 @@ class MemoryBulk:
 
     async def _turn(self, job: CollectiveJob, running: _Running) -> None:
         """The first member does it for all, when the time has come."""
-        await self._wait(running, RING_S)
+        await self._wait(running, COLLECTIVE_S)
         while running.failure is None and not running.done:
             missing = next((m for m in job.members if not self._takes_part(m, job.transfer_id)), None)
             if missing is not None and missing not in self._hub.engines:
@@ -230,19 +230,19 @@ class MemoryBulk:
                 await self._wait(running, POLL_S)
 
     def _reduce(self, job: CollectiveJob) -> None:
-        rings = [self._hub.engines[member]._running[job.transfer_id] for member in job.members]
+        parts = [self._hub.engines[member]._running[job.transfer_id] for member in job.members]
         try:
-            reduce_all([(ring.plan, ring.buffers) for ring in rings if ring.plan and ring.buffers])
+            reduce_all([(part.plan, part.buffers) for part in parts if part.plan and part.buffers])
         except BadHop as error:
             self._accuse(job, job.members[error.member], str(error.__cause__), silent=False)
             return
         self._hub.reduced.append(job.members)
-        for ring in rings:
-            ring.done = True
-            ring.news.set()
+        for part in parts:
+            part.done = True
+            part.news.set()
 
     def _accuse(self, job: CollectiveJob, suspect: str, words: str, silent: bool) -> None:
-        """Everybody in the ring hears whom its neighbour suspects; that one hears nothing of the kind."""
+        """Every member hears whom its neighbour suspects; that one hears nothing of the kind."""
         for member in job.members:
             engine = self._hub.engines.get(member)
             running = engine._running.get(job.transfer_id) if engine is not None else None

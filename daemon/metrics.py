@@ -4,6 +4,7 @@ Owns a registry of its own (libraries fill the default one with names and peer i
 the run's name and small enums; never a peer id but this host's own, never a run id, which is a secret.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 from typing import Literal, get_args
@@ -18,7 +19,7 @@ Outcome = Literal["committed", "aborted"]
 Phase = Literal["compute", "match", "allreduce", "apply", "idle"]
 Direction = Literal["in", "out"]
 Plane = Literal["control", "bulk"]
-RingFailure = Literal["silent", "reset", "aborted"]
+AllReduceFailure = Literal["silent", "reset", "aborted"]
 PeerState = Literal["alive", "leaving", "suspect", "silent", "left"]
 DhtOp = Literal["provide", "find"]
 DhtOutcome = Literal["ok", "failed"]
@@ -105,7 +106,7 @@ class Metrics:
     def heldout_loss(self, run: str, loss: float) -> None:
         self._heldout_loss.labels(run).set(loss)
 
-    # -- rounds and the ring
+    # -- rounds and their collectives
 
     def _rounds(self) -> None:
         self._outer_step = self._gauge("outer_step", "The last outer step applied here.", "run")
@@ -115,8 +116,10 @@ class Metrics:
             "outer_step_duration_seconds", "From one committed outer step to the next.", _OUTER_STEP_BUCKETS_S
         )
         self._phase_s = self._counter("phase_seconds_total", "Where this host's time went.", "run", "phase")
-        self._ring_size = self._gauge("ring_size", "Members of the last committed outer step.", "run")
-        self._ring_failures = self._counter("ring_failures_total", "Transfers that broke, by reason.", "run", "reason")
+        self._outer_step_members = self._gauge("outer_step_members", "Members of the last committed outer step.", "run")
+        self._allreduce_failures = self._counter(
+            "allreduce_failures_total", "All-reduces that broke, by reason.", "run", "reason"
+        )
         self._allreduce_bytes = self._counter(
             "allreduce_bytes_total", "Bytes averaged: as fp32 (raw), and as sent by this host (wire).", "run", "stage"
         )
@@ -133,15 +136,15 @@ class Metrics:
             "stage",
         )
 
-    def outer_step_committed(self, run: str, ring_size: int, duration_s: float) -> None:
-        self._ring_size.labels(run).set(ring_size)
+    def outer_step_committed(self, run: str, members: int, duration_s: float) -> None:
+        self._outer_step_members.labels(run).set(members)
         self._outer_steps.labels(run, "committed").inc()
         if duration_s > 0:  # not known of the first, and of those that are read in a catch-up
             self._outer_step_s.labels(run).observe(duration_s)
 
-    def outer_step_aborted(self, run: str, reason: RingFailure) -> None:
+    def outer_step_aborted(self, run: str, reason: AllReduceFailure) -> None:
         self._outer_steps.labels(run, "aborted").inc()
-        self._ring_failures.labels(run, reason).inc()
+        self._allreduce_failures.labels(run, reason).inc()
 
     def outer_step(self, run: str, applied: int, head: int) -> None:
         self._outer_step.labels(run).set(applied)
@@ -233,6 +236,15 @@ class Metrics:
         )
         self._catchup_s = self._gauge("catchup_duration_seconds", "How long the last catch-up took.", "run")
         self._catchup_ratio = self._gauge("catchup_progress_ratio", "0 to 1 while catching up, 1 when synced.", "run")
+        self._catchup_bytes = self._gauge(
+            "catchup_bytes",
+            "Of the last catch-up: what is here (done), and all that is known to be fetched.",
+            "run",
+            "stage",
+        )
+        self._catchup_left_s = self._gauge(
+            "catchup_left_seconds", "Until it is caught up, at the rate so far; 0 when it is, NaN while unknown.", "run"
+        )
 
     def snapshot_written(self, run: str, step: int, timestamp_s: float) -> None:
         self._snapshot_step.labels(run).set(step)
@@ -241,11 +253,20 @@ class Metrics:
     def checkpoint_bytes(self, run: str, direction: Direction, count: int) -> None:
         self._snapshot_bytes.labels(run, direction).inc(count)
 
-    def catching_up(self, run: str, done_bytes: int, total_bytes: int) -> None:
+    def catching_up(self, run: str, done_bytes: int, total_bytes: int, left_s: float | None = None) -> None:
+        """`left_s`: None while there is no rate to tell it by."""
         self._catchup_ratio.labels(run).set(done_bytes / total_bytes if total_bytes else 0.0)
+        self._catchup_bytes.labels(run, "done").set(done_bytes)
+        self._catchup_bytes.labels(run, "total").set(total_bytes)
+        self._catchup_left_s.labels(run).set(math.nan if left_s is None else left_s)
 
     def caught_up(self, run: str, seconds: float) -> None:
         self._catchup_s.labels(run).set(seconds)
+        self._catchup_ratio.labels(run).set(1.0)
+        self._catchup_left_s.labels(run).set(0.0)
+
+    def nothing_to_catch_up(self, run: str) -> None:
+        self.catching_up(run, 0, 0, 0.0)
         self._catchup_ratio.labels(run).set(1.0)
 
     # -- who this is
@@ -267,7 +288,7 @@ class Metrics:
         self._run.labels(run, model, peer_id).set(1)
         for counter, kinds in (
             (self._outer_steps, get_args(Outcome)),
-            (self._ring_failures, get_args(RingFailure)),
+            (self._allreduce_failures, get_args(AllReduceFailure)),
             (self._faults, get_args(FaultKind)),
             (self._phase_s, get_args(Phase)),
             (self._snapshot_bytes, get_args(Direction)),
@@ -291,7 +312,7 @@ class Metrics:
         for gauge in (
             self._outer_step,
             self._head,
-            self._ring_size,
+            self._outer_step_members,
             self._planned_s,
             self._anchor_spread,
             self._trainer,
@@ -304,6 +325,8 @@ class Metrics:
             self._snapshot_at,
             self._catchup_s,
             self._catchup_ratio,
+            self._catchup_bytes,
+            self._catchup_left_s,
             self._peers,
             self._voters,
             self._quorum,

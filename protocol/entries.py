@@ -39,7 +39,7 @@ class BadRecord(ValueError):
 
 
 class Contribution(Wire, frozen=True, array_like=True):
-    """A member of the round, in ring order: what it put in."""
+    """A member of the round, in the order of its schedule: what it put in."""
 
     peer: PeerId
     tokens: Count  # its weight
@@ -127,7 +127,7 @@ class Entry(Wire, frozen=True, array_like=True):
 
 
 class Member(Wire, frozen=True, array_like=True):
-    """One place of a planned ring."""
+    """One place of a planned collective."""
 
     peer: PeerId
     tokens: Count

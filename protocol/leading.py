@@ -154,7 +154,7 @@ class Leading:
         return leader is not None and leader.ballot == ballot and leader.phase in (ACCEPT, DONE)
 
     def members(self, ballot: Ballot | None = None) -> list[Member]:
-        """Of the ring that is led here (under this ballot)."""
+        """Of the collective that is led here (under this ballot)."""
         leader = self.attempt
         return leader.members if leader is not None and ballot in (None, leader.ballot) else []
 
@@ -241,7 +241,7 @@ class Leading:
         return collective, course.seconds, out
 
     def _has_parted(self, collective: Collective) -> bool:
-        """Are two neighbours in it between whom a ring of this decision broke?"""
+        """Are two neighbours in it between whom a collective of this decision broke?"""
         peers = [m.peer for m in collective.members]
         parted = [(peers[i], peers[j]) for i, j in self._decision.suspicion.parted(peers)]
         return bool(parted) and any((i, j) in parted or (j, i) in parted for i, j in neighbours(collective))
@@ -249,7 +249,7 @@ class Leading:
     def _plan(
         self, leader: Leader, collective: Collective, ready: dict[str, Ready], predicted_s: float | None, now: float
     ) -> list[Out]:
-        """Tell everybody in the ring: one by one, or where they are many by way of the voters (W11), each with its
+        """Tell every member: one by one, or where they are many by way of the voters (W11), each with its
         neighbours' beacons, whom it may never have met."""
         plan, peers = leader.plan(collective, ready, predicted_s, now), [m.peer for m in collective.members]
         if len(peers) <= limits.ROSTER_DENSE_MAX:

@@ -115,7 +115,7 @@ class Timers(Section, frozen=True, forbid_unknown_fields=True):
     """Seconds. Defaults measured with stalls of up to 24 s at 200 simulated hosts: none was called dead wrongly."""
 
     beacon_s: Seconds = 5.0
-    suspect_s: Seconds = 15.0  # left out of the next ring: free and reversible
+    suspect_s: Seconds = 15.0  # left out of the next roster: free and reversible
     expel_s: Seconds = 60.0  # loses the vote, if a quorum agrees
     grace_fraction: Annotated[float, Meta(ge=0, le=1)] = 0.1  # of the time since the last commit
     grace_min_s: Seconds = 0.5

@@ -1,6 +1,6 @@
 """Who is in the run and alive: beacons in, suspicion out. SPEC B*.
 
-Owns the table of peers. Liveness never decides safety: a suspect is only left out of the next ring. Refuses
+Owns the table of peers. Liveness never decides safety: a suspect is only left out of the next roster. Refuses
 to know rounds beyond what a beacon says, sockets and clocks.
 """
 

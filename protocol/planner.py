@@ -42,7 +42,7 @@ def chart(
 ) -> Course:
     """`dialable`: of each member in its turn (C2), can others dial it; `known`: links by their places; `size`: bytes of
     an encoded update; `manifest`: its outer.schedule; `last`: all of their places in the order of the record before, or
-    nothing; `parted`: (accuser, accused) of the rings that broke in this decision, which are to be no neighbours;
+    nothing; `parted`: (accuser, accused) of the collectives that broke in this decision, which are to be no neighbours;
     `least`: members of a ring that some are left out of for that."""
     if manifest == DIRECT_ONLY:
         return _all_with_all(dialable, known, size, parted, least)

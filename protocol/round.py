@@ -268,7 +268,11 @@ class Round:
             return []
         self.parts.exchange.leave()
         if self._past_transfer(plan.ballot):  # the others finished it: no reason to abort, the bytes can be fetched
-            return [Note("ring_broke", f"the transfer broke here: {reason}; the others have the result: it is fetched")]
+            return [
+                Note(
+                    "collective_broke", f"the transfer broke here: {reason}; the others have the result: it is fetched"
+                )
+            ]
         message = Abort(self.head.at, plan.ballot, suspect, silent, reason[: limits.TEXT_CHARS_MAX // 2])
         # Of many members the others hear it by the next plan: a thousand need not tell a thousand.
         members = self.parts.exchange.part_of(plan.ballot, self.context.peer)
@@ -290,7 +294,7 @@ class Round:
         if self.head.groups:
             return self._group_broke(accuser, suspect, message, now)
         parts, ballot = self.parts, message.ballot
-        # Each member tells of the same ring: it failed once, and who says so after others is not what failures share.
+        # Each member tells of the same one: it failed once, and who says so after others is not what failures share.
         again = ballot == self._broken
         saw = suspect is not None and self._saw(ballot, accuser, suspect)
         if suspect is not None and saw:
@@ -359,7 +363,7 @@ class Round:
         if plan is not None and plan.ballot == ballot:
             return [m.peer for m in plan.members]
         if ballot == self.parts.acceptor.promised and not self.leading.members(ballot):
-            return [a.peer for a in self.head.blob.assignments]  # a voter outside the ring knows no plan
+            return [a.peer for a in self.head.blob.assignments]  # a voter that is no member knows no plan
         return [m.peer for m in self.leading.members(ballot)]
 
     def _past_transfer(self, ballot: Ballot) -> bool:

@@ -22,8 +22,8 @@ class Suspicion:
         self.since = float("inf")  # when somebody was left out first
 
     def part(self, accuser: str, suspect: str) -> None:
-        """A ring broke between these two, as one of them says: the link may be cut although both are well. For the
-        rest of the decision they are better apart, whoever is at fault."""
+        """A collective broke between these two, as one of them says: the link may be cut although both are well. For
+        the rest of the decision they are better apart, whoever is at fault."""
         parted = self._parted.setdefault(accuser, {})
         parted.pop(suspect, None)
         parted[suspect] = None
@@ -41,7 +41,8 @@ class Suspicion:
     def accuse(self, accuser: str | None, suspect: str | None, silent: bool, stale: bool, now: float) -> None:
         """`silent`: no progress in time, which needs a second witness, because a stall upstream looks like a silent
         neighbour: a `stale` beacon or a second accusation. Otherwise the connection itself named the peer. `accuser`
-        is None when others have told of that ring before. `now`: when the next attempt may begin, at the earliest."""
+        is None when others have told of that collective before. `now`: when the next attempt may begin at the
+        earliest."""
         if accuser is not None:
             self._accusing[accuser] = self._accusing.get(accuser, 0) + 1
             if self._accusing[accuser] > limits.ACCUSATIONS_MAX:

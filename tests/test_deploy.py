@@ -126,6 +126,25 @@ def test_dashboards_ask_only_for_metrics_that_exist(dashboard: dict[str, Any]) -
     assert len(asked) > 10
 
 
+# What no panel need show, each with why.
+WITHOUT_A_PANEL = {
+    "intellectd_run_info": "labels to join others with: the model, and the host's peer id",
+}
+
+
+def test_each_metric_is_in_a_panel_or_said_to_need_none() -> None:
+    shown = {
+        name
+        for path in DASHBOARDS
+        for _, expr in panels(json.loads(path.read_text()))
+        for name in re.findall(r"\bintellectd_[a-z_]+", expr)
+    }
+    families = [(family.name, family.type) for family in Metrics().registry.collect()]
+    samples = {name: name + {"counter": "_total", "histogram": "_bucket"}.get(kind, "") for name, kind in families}
+    hidden = {name for name, sample in samples.items() if sample not in shown}
+    assert hidden == set(WITHOUT_A_PANEL)
+
+
 def test_panels_can_be_read_and_do_not_overlap(dashboard: dict[str, Any]) -> None:
     ids = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(ids)) == len(ids)

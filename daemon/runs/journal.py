@@ -17,7 +17,7 @@ import trio
 from intellectd.daemon.attach_events import TrainerLog, TrainerReady
 from intellectd.daemon.bulk.interface import LinkSeen, TransferDone, TransferFailed
 from intellectd.daemon.logs import get_log
-from intellectd.daemon.metrics import Metrics, RingFailure
+from intellectd.daemon.metrics import AllReduceFailure, Metrics
 from intellectd.daemon.runs.history import History
 from intellectd.protocol.effects import Note, PeerFault
 from intellectd.protocol.ids import state_name
@@ -185,7 +185,7 @@ class Journal:
         seen = self.rounds.get(round_)
         if seen is not None:
             seen.state_digest = digest.hex()
-        # A ring that broke, a donor that had no more what was asked: this host has its round, so it did no harm.
+        # A collective that broke, a donor that had no more what was asked: this host has its round, so it did no harm.
         kept = [told for told in self._warned if told[1] not in OVER_WITH_A_ROUND]
         self._warned = deque(kept, maxlen=WARNINGS_KEPT)
 
@@ -258,7 +258,7 @@ class Journal:
 
     def transfer_failed(self, failed: TransferFailed, aborted: bool) -> None:
         """`aborted`: by this host, because the round went on without it."""
-        reason: RingFailure = "aborted" if aborted else "silent" if failed.silent else "reset"
+        reason: AllReduceFailure = "aborted" if aborted else "silent" if failed.silent else "reset"
         self._metrics.outer_step_aborted(self.run_name, reason)
         # What it means for the round is the node's to say, in a note.
         log.debug("transfer broke", run=self.run_name, suspect=failed.suspect, reason=failed.reason)
@@ -278,7 +278,8 @@ class Journal:
             self._metrics.checkpoint_bytes(self.run_name, "in", max(0, done_bytes - before))
             self._metrics.network_bytes("in", "bulk", max(0, done_bytes - before))
             done, total = self.catchup.done_and_total
-            self._metrics.catching_up(self.run_name, done, total)
+            left_s = self.catchup.plain(trio.current_time())["seconds_left"]
+            self._metrics.catching_up(self.run_name, done, total, left_s)
 
     def kept(self, part: bytes, kept_bytes: int, total_bytes: int) -> None:
         """Of what is about to be fetched this much is here, from an earlier try."""
@@ -299,7 +300,7 @@ class Journal:
             got = {"seconds": plain["seconds"], "bytes": plain["bytes"]}
             log.info("caught up", run=self.run_name, having=state_name(round_), **got)
         elif not behind and self.catchup is None:
-            self._metrics.catching_up(self.run_name, 1, 1)  # it had nothing to catch up with
+            self._metrics.nothing_to_catch_up(self.run_name)
 
     def voters(self, reach: Reach | None) -> None:
         """Called as the state changes: the log tells of a voter that falls silent, and of the quorum's loss and end."""

@@ -111,7 +111,7 @@ class Performer:
             case ef.Rebase():
                 await self._rebase(effect)
             case ef.StartTransfer():
-                await self._transfers.start_ring(effect)
+                await self._transfers.start_collective(effect)
             case ef.ProbeLink():
                 self._transfers.probe(effect)
             case ef.AbortTransfer():

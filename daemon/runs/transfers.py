@@ -79,9 +79,9 @@ class Transfers:
         self._incoming: dict[bytes, _Incoming] = {}
         self.nursery: trio.Nursery | None = None
 
-    # ---- the ring
+    # ---- the collective
 
-    async def start_ring(self, effect: ef.StartTransfer) -> None:
+    async def start_collective(self, effect: ef.StartTransfer) -> None:
         """Raises StorageError: without a disk for the result this host cannot take part in any round."""
         name, incoming, frozen = effect.transfer, self._incoming.get(effect.transfer), self.frozen
         if incoming is not None:
@@ -107,7 +107,9 @@ class Transfers:
             shape=effect.shape,
         )
         try:
-            self._bulk.start_collective(job, self._inbox.marshal(lambda event: self._ring_event(event, effect.codec)))
+            self._bulk.start_collective(
+                job, self._inbox.marshal(lambda event: self._collective_event(event, effect.codec))
+            )
         except (ValueError, BulkError) as error:
             # A plan comes from a peer: whatever does not fit together in it is no fault of ours.
             self._failed_here(name, ev.TransferBroke(name, None, False, f"the transfer cannot be: {error}"[:200]))
@@ -125,7 +127,7 @@ class Transfers:
         for name in self._incoming:
             self._bulk.abort(name)
 
-    def _ring_event(self, event: BulkEvent, codec: str) -> None:
+    def _collective_event(self, event: BulkEvent, codec: str) -> None:
         name = event.transfer_id
         match event:
             case TransferProgress():
@@ -256,6 +258,6 @@ class Transfers:
         if again is None:
             self._post(event)
         elif isinstance(again, ef.StartTransfer):
-            await self.start_ring(again)
+            await self.start_collective(again)
         else:
             await self.fetch(again)

@@ -1,6 +1,7 @@
 """The metrics and their endpoint: what is told, to whom, and what garbage gets."""
 
 import contextlib
+import math
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -37,7 +38,7 @@ def everything_told() -> Metrics:
     metrics.grad_norm("mini", 1.5)
     metrics.mfu("mini", 0.4)
     metrics.heldout_loss("mini", 2.3)
-    metrics.outer_step_committed("mini", ring_size=4, duration_s=12.0)
+    metrics.outer_step_committed("mini", members=4, duration_s=12.0)
     metrics.outer_step_aborted("mini", "silent")
     metrics.outer_step("mini", applied=5, head=6)
     metrics.phase("mini", "compute", 10.0)
@@ -52,7 +53,7 @@ def everything_told() -> Metrics:
     metrics.dht_request("find", "ok")
     metrics.snapshot_written("mini", step=4, timestamp_s=1e9)
     metrics.checkpoint_bytes("mini", "in", 12)
-    metrics.catching_up("mini", 5, 10)
+    metrics.catching_up("mini", 5, 10, 2.5)
     metrics.caught_up("mini", 3.0)
     return metrics
 
@@ -66,7 +67,7 @@ def test_what_was_told_is_what_is_read() -> None:
     told = samples(everything_told())
     assert told["intellectd_tokens_total", (("run", "mini"),)] == 4096
     assert told["intellectd_inner_step_duration_seconds_sum", (("run", "mini"),)] == 0.5
-    assert told["intellectd_ring_size", (("run", "mini"),)] == 4
+    assert told["intellectd_outer_step_members", (("run", "mini"),)] == 4
     assert told["intellectd_outer_steps_total", (("outcome", "aborted"), ("run", "mini"))] == 1
     assert told["intellectd_allreduce_bytes_total", (("run", "mini"), ("stage", "wire"))] == 1000
     assert told["intellectd_peers", (("run", "mini"), ("state", "silent"))] == 0
@@ -74,6 +75,29 @@ def test_what_was_told_is_what_is_read() -> None:
     assert told["intellectd_peer_faults_total", (("reason", "record"), ("run", "mini"))] == 1
     assert told["intellectd_peer_faults_total", (("reason", "bytes"), ("run", "mini"))] == 0
     assert told["intellectd_catchup_progress_ratio", (("run", "mini"),)] == 1
+
+
+def test_how_far_a_catch_up_is_and_how_long_it_takes_yet() -> None:
+    def told() -> dict[str, float]:
+        return {
+            name.removeprefix("intellectd_catchup_")
+            + "".join(f" {value}" for label, value in labels if label == "stage"): x
+            for (name, labels), x in samples(metrics).items()
+            if name.startswith("intellectd_catchup_")
+        }
+
+    metrics = Metrics()
+    metrics.catching_up("mini", 0, 0)
+    assert math.isnan(told()["left_seconds"]), "it is not known yet"
+    metrics.catching_up("mini", 5, 10, 2.5)
+    expected = {"progress_ratio": 0.5, "bytes done": 5.0, "bytes total": 10.0, "left_seconds": 2.5}
+    assert told() == expected
+    metrics.caught_up("mini", 3.0)
+    assert told() == expected | {"progress_ratio": 1.0, "left_seconds": 0.0, "duration_seconds": 3.0}
+    metrics.forget_run("mini", "llama", "12D3")
+    assert told() == {}
+    metrics.nothing_to_catch_up("mini")
+    assert told() == {"progress_ratio": 1.0, "bytes done": 0.0, "bytes total": 0.0, "left_seconds": 0.0}
 
 
 def test_every_name_says_whose_it_is_and_carries_base_units_and_bounded_labels() -> None:
