@@ -81,6 +81,7 @@ class _Running:
     failure: TransferFailed | None = None
     done: bool = False
     offered: tuple[str, ...] = ()  # donors that came while pieces were fetched
+    fellows: tuple[str, ...] = ()  # who fetches them, too
     news: trio.Event = field(default_factory=trio.Event)
 
     def fail(self, failure: TransferFailed) -> None:
@@ -127,10 +128,10 @@ class MemoryBulk:
         running = self._register(job.fetch_id)
         self._hub.spawn(self._pieces, job, running, on_event)
 
-    def offer(self, fetch_id: TransferId, donors: tuple[str, ...]) -> None:
+    def offer(self, fetch_id: TransferId, donors: tuple[str, ...], fellows: tuple[str, ...] = ()) -> None:
         running = self._running.get(fetch_id)
         if running is not None:
-            running.offered += donors
+            running.offered, running.fellows = running.offered + donors, running.fellows + fellows
 
     def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None:
         running = self._register(job.probe_id)
@@ -282,6 +283,8 @@ class MemoryBulk:
                 running.fail(TransferFailed(job.fetch_id, None, f"no donor is left: {'; '.join(lost.values())}", False))
                 break
             peer, piece = donors[len(missing) % len(donors)], missing[0]
+            fellows = [peer for peer in (*job.fellows, *running.fellows) if peer not in lost]
+            peer = next((fellow for fellow in fellows if self._holds(fellow, job, piece)), peer)
             if self._reaches(peer) is None or self._hub.stalled.get(peer):
                 await self._wait(running, job.stall_s)
                 lost[peer] = f"{peer}: nothing came in {job.stall_s:g} s"
@@ -301,6 +304,10 @@ class MemoryBulk:
         if running.failure is None:
             on_event(TransferProgress(job.fetch_id, job.borders[-1], job.borders[-1]))
         self._end(job.fetch_id, running, on_event, TransferDone(job.fetch_id, 0, job.borders[-1], _since(began)))
+
+    def _holds(self, fellow: str, job: PiecesJob, piece: int) -> bool:
+        held = self._object_of(fellow, job.held_name) if not self._hub.stalled.get(fellow) else None
+        return held is not None and bool(held[piece // 8] >> piece % 8 & 1)
 
     def _object_of(self, peer: str, name: str) -> bytes | None:
         there = self._reaches(peer)

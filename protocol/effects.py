@@ -154,20 +154,22 @@ class ApplyUpdate:
 @dataclass(frozen=True)
 class FetchSnapshot:
     """Later: SnapshotInstalled or SnapshotMissed. Round -1: the first parameters, momentum zero. `others` offer it as
-    well, and all serve at once (K11)."""
+    well, and all serve at once (K11); `fellows` have no state either, and may be fetching this one."""
 
     round: int
     digest: bytes
     donor: str
     others: tuple[str, ...] = ()
+    fellows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class OfferDonors:
-    """These serve the state that is being fetched, too (K11)."""
+    """These serve the state that is being fetched, or may be fetching it, too (K11)."""
 
     round: int
     donors: tuple[str, ...]
+    fellows: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

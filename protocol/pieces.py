@@ -1,10 +1,10 @@
 """Which piece of an object is asked of which donor, while several serve it at once. SPEC K11.
 
-Owns what is missing, what is under way and how fast each donor has been. Refuses to know how pieces travel and what
-makes one right: whoever reads them says so. Time is an argument; nothing is drawn by lot, so two plays are the same.
+Owns what is missing, what is under way, how fast each donor has been, and who of those that fetch it too (fellows)
+holds what. Refuses to know how pieces travel and what makes one right: whoever reads them says so. Time is an argument;
+nothing is drawn by lot, so two plays are the same. Sets of pieces are the bits of an integer, piece 0 the lowest.
 """
 
-import heapq
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +42,7 @@ class _Donor:
     at: float = 0.0  # since when the next piece has been under way
     bytes: float = 0.0
     seconds: float = 0.0
+    holds: int | None = None  # pieces; None: all, and it will not be asked what it holds
 
     def rate(self) -> float:
         return self.bytes / self.seconds if self.seconds > 0 else RATE_UNKNOWN
@@ -60,17 +61,19 @@ class _Donor:
 
 
 class Pieces:
-    def __init__(self, sizes: Sequence[int], have: Iterable[int] = ()) -> None:
-        """sizes: bytes of each piece; have: those that need not be fetched."""
-        self._sizes = sizes
+    def __init__(self, sizes: Sequence[int], have: Iterable[int] = (), start: int = 0) -> None:
+        """sizes: bytes of each piece; have: those that need not be fetched; start: the piece that is asked for first.
+        Fellows that begin apart have something for each other soon."""
+        self._sizes, self._start = sizes, start
         self._has = bytearray(len(sizes))
         for piece in have:
             self._has[piece] = 1
         self.missing = len(sizes) - sum(self._has)
         self._missing_bytes = sum(size for size, has in zip(sizes, self._has, strict=True) if not has)
         self._copies = bytearray(len(sizes))  # under way
-        self._next = 0  # all before it are here, under way, or were given back
-        self._back: list[int] = []  # a heap: were under way and are not
+        bits = "".join("0" if has else "1" for has in reversed(self._has))
+        self._open = int(bits or "0", 2)  # neither here nor under way
+        self._spread = 0  # what some fellow holds
         self._donors: dict[str, _Donor] = {}
         self.wasted_bytes = 0  # came twice
 
@@ -91,8 +94,20 @@ class Pieces:
 
     # ---- donors
 
-    def join(self, name: str) -> None:
-        self._donors.setdefault(name, _Donor())
+    def join(self, name: str, fellow: bool = False) -> None:
+        """A fellow holds nothing until it has said what."""
+        self._donors.setdefault(name, _Donor(holds=0 if fellow else None))
+
+    def holds(self, name: str, pieces: int) -> None:
+        """A fellow has said so."""
+        if name in self._donors and self._donors[name].holds is not None:
+            self._donors[name].holds = pieces & ((1 << len(self._sizes)) - 1)
+            self._spread_anew()
+
+    @property
+    def whole_donors(self) -> bool:
+        """Is there one that has all?"""
+        return any(donor.holds is None for donor in self._donors.values())
 
     def leave(self, name: str) -> None:
         """What was under way from it is asked of others."""
@@ -100,7 +115,8 @@ class Pieces:
         for piece in donor.under_way() if donor else ():
             self._copies[piece] -= 1
             if not self._copies[piece] and not self._has[piece]:
-                heapq.heappush(self._back, piece)
+                self._open |= 1 << piece
+        self._spread_anew()
 
     def overdue(self, now: float) -> list[str]:
         """Those from which no piece has come for too long."""
@@ -133,8 +149,8 @@ class Pieces:
         donor = self._donors.get(name)
         if donor is None or self.done or len(donor.asks) >= ASKS_AHEAD:
             return None
-        first = self._first_missing()
-        pieces = self._late(name, donor, now) if first is None else self._run(first, self._share(name, donor, now))
+        wanted = self._wanted(donor)
+        pieces = self._run(wanted, self._share(name, donor, now)) if wanted else self._late(name, donor, now)
         if not pieces:
             return None
         if not donor.asks:
@@ -142,27 +158,28 @@ class Pieces:
         donor.asks.append(deque(pieces))
         for piece in pieces:
             self._copies[piece] += 1
+            self._open &= ~(1 << piece)
         return Ask(name, pieces[0], len(pieces))
 
     # ---- inside
 
-    def _first_missing(self) -> int | None:
-        """Neither here nor under way."""
-        while self._back and (self._has[self._back[0]] or self._copies[self._back[0]]):
-            heapq.heappop(self._back)
-        if self._back:
-            return self._back[0]
-        while self._next < len(self._sizes) and (self._has[self._next] or self._copies[self._next]):
-            self._next += 1
-        return self._next if self._next < len(self._sizes) else None
+    def _spread_anew(self) -> None:
+        self._spread = 0
+        for donor in self._donors.values():
+            self._spread |= donor.holds or 0
 
-    def _run(self, first: int, count: int) -> list[int]:
-        run = []
-        for piece in range(first, min(first + count, len(self._sizes))):
-            if self._has[piece] or self._copies[piece]:
-                break
-            run.append(piece)
-        return run
+    def _wanted(self, donor: _Donor) -> int:
+        """What it may be asked for. Of one that holds all rather what no fellow holds: the rest may come from those."""
+        if donor.holds is not None:
+            return self._open & donor.holds
+        return self._open & ~self._spread or self._open
+
+    def _run(self, wanted: int, count: int) -> list[int]:
+        """The first of them from the start on, and what follows it side by side."""
+        after = wanted >> self._start
+        first = self._start + _lowest(after) if after else _lowest(wanted)
+        window = wanted >> first & ((1 << count) - 1)
+        return list(range(first, first + _lowest(~window)))
 
     def _share(self, name: str, donor: _Donor, now: float) -> int:
         """How many at once: ASK_S worth, and of what is left no more than it would bring while the others bring the
@@ -195,8 +212,14 @@ class Pieces:
             for piece in other.under_way():
                 # Of the first: it takes as long again as it has taken, at least.
                 until_s += self._sizes[piece] / (other.rate() if until_s else other.rate_at(now, self._sizes[piece]))
-                if not self._has[piece] and self._copies[piece] < COPIES_MAX and until_s > worst_s:
+                held = donor.holds is None or donor.holds >> piece & 1
+                if held and not self._has[piece] and self._copies[piece] < COPIES_MAX and until_s > worst_s:
                     worst, worst_s = piece, until_s
         if worst is None or self._sizes[worst] / donor.rate() * COPY_GAIN > worst_s:
             return []
         return [worst]
+
+
+def _lowest(pieces: int) -> int:
+    """Of a set that is not empty."""
+    return (pieces & -pieces).bit_length() - 1

@@ -17,6 +17,7 @@ from intellectd.protocol.window import Window
 # A state must be so much quicker than the updates up to it: what was measured wavers, and some of these are under way.
 WORTH_A_STATE = 0.9
 NO_WAY = float("inf")
+NO_STATE = -2  # as in Beacon.applied
 
 
 class States:
@@ -25,6 +26,7 @@ class States:
         self._donors, self._pace = donors, pace
         self.fetching: int | None = None  # a round, under way
         self._serving: tuple[str, ...] = ()  # who was named to serve it
+        self._fellows: tuple[str, ...] = ()  # who was named as fetching it, too
         self.void = False  # it is one of a line that was left
         self.own: tuple[int, ...] = ()  # on this disk; 0 stands for the first parameters
         self._kept: tuple[int, int] = (0, 0)  # (round, bytes) of a try that failed
@@ -52,7 +54,7 @@ class States:
         """The state by which the head is reached soonest, of those that some donor serves and our log proves."""
         offers = self._all_offers(head, now)
         round_ = self._best(self._provable(offers, applied, now), head)
-        return [] if round_ is None else self._fetch(round_, offers[round_], now)
+        return [] if round_ is None else self._fetch(head, round_, offers[round_], now)
 
     def ask_if_quicker(self, head: Head, applied: int, now: float) -> list[Out]:
         """The same if that is sooner than by updates alone (K12). Not for so few rounds that a trainer's work in
@@ -67,18 +69,20 @@ class States:
             return []
         rounds = f"the updates of {head.round - applied} rounds"
         note = Note("catchup", f"{state_name(round_)} is here sooner than {rounds}")
-        asked = self._fetch(round_, offers[round_], now)
+        asked = self._fetch(head, round_, offers[round_], now)
         return [note, *asked] if asked else []
 
     def more_donors(self, head: Head, now: float) -> list[Out]:
         """Of the state that is being fetched: those that were not known, or did not have it, when it began."""
-        round_, room = self.fetching, limits.SNAPSHOT_DONORS_MAX - len(self._serving)
+        round_, room = self.fetching, limits.SNAPSHOT_DONORS_MAX - len(self._serving) - len(self._fellows)
         if round_ is None or room <= 0 or self._context.peer in self._serving:
             return []
-        offering = [peer for peer in self._offers(head, now).get(round_, ()) if peer not in self._serving]
+        known = (*self._serving, *self._fellows)
+        offering = [peer for peer in self._offers(head, now).get(round_, ()) if peer not in known]
         more = tuple(self._donors.good(offering, round_, now)[:room])
-        self._serving += more
-        return [OfferDonors(round_, more)] if more else []
+        fellows = self._more_fellows(head, round_, (*known, *more), now)
+        self._serving, self._fellows = self._serving + more, self._fellows + fellows
+        return [OfferDonors(round_, more, fellows)] if more or fellows else []
 
     # ---- which
 
@@ -139,16 +143,28 @@ class States:
 
     # ---- from whom
 
-    def _fetch(self, round_: int, offering: list[str], now: float) -> list[Out]:
+    def _fetch(self, head: Head, round_: int, offering: list[str], now: float) -> list[Out]:
         digest, donor = self._window.proven(round_), self._donors.pick(offering, round_, now)
         if donor is None or digest is None:
             return []
         self.fetching = round_
         self._serving = (donor, *self._others(offering, donor, round_, now))
+        self._fellows = () if donor == self._context.peer else self._more_fellows(head, round_, self._serving, now)
         self._pace.fetches(now)
         more = f" and {len(self._serving) - 1} more" if len(self._serving) > 1 else ""
         note = Note("catchup", f"fetching {state_name(round_)} from {donor}{more}")
-        return [note, FetchSnapshot(round_, digest, donor, self._serving[1:])]
+        return [note, FetchSnapshot(round_, digest, donor, self._serving[1:], self._fellows)]
+
+    def _more_fellows(self, head: Head, round_: int, known: tuple[str, ...], now: float) -> tuple[str, ...]:
+        """Who has no state either, beside those that are known: it may be fetching this one, and says so when asked."""
+        none = [
+            peer
+            for peer, beacon in self._members.alive_beacons(now).items()
+            if beacon.applied == NO_STATE and beacon.generation == head.generation and peer not in known
+        ]
+        good = self._donors.good(none, round_, now)
+        room = limits.SNAPSHOT_DONORS_MAX - len(known)
+        return tuple(good if len(good) <= room else self._context.rng.sample(good, room))
 
     def _others(self, offering: list[str], donor: str, round_: int, now: float) -> tuple[str, ...]:
         """Those that serve it beside the donor; by lot where there are more than a fetch has room for."""

@@ -164,10 +164,10 @@ class Engine:
             forget()
             raise
 
-    def offer(self, fetch_id: TransferId, donors: tuple[str, ...]) -> None:
+    def offer(self, fetch_id: TransferId, donors: tuple[str, ...], fellows: tuple[str, ...] = ()) -> None:
         fetch = self._pieces.get(fetch_id)
         if fetch is not None:
-            fetch.offer(donors)
+            fetch.offer(donors, fellows)
 
     def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None:
         def forget() -> None:

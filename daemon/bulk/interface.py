@@ -58,7 +58,8 @@ class FetchJob:
 class PiecesJob:
     """Copy `object_name` from all of `donors` at once into `into`, piece by piece. Piece i is the bytes from borders[i]
     to borders[i + 1] and counts if its leaf_hash is hashes[i]; those in `have` lie in `into` already. `on_piece` is
-    called in worker threads when one has been put into its place."""
+    called in worker threads when one has been put into its place. `fellows` fetch it, too: what each holds of it is in
+    their `held_name`, a bit for each piece, the lowest first. `start`: the piece that is asked for first."""
 
     fetch_id: TransferId
     donors: tuple[str, ...]
@@ -70,6 +71,9 @@ class PiecesJob:
     on_piece: Callable[[int], None]
     stall_s: float
     deadline_s: float
+    fellows: tuple[str, ...] = ()
+    held_name: str = ""
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -208,8 +212,8 @@ class BulkEngine(Protocol):
 
     def start_pieces(self, job: PiecesJob, on_event: OnBulkEvent) -> None: ...
 
-    def offer(self, fetch_id: TransferId, donors: tuple[str, ...]) -> None:
-        """They serve what is being fetched in pieces, too. Does nothing for a fetch that has ended or never was."""
+    def offer(self, fetch_id: TransferId, donors: tuple[str, ...], fellows: tuple[str, ...] = ()) -> None:
+        """They serve what is being fetched in pieces, or fetch it, too. Does nothing when that is not under way."""
         ...
 
     def start_probe(self, job: ProbeJob, on_event: OnBulkEvent) -> None: ...

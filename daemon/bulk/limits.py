@@ -18,6 +18,11 @@ SERVE_STALL_S = 10.0  # per PIECE_BYTES: drops a reader below 6.5 KB/s, whose ca
 SERVE_BURST_BYTES = 256 * 1024  # served between two looks at whether a collective runs
 SERVE_IDLE_S = 5.0  # a reader that asks for nothing more: it decides within a round trip; a slot is worth more
 DONORS_MAX = 16  # of one fetch, each with a thread: twice what fills a downlink ten times their uplinks
+# Between two questions to a fellow what it holds by now: a few round trips, and half of what one request is worth. When
+# nobody who holds all is left and no piece comes from any fellow for so long, they wait for each other: they ask each
+# other again after BUSY_AGAIN_S.
+HELD_LOOK_S = 0.5
+FELLOWS_ALONE_S = 15.0
 PIECES_LOOK_S = 0.25  # between two looks at whether a donor is overdue: far below the patience with it
 SERVE_UNSENT_BYTES = 4 * 1024 * 1024  # in the kernel of all that is served: a collective that begins waits behind it
 # Who was turned away for want of room asks again after so long, a few round trips of any link, and so often: a minute

@@ -1,7 +1,8 @@
 """One object from many donors at once: a thread and a connection for each, every piece checked before it counts.
 
 Owns the asking side of many GETs on one connection, and the end. protocol/pieces.py decides who is asked for what.
-A piece that is wrong, or none for long, costs its donor its part in this fetch; the rest goes on.
+A piece that is wrong, or none for long, costs its donor its part in this fetch; the rest goes on. A fellow fetches the
+object, too: it is asked what it holds, and for that.
 """
 
 import itertools
@@ -13,15 +14,33 @@ from functools import partial
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.dial import Dialler
-from intellectd.daemon.bulk.errors import BulkError, Busy, Failure, LinkSilent, Stopped, WireError, failure_of
+from intellectd.daemon.bulk.errors import BulkError, Busy, Declined, Failure, LinkSilent, Stopped, WireError, failure_of
 from intellectd.daemon.bulk.fetch import checked_answer
 from intellectd.daemon.bulk.interface import DonorLost, OnBulkEvent, PiecesJob
-from intellectd.daemon.bulk.limits import BUSY_AGAIN_S, BUSY_ASKS_MAX, DONORS_MAX, PIECES_LOOK_S, SERVE_IDLE_S
+from intellectd.daemon.bulk.limits import (
+    BUSY_AGAIN_S,
+    BUSY_ASKS_MAX,
+    DONORS_MAX,
+    FELLOWS_ALONE_S,
+    HELD_LOOK_S,
+    PIECES_LOOK_S,
+    SERVE_IDLE_S,
+)
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.wire import HEADER_BYTES, GetRequest, Header, Kind, decode_header, encode_request
 from intellectd.kernels.digest import leaf_hash
 from intellectd.protocol.pieces import Ask, Pieces
+
+NEVER_S = float("-inf")
+
+
+class WhatItHolds:
+    """A question to a fellow."""
+
+
+WHAT_IT_HOLDS = WhatItHolds()
+Question = Ask | WhatItHolds
 
 
 class PieceFetch:
@@ -40,7 +59,10 @@ class PieceFetch:
         self._on_event, self._forget = on_event, forget
         self._into: memoryview | None = job.into.cast("B")
         self._changed = threading.Condition()
-        self._pieces = Pieces([b - a for a, b in itertools.pairwise(job.borders)], job.have)
+        self._pieces = Pieces([b - a for a, b in itertools.pairwise(job.borders)], job.have, job.start)
+        self._held = GetRequest(job.held_name, 0, -(-pieces // 8))
+        self._fellows: dict[str, float] = {}  # when each was last asked what it holds
+        self._moved_s = now_s()  # when a piece last came
         self._here_bytes = sum(job.borders[piece + 1] - job.borders[piece] for piece in dict.fromkeys(job.have))
         self._threads = 0
         self._over = False
@@ -55,14 +77,16 @@ class PieceFetch:
         with self._changed:
             self._changed.notify_all()
 
-    def offer(self, donors: tuple[str, ...]) -> None:
+    def offer(self, donors: tuple[str, ...], fellows: tuple[str, ...] = ()) -> None:
         """Any thread."""
-        for peer in donors:
+        for peer in (*donors, *fellows):
             with self._changed:
                 if self._over or peer in self._asked or len(self._asked) >= DONORS_MAX:
                     continue
                 self._asked[peer] = None
-                self._pieces.join(peer)
+                if peer not in donors:
+                    self._fellows[peer] = NEVER_S
+                self._pieces.join(peer, peer in self._fellows)
                 self._threads += 1
             try:
                 self._crew.start(f"bulk-donor-{peer[-8:]}", partial(self._serve_from, peer))
@@ -92,17 +116,21 @@ class PieceFetch:
             transfer.thread_ends()
 
     def _go(self) -> None:
-        self.offer(self._job.donors)
+        self.offer(self._job.donors, self._job.fellows)
         with self._changed:
             while not self._pieces.done:
                 self.transfer.check()
-                if not self._threads:
+                if not self._threads or self._only_waiting_fellows():
                     words = "; ".join(self._lost.values())
                     self.transfer.fail(Failure(None, f"no donor is left: {words}" if words else "nobody to ask"))
                     return
                 for peer in self._pieces.overdue(now_s()):
                     self._drop_overdue(peer)
                 self._changed.wait(PIECES_LOOK_S)
+
+    def _only_waiting_fellows(self) -> bool:
+        """Under the lock. Nobody is left who has all, and those who fetch it, too, have had nothing new for long."""
+        return not self._pieces.whole_donors and now_s() - self._moved_s > FELLOWS_ALONE_S
 
     def _drop_overdue(self, peer: str) -> None:
         """Under the lock. Its thread finds its connection closed, at its next read."""
@@ -134,7 +162,9 @@ class PieceFetch:
                 while ask is not None:
                     ask = self._converse(peer, ask)
                 return
-            except Busy:
+            except Declined as error:  # a fellow may not have begun yet
+                if not isinstance(error, Busy) and peer not in self._fellows:
+                    raise
                 if self._brought.get(peer, 0) > brought:
                     tries, brought = 0, self._brought[peer]
                 tries += 1
@@ -151,7 +181,8 @@ class PieceFetch:
             while (left_s := until - now_s()) > 0 and not self._pieces.done:
                 self.transfer.check()
                 self._changed.wait(min(PIECES_LOOK_S, left_s))
-            self._pieces.join(peer)
+            self._fellows.update({peer: NEVER_S} if peer in self._fellows else {})
+            self._pieces.join(peer, peer in self._fellows)
 
     def _gone(self, peer: str, failure: Failure | None) -> None:
         with self._changed:
@@ -161,18 +192,26 @@ class PieceFetch:
             self._threads -= 1
             self._changed.notify_all()
 
-    def _next_ask(self, peer: str) -> Ask | None:
+    def _next_ask(self, peer: str) -> Question | None:
         """Waits until there is something to ask of it. None: never again."""
         with self._changed:
             while not self._pieces.done and peer in self._pieces.donors:
                 self.transfer.check()
-                ask = self._pieces.ask(peer, now_s())
+                ask = self._question(peer)
                 if ask is not None:
                     return ask
                 self._changed.wait(PIECES_LOOK_S)
         return None
 
-    def _converse(self, peer: str, ask: Ask) -> Ask | None:
+    def _question(self, peer: str) -> Question | None:
+        """Under the lock. What to ask of it now, if anything."""
+        now = now_s()
+        if now - self._fellows.get(peer, now) >= HELD_LOOK_S:
+            self._fellows[peer] = now
+            return WHAT_IT_HOLDS
+        return self._pieces.ask(peer, now)
+
+    def _converse(self, peer: str, ask: Question) -> Question | None:
         """On one connection, until there is nothing to ask or it has idled for so long that it may be closed: what
         to ask on the next."""
         link, answer = self._dialler.dial(peer, self._request(ask), self.transfer)
@@ -200,24 +239,41 @@ class PieceFetch:
                 self._received += link.received_bytes
             link.close()
 
-    def _ask_more(self, link: Link, peer: str, under_way: deque[Ask]) -> None:
+    def _ask_more(self, link: Link, peer: str, under_way: deque[Question]) -> None:
         while True:
             with self._changed:
-                ask = self._pieces.ask(peer, now_s())
+                ask = self._question(peer)
             if ask is None:
                 return
             self._say(link, ask)
             under_way.append(ask)
 
-    def _say(self, link: Link, ask: Ask) -> None:
+    def _say(self, link: Link, ask: Question) -> None:
         link.write_all(memoryview(encode_request(self._request(ask))), self.transfer.stall_s)
 
-    def _request(self, ask: Ask) -> GetRequest:
+    def _request(self, ask: Question) -> GetRequest:
+        if isinstance(ask, WhatItHolds):
+            return self._held
         start, stop = self._job.borders[ask.first], self._job.borders[ask.first + ask.count]
         return GetRequest(self._job.object_name, start, stop - start)
 
-    def _read(self, link: Link, peer: str, ask: Ask, answer: Header) -> None:
+    def _read(self, link: Link, peer: str, ask: Question, answer: Header) -> None:
         checked_answer(answer, self._request(ask))
+        if isinstance(ask, WhatItHolds):
+            self._read_held(link, peer)
+        else:
+            self._read_pieces(link, peer, ask)
+        end = decode_header(link.read_bytes(HEADER_BYTES, self.transfer.stall_s))
+        if end.kind != Kind.END:
+            raise WireError(f"{end.kind.name} where the range ends")
+
+    def _read_held(self, link: Link, peer: str) -> None:
+        held = int.from_bytes(link.read_bytes(self._held.length, self.transfer.stall_s), "little")
+        with self._changed:
+            self._pieces.holds(peer, held)
+            self._changed.notify_all()
+
+    def _read_pieces(self, link: Link, peer: str, ask: Ask) -> None:
         borders, into = self._job.borders, self._into
         assert into is not None
         scratch = memoryview(bytearray(max(b - a for a, b in _pairs(borders, ask))))
@@ -228,9 +284,6 @@ class PieceFetch:
             if leaf_hash(part) != self._job.hashes[piece]:
                 raise WireError(f"piece {piece} of {self._job.object_name} is not the one that is proven")
             self._came(peer, piece, part, into[start:stop])
-        end = decode_header(link.read_bytes(HEADER_BYTES, self.transfer.stall_s))
-        if end.kind != Kind.END:
-            raise WireError(f"{end.kind.name} where the range ends")
 
     def _came(self, peer: str, piece: int, part: memoryview, place: memoryview) -> None:
         if not self._pieces.has(piece):
@@ -240,6 +293,7 @@ class PieceFetch:
                 raise LinkSilent("no whole piece came in time")
             if not self._pieces.came(peer, piece, now_s()):
                 return
+            self._moved_s = now_s()
             self._brought[peer] = self._brought.get(peer, 0) + 1
             self._here_bytes += len(part)
             here_bytes = self._here_bytes

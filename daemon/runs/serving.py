@@ -6,6 +6,7 @@ Owns the answers' forms. Reads only; nothing here decides. Object names are SPEC
 from collections.abc import Callable
 
 from intellectd.daemon.bulk.interface import MemoryObject, ServedObject
+from intellectd.daemon.store.arriving import Arriving, all_held
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.store.hot_pieces import FileObject, HotPieces
 from intellectd.daemon.store.run_store import RunStore
@@ -64,12 +65,26 @@ def open_object(name: str, store_of: Callable[[str], RunStore | None], hot: HotP
 
 
 def _snapshot_part(store: RunStore, round_: int, part: str, hot: HotPieces) -> ServedObject | None:
+    path, arriving = store.snapshot_path(round_), store.arriving
+    if arriving is not None and arriving.round == round_ and not path.exists():
+        return _arriving_part(arriving, part)
     match part:
         case "state":
-            path = store.snapshot_path(round_)
             return FileObject(path, *extent_of(path, part), hot)
+        case "held":
+            _start, length = extent_of(path, "state")
+            return MemoryObject(memoryview(all_held(length)))
         case "leaves":
             return MemoryObject(memoryview(store.leaves(round_)))
+    return None
+
+
+def _arriving_part(arriving: Arriving, part: str) -> ServedObject | None:
+    match part:
+        case "state":
+            return arriving.state
+        case "held":
+            return MemoryObject(memoryview(arriving.held))
     return None
 
 

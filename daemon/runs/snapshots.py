@@ -11,8 +11,9 @@ from intellectd.daemon.atomic import StorageError, make_dir
 from intellectd.daemon.runs.compute import Compute
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.outer_state import OuterState
+from intellectd.daemon.store.arriving import Arriving
 from intellectd.daemon.store.budget import FEEDBACK_BYTES, SNAPSHOT_ROUNDS
-from intellectd.daemon.store.incoming import Incoming
+from intellectd.daemon.store.incoming import Incoming, InMemory, state_borders
 from intellectd.daemon.store.run_store import INCOMING_NAME, RunStore
 from intellectd.daemon.store.snapshot import State, check_room, read_snapshot, snapshot_bytes
 from intellectd.kernels.codec import codec_by_name, update_codec
@@ -76,6 +77,15 @@ class Snapshots:
         if not Incoming.lies_in(folder, round_, digest):
             check_room(folder, snapshot_bytes(elements), self._spare_bytes)
         return Incoming(folder, elements, round_, digest)
+
+    def serve(self, round_: int, incoming: Incoming | InMemory | None) -> None:
+        """What comes of it, to others that fetch it, too; None: no more. What lies in memory alone is given to nobody:
+        it may be gone before it is whole."""
+        if isinstance(incoming, Incoming):
+            borders = state_borders(self._state.layout.elements)
+            self._store.arriving = Arriving(max(0, round_), incoming, borders)
+        else:
+            self._store.arriving = None
 
     def proven(self, round_: int, digest: bytes) -> bool:
         """Does the log, as it is now, say that this is the state after that round?"""

@@ -73,13 +73,15 @@ class StateFetch:
         self._stall_s, self._post = stall_s, post
         self._round: int | None = None  # that is being fetched, or was last
         self._offered: tuple[str, ...] = ()  # donors that came since that began
+        self._fellows: tuple[str, ...] = ()  # likewise, who may be fetching it, too
         self._kept_bytes = 0  # of that state, from tries that failed
         self._troubles: dict[str, None] = {}  # what worker threads have to tell, each once a fetch
 
     def offer(self, effect: ef.OfferDonors) -> None:
         if effect.round == self._round:
             self._offered += effect.donors
-            self._bulk.offer(self._pieces_id(effect.round), effect.donors)
+            self._fellows += effect.fellows
+            self._bulk.offer(self._pieces_id(effect.round), effect.donors, effect.fellows)
 
     def _pieces_id(self, round_: int) -> bytes:
         return hash_of("pieces", snapshot_name(self._run, round_, "state").encode())
@@ -89,7 +91,7 @@ class StateFetch:
             self._load(effect)
             return
         self._kept_bytes = self._kept_bytes if effect.round == self._round else 0
-        self._round, self._offered = effect.round, ()
+        self._round, self._offered, self._fellows = effect.round, (), ()
         try:
             incoming, came_bytes = await self._fetch(effect)
         except (FetchError, StorageError) as error:
@@ -102,6 +104,7 @@ class StateFetch:
         hashes = await self._leaves(effect)
         incoming = await self._compute.aside(lambda: self._open(effect, hashes))
         before = self._proven_bytes(incoming)
+        self._snapshots.serve(effect.round, incoming)
         try:
             await self._all(effect, incoming, hashes)
         finally:
@@ -149,6 +152,7 @@ class StateFetch:
                     incoming.drop()
             except StorageError as error:  # it is in memory: a restart would fetch it again
                 problem = str(error)
+            self._snapshots.serve(effect.round, None)  # from now on it is given as any snapshot
             held = self._snapshots.held(effect.round)
             return ev.SnapshotInstalled(effect.round, effect.digest, came_bytes), problem, held
 
@@ -238,6 +242,9 @@ class StateFetch:
             on_piece=lambda piece: self._keep(incoming, piece),
             stall_s=self._stall_s,
             deadline_s=fetch_deadline_s(borders[-1]),
+            fellows=(*effect.fellows, *self._fellows),
+            held_name=snapshot_name(self._run, effect.round, "held"),
+            start=int.from_bytes(hash_of("start", self._me.encode())[:8], "big") % len(hashes),
         )
         self._journal.kept(job.fetch_id, sum(borders[piece + 1] - borders[piece] for piece in have), borders[-1])
         await self._run_job(effect, job.fetch_id, borders[-1], lambda on_event: self._bulk.start_pieces(job, on_event))

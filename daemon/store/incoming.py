@@ -76,6 +76,14 @@ class Incoming:
         with self._lock:
             return tuple(piece for piece, is_proven in enumerate(self._proven) if is_proven)
 
+    def flags(self) -> bytes:
+        """Of each piece 1 if it is proven, 0 if not."""
+        with self._lock:
+            return bytes(self._proven)
+
+    def is_proven(self, piece: int) -> bool:
+        return bool(self._proven[piece])
+
     def prove(self, piece: int) -> None:
         """Its bytes are in `data`, and right. On disk now and then. Raises StorageError."""
         with self._lock:

@@ -14,6 +14,7 @@ import msgspec
 
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_atomic
 from intellectd.daemon.store import log_files
+from intellectd.daemon.store.arriving import Arriving
 from intellectd.daemon.store.budget import SNAPSHOTS_KEPT
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
 from intellectd.daemon.store.residuals import Residuals
@@ -55,6 +56,7 @@ class RunStore:
         self._leaves: tuple[tuple[int, int], bytes] | None = None
         self._leaves_lock = threading.Lock()
         self._rebased = 0  # twice for each time: before and after
+        self.arriving: Arriving | None = None  # a state on its way here, for others that fetch it
         self._remedy = log_files.remedy_for(path)
         if not self.manifest_path.is_file():
             raise CorruptFile(f"{self.manifest_path} is missing", self._remedy)

@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgpack
 import pytest
@@ -83,10 +84,17 @@ class Donor:
 
 def test_all_donors_bring_their_part() -> None:
     donors = {name: Donor() for name in "abc"}
-    asker = Asker(tuple(donors))
+    asker, all_asked = Asker(tuple(donors)), threading.Barrier(len(donors), timeout=20)
     with swarm("asker", *donors) as engines:
+
+        def serve(donor: Donor, peer: str, name: str) -> memoryview | None:
+            found = donor.serve(peer, name)
+            if donor.asked == 1:
+                all_asked.wait()  # or two might have brought all before the third was dialled
+            return found
+
         for name, donor in donors.items():
-            engines[name].serve(donor.serve)
+            engines[name].serve(partial(serve, donor))
         asker.start(engines["asker"])
         end, lost = asker.end()
     assert isinstance(end, TransferDone), end

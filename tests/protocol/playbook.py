@@ -180,6 +180,10 @@ def opened(send: ef.Send) -> m.AnyMessage:
 # ---- effects in words
 
 
+def _beside(fellows: tuple[str, ...]) -> str:
+    return f", beside {'+'.join(fellows)}" if fellows else ""
+
+
 def describe(effect: ef.Effect) -> str:  # noqa: PLR0911, PLR0912 - one line an effect
     match effect:
         case ef.Send():
@@ -198,9 +202,10 @@ def describe(effect: ef.Effect) -> str:  # noqa: PLR0911, PLR0912 - one line an 
         case ef.ApplyUpdate():
             return f"apply round {effect.round}{'' if effect.root else ' (no update)'}, {effect.local}"
         case ef.FetchSnapshot():
-            return f"fetch state {effect.round} from {'+'.join((effect.donor, *effect.others))}"
+            donors = "+".join((effect.donor, *effect.others))
+            return f"fetch state {effect.round} from {donors}{_beside(effect.fellows)}"
         case ef.OfferDonors():
-            return f"state {effect.round} also from {'+'.join(effect.donors)}"
+            return f"state {effect.round} also from {'+'.join(effect.donors)}{_beside(effect.fellows)}"
         case ef.StartTraining():
             streams = " ".join(f"{r}/{s}" for r, s in effect.streams)
             return f"train round {effect.round} on {streams}{'' if effect.fresh else ', carrying over'}"

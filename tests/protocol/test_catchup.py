@@ -70,6 +70,21 @@ def test_a_state_is_fetched_from_all_that_offer_it_also_from_those_that_come_lat
     assert (fetch.round, fetch.donor, fetch.others) == (4, "PB", ())  # PA has failed with it, lately
 
 
+def test_others_without_a_state_are_named_as_fellows() -> None:
+    """SPEC K11: those that come later too, each once; not those that stand somewhere."""
+    run = grown(6)
+    pz = newcomer(run, known=6)
+    pz >> pz.beacon("PC", applied=-2, state="joining")
+    pz >> pz.beacon("PB", applied=2)
+    pz >> pz.beacon("PA", snapshots=[4], updates_from=7)
+    pz << "fetch state 4 from PA, beside PC"
+    pz >> pz.beacon("PC", applied=-2, state="joining")
+    pz >> pz.beacon("PE", applied=-2, state="joining")
+    pz << "state 4 also from , beside PE"
+    pz >> pz.beacon("PE", snapshots=[4], updates_from=7)  # it has all by now
+    pz.silent()
+
+
 def test_a_joiner_before_the_opening() -> None:
     """SPEC K5: the first parameters are the state of round -1, served as round 0."""
     run = History(run_config({"start_peers": 2}))

@@ -180,3 +180,73 @@ def test_what_a_donor_leaves_behind_is_asked_of_one_of_many_alike() -> None:
     play.pieces.leave(last)
     asks = [ask for name in play.pieces.donors if (ask := play.pieces.ask(name, play.now)) is not None]
     assert len(asks) == 1
+
+
+def bits(pieces: range) -> int:
+    return sum(1 << piece for piece in pieces)
+
+
+def test_a_fellow_is_asked_for_what_it_holds_and_the_others_for_what_none_does() -> None:
+    pieces = Pieces([MIB] * 30)
+    play = Play(pieces, {"seed": 12.5e6})
+    play.go(lambda: pieces.missing == 28)
+    pieces.join("fellow", fellow=True)
+    assert pieces.ask("fellow", play.now) is None, "it has not said what it holds"
+    pieces.holds("fellow", bits(range(5, 25)) | 1 << 99)
+    first = pieces.ask("fellow", play.now)
+    assert first is not None and first.first >= 5
+    asked = [(ask.first, ask.count) for _ in range(2) if (ask := pieces.ask("seed", play.now)) is not None]
+    assert all(first + count <= 5 or first >= 25 for first, count in asked), asked
+    pieces.holds("stranger", 1)
+    pieces.holds("seed", 0)
+    assert pieces.whole_donors
+    pieces.leave("seed")
+    assert not pieces.whole_donors
+
+
+def test_when_all_that_is_missing_is_held_by_fellows_the_others_bring_it_too() -> None:
+    pieces = Pieces([MIB] * 8)
+    for name in ("seed", "fellow"):
+        pieces.join(name, fellow=name == "fellow")
+    pieces.holds("fellow", bits(range(8)))
+    seed, fellow = pieces.ask("seed", 0.0), pieces.ask("fellow", 0.0)
+    assert seed is not None and fellow is not None and seed.first != fellow.first
+
+
+def test_it_begins_where_it_is_told_to_and_goes_round() -> None:
+    pieces = Pieces([MIB] * 10, have=(8,), start=7)
+    play = Play(pieces, {"a": 1e6})
+    play.go()
+    order = [piece for ask in play.asked for piece in range(ask.first, ask.first + ask.count)]
+    assert order == [7, 9, 0, 1, 2, 3, 4, 5, 6]
+
+
+def test_ten_at_once_have_it_little_later_than_one_alone_would() -> None:
+    """Three seeds, ten joiners, links alike: the bound is 10·S/13 of one link's time, that of one S/3."""
+    joiners = {f"j{n}": Pieces([MIB] * 64, start=64 * n // 10) for n in range(10)}
+    rate, step_s = 12.5e6, 0.02
+    queues: dict[tuple[str, str], list[int]] = {}  # (joiner, donor): pieces under way
+    for name, pieces in joiners.items():
+        for donor in ("s0", "s1", "s2", *(other for other in joiners if other != name)):
+            pieces.join(donor, fellow=donor.startswith("j"))
+            queues[name, donor] = []
+    sent = dict.fromkeys(queues, 0.0)
+    now, done_at = 0.0, dict[str, float]()
+    while len(done_at) < len(joiners):
+        now += step_s
+        for name, pieces in joiners.items():
+            for donor in pieces.donors:
+                if donor in joiners:
+                    pieces.holds(donor, sum(1 << n for n in range(64) if joiners[donor].has(n)))
+                while (ask := pieces.ask(donor, now)) is not None:
+                    queues[name, donor] += range(ask.first, ask.first + ask.count)
+        for donor in ("s0", "s1", "s2", *joiners):
+            busy = [pair for pair, queue in queues.items() if pair[1] == donor and queue]
+            for pair in busy:
+                sent[pair] += rate * step_s / len(busy)
+                while queues[pair] and sent[pair] >= MIB:
+                    sent[pair] -= MIB
+                    joiners[pair[0]].came(donor, queues[pair].pop(0), now)
+        done_at.update({name: now for name, pieces in joiners.items() if pieces.done and name not in done_at})
+    bound_s = 10 * 64 * MIB / (13 * rate)
+    assert now < 2 * bound_s, (now, bound_s)

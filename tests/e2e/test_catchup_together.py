@@ -1,0 +1,39 @@
+"""Two that join at once serve each other what they have of the state: real daemons, donors with slow uplinks."""
+
+import re
+
+import pytest
+
+from intellectd.daemon.cli.client import ask
+from tests.e2e.host import Host, light_trainer
+from tests.e2e.swarm import Swarm
+from tests.e2e.test_catchup import MIB, SLOW
+from tests.e2e.test_catchup_faults import founded
+from tests.e2e.test_swarm import agree
+
+pytestmark = pytest.mark.slow
+
+
+def given_bytes(host: Host) -> float:
+    """Of states and updates, to others."""
+    text = ask(host.socket, "metrics")["text"]
+    found = re.findall(r'^intellectd_checkpoint_bytes_total\{[^}]*direction="out"[^}]*\} (\S+)$', text, re.MULTILINE)
+    return sum(map(float, found))
+
+
+def test_two_that_join_at_once_serve_each_other(swarm: Swarm) -> None:
+    first = founded(swarm, 2)
+    trainer = light_trainer(swarm.gate.path, str(MIB))
+    late = [swarm.host(trainer, forked=True, network=SLOW) for _ in range(2)]
+    for host in late:
+        host.wait_ready()
+    for host in late:
+        swarm.join(host, through=first[0])
+    for host in late:
+        host.wait(swarm.run_id, "synced")
+    given = {host.name: given_bytes(host) // 2**20 for host in (*first, *late)}
+    assert all(given[host.name] > MIB / 4 for host in late), given
+    everybody = [*first, *late]
+    for host in late:
+        swarm.until_contributed(host, seen_by=everybody)
+    agree(everybody)
