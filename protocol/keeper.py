@@ -249,6 +249,8 @@ class Keeper:
         base, digest = self.branching.trail.at(applied), self.catchup.window.proven(applied)
         if not self.catchup.has_state or base is None or digest is None:
             raise NoRecovery(f"this host does not have {missing} yet: ask one that does")
+        if base.recoveries < self.head.recoveries:  # such a branch would not stand above the one that it leaves (G6)
+            raise NoRecovery(f"the run was recovered after round {applied}, and no later state is left here")
         if self.catchup.reach > applied:
             raise NoRecovery(f"this host has the update of round {applied + 1} and is about to apply it: in a moment")
         me = self.context.peer

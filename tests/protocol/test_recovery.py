@@ -135,6 +135,20 @@ def test_a_draft_gives_up_no_record_that_came_after_it() -> None:
     assert "gone on since it was drafted" in pa.notes[-1].text and pa.node.head.round == 3
 
 
+def test_nothing_before_an_earlier_recovery_is_gone_back_to() -> None:
+    """SPEC G5, G6: the line that was left then would stand above the new one."""
+    run = history("wait")
+    pa = Host(run, applied=1)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0)).skip()
+    later = [*run.entries[:2], owners_word(pa)]
+    again = Host(run, applied=1, entries=later, vote=None, incarnation=2)  # the voter has forgotten that it is one
+    again.told(ev.TrainerAttached(None), again.after(20.0)).skip()
+    assert (again.node.head.recoveries, again.node.head.round) == (1, 2)
+    again.node.catchup.applied, again.node.catchup.applying = 1, None  # as one that cannot apply the branch's record
+    with pytest.raises(NoRecovery, match="the run was recovered after round 1, and no later state is left here"):
+        again.node.recovery_draft(again.now)
+
+
 def test_why_there_is_nothing_to_recover() -> None:
     """SPEC G5."""
     run = history("wait")
