@@ -14,6 +14,7 @@ from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Abort, Plan, Ready, Result
 from intellectd.protocol.records import result_bytes
+from intellectd.protocol.warmup import misweighed
 
 
 class Exchange:
@@ -78,13 +79,15 @@ class Exchange:
         peers = [m.peer for m in plan.members]
         if len(dict.fromkeys(peers)) != len(peers):
             raise BadRecord("a member is planned twice")
-        if any(self._head.assignment(m.peer) is None or m.tokens <= 0 for m in plan.members):
-            raise BadRecord("a member that is not eligible, or without tokens, is planned")
+        if any(self._head.assignment(m.peer) is None for m in plan.members):
+            raise BadRecord("a member that is not eligible is planned")
         if plan.codec != self._head.codec:
             raise BadRecord(f"the plan's codec {plan.codec} is not this round's")
         wrong = misfit(plan.collective, allowed(self._head.config.outer), self._head.groups)
         if wrong:
             raise BadRecord(wrong)
+        if misweighed(parts(plan.collective), self._head.warming):
+            raise BadRecord("a member is planned without tokens, or counts while it warms up")
 
     def follow(self, plan: Plan, own_ready: Ready | None) -> list[Out]:
         """Take part as planned. An equal transfer is not begun again; what was finished is said again."""
@@ -93,7 +96,8 @@ class Exchange:
         (transfer, part), running = self._mine(plan), self.running
         mine = next(m for m in plan.members if m.peer == self._context.peer)
         known = transfer in self._results or running == transfer
-        if not known and (own_ready is None or mine != Member(mine.peer, own_ready.tokens, own_ready.delta_root)):
+        tokens = own_ready.tokens if own_ready and mine.tokens else 0  # none, while this host warms up
+        if not known and (own_ready is None or mine != Member(mine.peer, tokens, own_ready.delta_root)):
             no = Abort(self._head.at, plan.ballot, self._context.peer, False, "my delta is another")
             return [To(plan.ballot.leader, no)]
         self.plan = self.followed = plan

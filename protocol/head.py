@@ -13,6 +13,7 @@ from intellectd.protocol import limits
 from intellectd.protocol.entries import GOSSIP, Assignment, Blob, Entry, record_hash
 from intellectd.protocol.ids import At, Stream, hash_of
 from intellectd.protocol.manifest import Manifest, RunConfig, config_of, elements_of, manifest_hash
+from intellectd.protocol.warmup import warming_after
 
 STATE_BYTES = 8  # an element of the parameters and one of the momentum, in fp32
 
@@ -42,11 +43,14 @@ class Head:
             self.codec: str = self.config.outer.codec
             self.blob = Blob([], [], [], [], [])
             self.branches = self.recoveries = self.since_exact = 0
+            self.warming: dict[str, int] = {}
         else:
             record = entry.record
             self.round, self.hash, self.generation = record.round, record_hash(record), record.generation
             self.voters, self.tokens_total, self.codec = record.next_voters, record.tokens_total, record.next_codec
             self.blob = entry.blob
+            named = [a.peer for a in before.blob.assignments] if before else []
+            self.warming = warming_after(self.config.swarm.warmup, before.warming if before else {}, named, entry)
             parted = before is not None and before.generation != record.generation
             self.branches = (before.branches if before else 0) + parted
             # Not by its certificate, which is in no hash: it would count here and not there.

@@ -30,6 +30,7 @@ from intellectd.protocol.proposal import NOTHING, Outcome, build_record, contrib
 from intellectd.protocol.quorum import is_majority, is_quorum
 from intellectd.protocol.readiness import grace_s
 from intellectd.protocol.records import accepted_bytes, check_proposal, check_results, result_bytes, transfer_id
+from intellectd.protocol.warmup import weighed
 
 PREPARE, REDUCE, ACCEPT, DONE = "prepare", "reduce", "accept", "done"
 
@@ -120,7 +121,8 @@ class Leader:
             if done is None or misfit(done, allowed(self._head.config.outer)):
                 continue
             peers = [m.peer for m in done.members]
-            same = done.members == [Member(p, known[p].tokens, known[p].delta_root) for p in peers if p in known]
+            stand = [Member(p, known[p].tokens, known[p].delta_root) for p in peers if p in known]
+            same = done.members == weighed(stand, self._head.warming)
             holders = [v for v, p in self.promises.items() if p.completed == done]
             reached = is_majority(peers, holders) or (all(peer in here for peer in peers) and not parted(done))
             unique = len(dict.fromkeys(peers)) == len(peers)

@@ -3,6 +3,8 @@
 Owns the attempt that is led here, if any. Refuses to count answers, which is leader.py's.
 """
 
+from collections.abc import Sequence
+
 from intellectd.protocol import limits
 from intellectd.protocol.collectives import AUTO, DIRECT_ONLY, RING, allowed, neighbours, parts, together
 from intellectd.protocol.context import can_be_dialled
@@ -16,6 +18,7 @@ from intellectd.protocol.planner import chart
 from intellectd.protocol.proposal import Outcome
 from intellectd.protocol.readiness import enough, names_roster
 from intellectd.protocol.records import Collective, Entry, Member
+from intellectd.protocol.warmup import weighed
 
 
 class Leading:
@@ -189,7 +192,7 @@ class Leading:
         ring = sorted(standing.ready, key=lambda peer: hash_of("ring", decision.head.hash, peer.encode()))
         members = [Member(p, known[p].tokens, known[p].delta_root) for p in ring]
         going = decision.exchange.plan.collective if decision.exchange.plan else None
-        if going and sorted(going.members, key=_peer) == sorted(members, key=_peer):  # it is under way, and goes on
+        if going and _deltas(going.members) == _deltas(members):  # it is under way, and goes on
             return self._plan(leader, going, known, None, now)
         collective, seconds, out = (self._in_groups if decision.head.groups else self._chart)(members, now)
         if len(collective.members) < max(1, swarm.min_peers):
@@ -237,7 +240,8 @@ class Leading:
             names = " ".join(ring[place] for place in left)
             text = f"of {len(ring)} members {why}: {names} must wait for a round"
             out += [Note("unconnected", text, "warning")] if left else []
-        collective = Collective([members[place] for place in course.order], course.schedule, course.shape)
+        chosen = weighed([members[place] for place in course.order], decision.head.warming)
+        collective = Collective(chosen, course.schedule, course.shape)
         return collective, course.seconds, out
 
     def _has_parted(self, collective: Collective) -> bool:
@@ -280,5 +284,5 @@ class Leading:
         return leader.gone(self._decision.muster.leaving_peers(now))
 
 
-def _peer(member: Member) -> str:
-    return member.peer
+def _deltas(members: Sequence[Member]) -> dict[str, bytes]:
+    return {member.peer: member.delta_root for member in members}

@@ -75,6 +75,7 @@ LINES_VOTED_MAX = 128  # generations whose newest vote a host keeps; on further 
 OWNERS_MAX = 16  # keys that may sign a recovery
 WINDOW_ROUNDS = 1024  # decided rounds kept in memory for replay; donors keep snapshots far newer than that
 HELD_MAX = 4096  # updates known to be on disk; a forgotten one is fetched again
+WARMUP_ROUNDS_MAX = 1024  # of a newcomer: a bound of the form alone, a few rounds are what may help
 UPDATES_AHEAD = 8  # updates that are fetched before they are applied: a host keeps as many for others, so there is room
 SNAPSHOT_DONORS_MAX = 16  # of one state at once: twice what fills a downlink ten times their uplinks
 UPDATE_MISSES_MAX = 3  # donors tried for one update before a whole snapshot is

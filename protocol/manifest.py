@@ -14,7 +14,7 @@ from msgspec import Meta
 from intellectd.kernels.codec import codec_by_name
 from intellectd.kernels.layout import Layout, LayoutError, TensorSpec
 from intellectd.protocol.ids import Count, Float32Hex, Hash, PeerId, Signature, Wire, encode, hash_of
-from intellectd.protocol.limits import GROUP_SIZE_MAX, OWNERS_MAX, ROUND_MAX, VOTERS_MAX
+from intellectd.protocol.limits import GROUP_SIZE_MAX, OWNERS_MAX, ROUND_MAX, VOTERS_MAX, WARMUP_ROUNDS_MAX
 from intellectd.protocol.run_toml import ill_typed, unknown_key
 
 VERSION = 1
@@ -109,6 +109,12 @@ class Swarm(Section, frozen=True, forbid_unknown_fields=True):
     # What survivors do who are no quorum. "fork" trusts everybody who knows the run id with its history (SPEC G3).
     on_quorum_loss: Literal["wait", "fork"] = "wait"
     admission: Literal["id"] = "id"
+    # A newcomer takes part, and counts nothing, in its first so many rounds; where none, not in the canonical text.
+    warmup_rounds: Annotated[int, Meta(ge=0, le=WARMUP_ROUNDS_MAX)] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def warmup(self) -> int:
+        return 0 if isinstance(self.warmup_rounds, msgspec.UnsetType) else self.warmup_rounds
 
 
 class Timers(Section, frozen=True, forbid_unknown_fields=True):
@@ -286,6 +292,10 @@ def config_from_toml(data: dict[str, Any]) -> RunConfig:
         raise BadManifest("recovery.needed is larger than the number of recovery.keys: nobody could recover the run")
     if config.outer.schedule == "gossip" and config.outer.gossip is msgspec.UNSET:
         config = msgspec.structs.replace(config, outer=msgspec.structs.replace(config.outer, gossip=Gossip()))
+    if config.swarm.warmup_rounds == 0:
+        config = msgspec.structs.replace(
+            config, swarm=msgspec.structs.replace(config.swarm, warmup_rounds=msgspec.UNSET)
+        )
     _check_outer(config.outer)
     sizes = [size for size, _ in config.outer.lr]
     if sizes != sorted(dict.fromkeys(sizes)) or sizes[0] != 1:

@@ -26,6 +26,7 @@ from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Stream
 from intellectd.protocol.manifest import float32_hex, outer_lr
 from intellectd.protocol.messages import Ready
+from intellectd.protocol.warmup import counting
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def contributions(outcome: Outcome, ready: dict[str, Ready]) -> list[Contributio
     listed = []
     for member in outcome.members:
         r = ready[member.peer]
-        listed.append(Contribution(member.peer, member.tokens, r.steps, r.norm, r.delta_root, r.streams))
+        streams = r.streams if member.tokens else []  # what counts nothing has used up nothing (R15)
+        listed.append(Contribution(member.peer, member.tokens, r.steps, r.norm, r.delta_root, streams))
     return listed
 
 
@@ -139,7 +141,7 @@ def build_record(head: Head, outcome: Outcome, blob: Blob, voters: list[str], st
         update_root=outcome.root,
         update_bytes=outcome.update_bytes,
         optimizer=config.outer.optimizer,
-        lr=float32_hex(outer_lr(config, max(1, len(outcome.members)))),
+        lr=float32_hex(outer_lr(config, max(1, counting(outcome.members)))),
         momentum=float32_hex(config.outer.momentum),
         state_digest=state_digest,
         tokens_total=tokens_after(head, blob.contributions),

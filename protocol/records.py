@@ -36,6 +36,7 @@ from intellectd.protocol.manifest import float32_hex, outer_lr
 from intellectd.protocol.port import Crypto
 from intellectd.protocol.proposal import next_blob, next_voters, tokens_after
 from intellectd.protocol.quorum import is_majority, is_quorum
+from intellectd.protocol.warmup import counting, misweighed
 
 
 def check_proposal(head: Head, record: Record, blob: Blob) -> None:
@@ -50,7 +51,7 @@ def check_proposal(head: Head, record: Record, blob: Blob) -> None:
     _require(record.fragment == 0, "fragment")
     _require(record.optimizer == config.outer.optimizer, "outer optimizer")
     _require(record.momentum == float32_hex(config.outer.momentum), "outer momentum")
-    _require(record.lr == float32_hex(outer_lr(config, max(1, len(blob.contributions)))), "outer learning rate")
+    _require(record.lr == float32_hex(outer_lr(config, max(1, counting(blob.contributions)))), "outer learning rate")
     _require(record.tokens_total == tokens_after(head, blob.contributions), "total of tokens")
     _unique([c.peer for c in blob.contributions], "a contributor")
     _unique([a.peer for a in blob.assignments], "an assignment")
@@ -66,7 +67,7 @@ def _check_contributions(head: Head, blob: Blob) -> None:
         if head.assignment(contribution.peer) is None:
             raise BadRecord(f"{contribution.peer} contributed without being eligible")
         allowed = head.allowed_streams(contribution.peer)
-        _require(contribution.tokens > 0, "a contribution without tokens")
+        _require(contribution.tokens > 0 or not contribution.streams, "data of a contribution that counts nothing")
         _require(all(s in allowed for s in contribution.streams), f"{contribution.peer} used data that was not its own")
         _unique([f"{s.round}/{s.slot}" for s in contribution.streams], "a stream")
 
@@ -76,6 +77,8 @@ def _check_update(head: Head, record: Record, blob: Blob) -> None:
         collective = collective_of(record, blob)
         wrong = misfit(collective, allowed(head.config.outer), head.groups)
         _require(not wrong, wrong)
+        fair = not misweighed(parts(collective), head.warming)
+        _require(fair, "a contribution without tokens, or of a newcomer that counts while it warms up")
         expected = transfer_id(head.at, collective, record.codec)
         _require(record.transfer == expected and record.update_root != NO_HASH, "transfer id")
         roots = [root for root, _ in groups_of(record, blob)]

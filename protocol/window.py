@@ -59,8 +59,8 @@ class Window:
         return self._rounds.get(round_)
 
     def newest_delta(self, first: int) -> bytes:
-        """Root of this host's delta that was decided last, in this round or later; else zero."""
-        rounds = [r for r, decided in self._rounds.items() if r >= first and decided.mine]
+        """Root of this host's delta that counted last, in this round or later; else zero."""
+        rounds = [r for r, decided in self._rounds.items() if r >= first and decided.mine and decided.mine.tokens]
         mine = self._rounds[max(rounds)].mine if rounds else None
         return mine.delta_root if mine else NO_HASH
 

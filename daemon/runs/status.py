@@ -37,6 +37,7 @@ def run_status(service: RunService) -> dict[str, Any]:
         "until": service.config.until.rounds,
         "roster": [c.peer for c in head.blob.contributions],
         "voters": list(head.voters),
+        "warmup_left": head.warming.get(service.host.identity.peer_id, 0),
         "eligible": [a.peer for a in head.blob.assignments],
         "peers": sum(1 for p in node.membership.peers if node.membership.alive(p, now)),
         "loss": None if loss_round is None else journal.losses[loss_round],

@@ -76,6 +76,22 @@ def test_all_members_get_the_same_mean(count: int, schedule: str, shape: tuple[i
     assert sum(end.sent_bytes for end in ends) > 2 * (count - 1) * len(case.outs[0])
 
 
+@pytest.mark.parametrize(
+    ("count", "schedule", "shape"), [(3, "ring", ()), (3, "direct", (1, 1, 1)), (4, "torus", (2,))]
+)
+def test_a_member_without_tokens_passes_on_and_adds_nothing(count: int, schedule: str, shape: tuple[int, ...]) -> None:
+    """SPEC R15: however far off its own delta is."""
+    members = ("a", "b", "c", "d")[:count]
+    case = Case(members, "fp32", elements=8 * 16384, schedule=schedule, shape=shape)
+    case.weights = (*case.weights[:-1], 0.0)
+    ops.as_bytes(case.deltas[-1]).view(torch.float32).mul_(1e20)
+    with swarm(*members) as engines:
+        run(engines, case)
+    exact = mean("fp32", case.elements, case.deltas[:-1], case.weights[:-1])
+    assert all(out == case.outs[0] for out in case.outs)
+    assert torch.allclose(decoded("fp32", case.elements, case.outs[0]).double(), exact, rtol=1e-5, atol=1e-9)
+
+
 @pytest.mark.parametrize("codec", list(CODECS))
 @pytest.mark.parametrize(("count", "shape"), [(1, (1,)), (3, (1, 1, 1)), (4, (3, 0, 2, 1))])
 def test_whatever_the_codec_a_direct_exchange_sums_in_the_open(codec: str, count: int, shape: tuple[int, ...]) -> None:

@@ -23,6 +23,7 @@ from intellectd.protocol.records import (
     result_bytes,
     transfer_id,
 )
+from intellectd.protocol.warmup import weighed
 from tests.sim.tags import TagCrypto
 
 RUN = hash_of("test-run")
@@ -77,7 +78,7 @@ class History:
         return self.decide(self.proposal(self.outcome(ready), ready, members if able is None else able, gone))
 
     def outcome(self, ready: dict[str, Ready]) -> Outcome:
-        members = [Member(peer, r.tokens, r.delta_root) for peer, r in ready.items()]
+        members = weighed([Member(peer, r.tokens, r.delta_root) for peer, r in ready.items()], self.head.warming)
         if not members:
             return NOTHING
         direct = allowed(self.head.config.outer) == DIRECT_ONLY

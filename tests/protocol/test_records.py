@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from intellectd.protocol.ids import NO_HASH, Ballot, Stream, encode, hash_of
+from intellectd.protocol.manifest import float32_hex
 from intellectd.protocol.records import (
     Assignment,
     BadRecord,
@@ -72,6 +73,8 @@ def first(**fields: Any) -> Callable[[list[Any]], list[Any]]:
     return lambda items: [replace(items[0], **fields), *items[1:]]
 
 
+LIGHTER = record(tokens_total=100, lr=float32_hex(0.4))  # as if one of two counted
+
 BAD: list[tuple[str, Change]] = [
     ("record version 2", record(version=2)),
     ("another run", record(run=hash_of("other"))),
@@ -100,7 +103,8 @@ BAD: list[tuple[str, Change]] = [
     ("outer learning rate", blob(contributions=lambda items: [])),
     ("a contributor is named twice", blob(contributions=lambda items: [items[0], items[0]])),
     ("PZ contributed without being eligible", blob(contributions=first(peer="PZ"))),
-    ("a contribution without tokens", lambda v: blob(contributions=first(tokens=0))(record(tokens_total=100)(v))),
+    ("data of a contribution that counts nothing", lambda v: blob(contributions=first(tokens=0))(LIGHTER(v))),
+    ("a contribution without tokens", lambda v: blob(contributions=first(tokens=0, streams=[]))(LIGHTER(v))),
     ("PA used data that was not its own", blob(contributions=first(streams=[Stream(1, 1)]))),
     ("a stream is named twice", blob(contributions=first(streams=[Stream(1, 0), Stream(1, 0)]))),
     ("an assignment is named twice", blob(assignments=lambda items: [*items, items[0]])),

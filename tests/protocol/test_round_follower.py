@@ -215,8 +215,8 @@ def test_plans_that_no_honest_leader_sends() -> None:
     pb, me = plan.members
     for members, schedule, shape, why in (
         ([pb, me, pb], "ring", [], "a member is planned twice"),
-        ([pb, me, type(me)("PZ", 1, me.delta_root)], "ring", [], "a member that is not eligible, or without"),
-        ([type(me)("PB", 0, me.delta_root), me], "ring", [], "a member that is not eligible, or without"),
+        ([pb, me, type(me)("PZ", 1, me.delta_root)], "ring", [], "a member that is not eligible is planned"),
+        ([type(me)("PB", 0, me.delta_root), me], "ring", [], "a member is planned without tokens"),
         ([pb, me], "tree", [], "schedule tree is not this run's"),
         ([pb, me], "ring", [1], "a ring has no shape"),
         ([pb, me], "torus", [1], "no torus of 2 members has this shape"),

@@ -23,7 +23,7 @@ FAIR += ["narrow", "full", "clock", "join", "leave", "wipe", "rot"]
 STORM = ["crash"] * 2 + ["crash-point"] * 3 + ["split"] * 2 + ["freeze", "pair", "deaf", "mute", "full"]
 STORMS = ("storm", "amnesia", "rot", "half-deaf")
 OWNER = [*STORM, "wipe", "wipe", "recover", "recover", "recover"]
-WEATHERS = ("fair", *STORMS, "fork", "owner", "gossip")
+WEATHERS = ("fair", *STORMS, "fork", "owner", "gossip", "warm-up")
 
 
 def draw(seed: int, nodes: tuple[int, int], minutes: float, kind: str = "fair") -> Scenario:
@@ -32,6 +32,8 @@ def draw(seed: int, nodes: tuple[int, int], minutes: float, kind: str = "fair") 
     count = rng.randint(*nodes)
     if kind == "gossip":
         return _gossip(rng, seed, count, minutes)
+    if kind == "warm-up":
+        return _warm_up(rng, seed, count, minutes)
     if kind in ("fair", "fork"):
         drawn = (_fair if kind == "fair" else _forks)(rng, seed, count, minutes)
         pace = SLOW_PACE if count >= SLOW_FROM else Random(f"pace {seed}").choice(PACES)
@@ -63,6 +65,12 @@ def _fair(rng: Random, seed: int, count: int, minutes: float) -> Scenario:
         uplinks={name: round(u * wide) for name in names if (u := rng.choice([0, 0, 0, 0, 0, 8000, 24_000]))},
         faults=tuple(_Drawing(rng, names, minutes, RESTARTS_S_MAX).faults(FAIR, BEGINS_S, rng.choice([15, 40, 120]))),
     )
+
+
+def _warm_up(rng: Random, seed: int, count: int, minutes: float) -> Scenario:
+    """Newcomers count nothing at first, and hosts come and go: in fair weather, with forks, in groups."""
+    drawn = (_fair, _forks, _gossip)[seed % 3](rng, seed, count, minutes)
+    return msgspec.structs.replace(drawn, warmup_rounds=rng.choice([1, 2, 4]), round_s=rng.choice([3.0, 10.0]))
 
 
 def _gossip(rng: Random, seed: int, count: int, minutes: float) -> Scenario:

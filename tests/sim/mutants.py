@@ -310,6 +310,10 @@ def _a_groups_result_is_taken_from_one_member() -> list[Patch]:
     return [(leader, "is_majority", one), (records, "is_majority", one)]
 
 
+def _newcomers_count_at_once() -> list[Patch]:
+    return [(head, "warming_after", lambda *rest: {})]
+
+
 @dataclass(frozen=True)
 class Mutant:
     patches: Callable[[], list[Patch]]
@@ -357,6 +361,7 @@ MUTANTS: dict[str, Mutant] = {
     "group-of-one-word": Mutant(
         _a_groups_result_is_taken_from_one_member, "gossip", "E4: a majority of each group has its result"
     ),
+    "newcomers-count": Mutant(_newcomers_count_at_once, "warm-up", "R15: a newcomer's first rounds weigh nothing"),
     "nothing-forgotten": Mutant(_nothing_is_forgotten, "storm", "L1: every table is bounded"),
 }
 

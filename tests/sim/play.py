@@ -39,6 +39,7 @@ def make(scenario: Scenario) -> World:
     swarm = {"start_peers": scenario.start_peers, "min_peers": scenario.min_peers}
     loss = "fork" if scenario.forks else "wait"
     swarm |= {"exact_every": scenario.exact_every, "group_size": scenario.group_size}
+    swarm |= {"warmup_rounds": scenario.warmup_rounds}
     world = World(scenario.seed, sim_config(None, scenario.attempt_s, scenario.pace, on_quorum_loss=loss, **swarm))
     world.net.weather = scenario.weather
     world.training.round_s = scenario.round_s

@@ -45,6 +45,7 @@ class Scenario(msgspec.Struct, frozen=True, omit_defaults=True):
     forks: bool = False  # who loses the quorum goes on by itself
     exact_every: int = 0  # of so many rounds one is exact, the others are in groups; 0: all are exact
     group_size: int = 2
+    warmup_rounds: int = 0  # of a newcomer, in which its delta counts nothing
     must_go_on: bool = True  # False: as bad as it gets; only that there is one history
     weather: Weather = msgspec.field(default_factory=Weather)
     speeds: dict[str, float] = {}  # trainers that are so many times slower

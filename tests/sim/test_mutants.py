@@ -29,7 +29,11 @@ def test_a_mutant_is_found(name: str) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    ["storm", "gossip", *(pytest.param(kind, marks=slow) for kind in ("amnesia", "rot", "half-deaf", "fork", "owner"))],
+    [
+        "storm",
+        "gossip",
+        *(pytest.param(kind, marks=slow) for kind in ("amnesia", "rot", "half-deaf", "fork", "owner", "warm-up")),
+    ],
 )
 def test_nothing_is_found_where_nothing_is_broken(kind: str) -> None:
     outcome = play(draw(0, NODES, MINUTES, kind))
