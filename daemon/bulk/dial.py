@@ -17,7 +17,6 @@ from intellectd.daemon.bulk.contacts import Contacts
 from intellectd.daemon.bulk.errors import Declined, LinkLost, LinkSilent, PeerRefused
 from intellectd.daemon.bulk.interface import Endpoint
 from intellectd.daemon.bulk.limits import (
-    ADDRESSES_PER_NAME_MAX,
     CUT_SHORT_S,
     DIAL_ATTEMPT_S,
     DIAL_BACKOFF_FIRST_S,
@@ -25,6 +24,7 @@ from intellectd.daemon.bulk.limits import (
 )
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace
+from intellectd.daemon.bulk.resolve import resolve
 from intellectd.daemon.bulk.sockets import split_address, tune
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.trust import TrustTable
@@ -138,8 +138,7 @@ def _connect(address: str, stop: Stop, until: float) -> socket.socket:
     """The first of the host's addresses that answers; a name may stand for an IPv6 one that has no route here."""
     try:
         host, port = split_address(address)
-        # Names block here, beyond a stop's reach: no buffer is held meanwhile, so an abort need not wait.
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[:ADDRESSES_PER_NAME_MAX]
+        found = resolve(host, port, stop, until)
     except (ValueError, OSError) as error:
         raise LinkLost(f"its address {address!r} cannot be used: {error}") from None
     for family, _kind, _protocol, _name, where in found[:-1]:

@@ -59,6 +59,7 @@ TRANSFERS_MAX = 64  # collectives, fetches and probes at once on this host; a th
 DIAL_BACKOFF_FIRST_S = 0.05
 DIAL_BACKOFF_MAX_S = 1.0
 CUT_SHORT_S = 1.0  # an attempt with less time than this proves nothing: a few round trips on a slow link
+LOOKUPS_MAX = 64  # of names, under way: as many as transfers; a resolver that is down takes half a minute for each
 ADDRESSES_PER_NAME_MAX = 4  # a host has an IPv4 and an IPv6 address; a hostile name has thousands
 # A wire that stood for so long did not die as soon as it stood: where all connections are reset each second, a pause
 # that grows would soon be all that there is. A round trip of a long path, so that it has carried something.
