@@ -15,6 +15,7 @@ from typing import Any
 from intellectd.daemon import config_values as values
 from intellectd.daemon.errors import EXIT_CONFIG, OperatorError
 from intellectd.daemon.socket_path import check_socket_path, daemon_socket, user_state_dir
+from intellectd.daemon.store.budget import SNAPSHOTS_KEPT
 
 SYSTEM_CONFIG_FILE = Path("/etc/intellectd/config.toml")
 CONFIG_FILE_BYTES_MAX = 1024 * 1024  # far above 256 addresses of 120 bytes
@@ -46,6 +47,12 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True)
+class SnapshotsConfig:
+    keep: int = SNAPSHOTS_KEPT
+    keep_gb: int = 0  # of one run, 10^9 bytes; 0: no limit
+
+
+@dataclass(frozen=True)
 class LogConfig:
     format: str  # auto, human or json
     level: str
@@ -62,6 +69,7 @@ class Config:
     data: Mapping[str, Path]
     metrics: MetricsConfig
     log: LogConfig
+    snapshots: SnapshotsConfig = SnapshotsConfig()
     file: Path | None = None
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -97,6 +105,8 @@ SETTINGS = (
     Setting("network.upload_mbit", values.read_count, 0, "Mbit/s of tensors sent, 0 for no limit"),
     Setting("network.download_mbit", values.read_count, 0, "Mbit/s of tensors received, 0 for no limit"),
     Setting("network.serve_percent", values.read_percent, 50, "of upload_mbit, what joiners may take: 1 to 100"),
+    Setting("snapshots.keep", values.read_kept, SNAPSHOTS_KEPT, "states of each run on this disk, at most"),
+    Setting("snapshots.keep_gb", values.read_count, 0, "GB of them, 0 for no limit; the newest proven one stays"),
     Setting("metrics.listen", values.read_host_port_or_none, "127.0.0.1:9477", 'host:port, "" for off'),
     Setting("log.format", values.one_of("auto", "human", "json"), "auto", "auto, human or json"),
     Setting("log.level", values.one_of("debug", "info", "warning", "error"), "info", "least level shown"),
@@ -240,6 +250,7 @@ def _build(
         network=NetworkConfig(**section("network")),
         metrics=MetricsConfig(**section("metrics")),
         log=LogConfig(**section("log")),
+        snapshots=SnapshotsConfig(**section("snapshots")),
         data=data,
         file=file,
         sources=sources,

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from intellectd.daemon.store.budget import SNAPSHOTS_KEPT, SNAPSHOTS_KEPT_MAX
+
 # The base is the folder that a relative path is relative to.
 Reader = Callable[[Any, Path], Any]
 
@@ -51,10 +53,18 @@ def read_count(value: Any, base: Path) -> int:
 
 
 def read_percent(value: Any, base: Path) -> int:
-    if isinstance(value, str) and value.isdecimal() and len(value) <= 3:
+    return _between(value, 1, 100)
+
+
+def read_kept(value: Any, base: Path) -> int:
+    return _between(value, SNAPSHOTS_KEPT, SNAPSHOTS_KEPT_MAX)
+
+
+def _between(value: Any, least: int, most: int) -> int:
+    if isinstance(value, str) and value.isdecimal() and len(value) <= 9:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100:
-        raise ValueError("a whole number from 1 to 100")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"a whole number from {least} to {most}")
     return value
 
 

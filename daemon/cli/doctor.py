@@ -49,7 +49,8 @@ def examine(arguments: Any) -> list[Any]:
             path = socket_of(arguments)  # a user's question about the system's daemon
         answer, problem = _status(path)
         found = [ok("configuration", text), *running.look(config, path, answer, problem)]
-        found += place.look(Path(str(answer["state_dir"])) if answer else config.state_dir, answer is not None)
+        state_dir = Path(str(answer["state_dir"])) if answer else config.state_dir
+        found += place.look(state_dir, answer is not None, kept=config.snapshots.keep)
     return [*found, *software.look(os.environ, answer), *kernel.look(answer.get("pid") if answer else None)]
 
 

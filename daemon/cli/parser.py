@@ -108,6 +108,8 @@ def _config_flags(verb: Any) -> None:
         ("network.upload_mbit", "N", "Mbit/s of tensors sent, 0 for no limit"),
         ("network.download_mbit", "N", "Mbit/s of tensors received, 0 for no limit"),
         ("network.serve_percent", "N", "of upload_mbit, what joiners may take: 1 to 100"),
+        ("snapshots.keep", "N", "states of each run on this disk, at most"),
+        ("snapshots.keep_gb", "N", "GB of them, 0 for no limit"),
         ("metrics.listen", "HOST:PORT", 'where Prometheus reads, "" for nowhere'),
         ("log.format", "FORMAT", "auto, human or json"),
         ("log.level", "LEVEL", "debug, info, warning or error"),

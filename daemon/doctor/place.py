@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from intellectd.daemon.doctor.finding import Finding, fail, ok, warn
-from intellectd.daemon.store.budget import disk_bytes, memory_bytes
+from intellectd.daemon.store.budget import SNAPSHOTS_KEPT, disk_bytes, memory_bytes
 from intellectd.protocol.manifest import MANIFEST_BYTES_MAX, BadManifest, config_of, decode_signed, elements_of
 
 RUNS_MAX = 256  # folders looked at: a host is in a few runs
@@ -28,12 +28,12 @@ class Run:
     used: int  # of the disk already
 
 
-def look(state_dir: Path, is_running: bool, meminfo: Path = MEMINFO) -> list[Finding]:
-    runs, bad = runs_in(state_dir)
+def look(state_dir: Path, is_running: bool, meminfo: Path = MEMINFO, kept: int = SNAPSHOTS_KEPT) -> list[Finding]:
+    runs, bad = runs_in(state_dir, kept)
     return [state(state_dir, bad), disk(state_dir, runs), memory(runs, is_running, meminfo), dates(state_dir)]
 
 
-def runs_in(state_dir: Path) -> tuple[list[Run], list[str]]:
+def runs_in(state_dir: Path, kept: int = SNAPSHOTS_KEPT) -> tuple[list[Run], list[str]]:
     """(runs, what cannot be read)."""
     found, bad = [], []
     for folder in _folders(state_dir / "runs"):
@@ -44,7 +44,7 @@ def runs_in(state_dir: Path) -> tuple[list[Run], list[str]]:
         except (OSError, BadManifest) as error:
             bad.append(f"{folder / 'manifest'}: {getattr(error, 'strerror', None) or error}")
             continue
-        needed = disk_bytes(elements, outer.codec, outer.error_feedback)
+        needed = disk_bytes(elements, outer.codec, outer.error_feedback, kept)
         memory_ = memory_bytes(elements, outer.codec, outer.schedule == "gossip")
         found.append(Run(config_of(manifest).name, needed, memory_, _size(folder)))
     return found, bad

@@ -14,6 +14,7 @@ from intellectd.daemon.runs.history import History, load_history
 from intellectd.daemon.runs.outer_state import OuterState
 from intellectd.daemon.runs.pinning import read_pin
 from intellectd.daemon.runs.verify_log import check_manifest, verify_log
+from intellectd.daemon.store.budget import KEEP_FEW, Retention
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.store.log_files import remedy_for
 from intellectd.daemon.store.run_store import RunStore
@@ -46,9 +47,10 @@ class Opened:
     pin: bytes | None  # the record that this host's history must contain
 
 
-def open_run(path: Path, identity: Identity) -> Opened:
+def open_run(path: Path, identity: Identity, retention: Retention = KEEP_FEW) -> Opened:
     """Raises CorruptFile or StorageError."""
     store = RunStore(path)
+    store.retention = retention
     try:
         signed = store.manifest()
         try:

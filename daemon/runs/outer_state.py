@@ -6,6 +6,7 @@ know rounds, peers and why.
 """
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +47,8 @@ class OuterState:
         self._kept: torch.Tensor | None = None  # the anchor that a trainer's work in progress started from
         self._group: torch.Tensor | None = None  # this host's anchor, where it is its group's and not theta (SPEC E5)
         self._threads = ops.usable_threads()
+        # Called before theta and momentum change or are let go: somebody may be writing them to a disk.
+        self.before_change: Callable[[], None] = lambda: None
         self._baseless = False  # the arena's contents started from a state that was not the agreed one
         # A trainer that encodes keeps its parameters: the arena has the delta's bytes, later the anchor.
         self._encoded: EncodedDelta | None = None
@@ -74,6 +77,7 @@ class OuterState:
 
     def install(self, theta: torch.Tensor, momentum: torch.Tensor) -> None:
         """Another state, not by an outer step: work that started from the old one has no anchor any more."""
+        self.before_change()
         self._baseless = self._arena is not None and self.theta is not None
         self.theta, self.momentum, self._kept, self._group = theta, momentum, None, None
 
@@ -192,5 +196,6 @@ class OuterState:
 
     def _stepped(self, codec_name: str, update: torch.Tensor, step: OuterStep) -> bytes:
         assert self.theta is not None
+        self.before_change()
         codec, vectors = update_codec(codec_by_name(codec_name)), OuterVectors(self.theta, self.momentum)
         return state_root(ops.outer_step_leaves(codec, update, step, vectors, self._threads))

@@ -89,6 +89,7 @@ class Performer:
             await self._inbox.run()
         finally:
             self._transfers.close()
+            self.snapshots.close()
 
     async def __call__(self, effect: ef.Effect) -> None:  # noqa: PLR0912 - the table of effects
         match effect:
@@ -192,13 +193,20 @@ class Performer:
                 return
             self._journal.applied(effect.round, outcome)
             self._post(ev.Applied(effect.round, outcome))
+            self.snapshots.applied = effect.round
             if line == self._lines and not group:  # between exact rounds the state is not all that this host has
-                self.snapshots.maybe_write(effect.round, outcome, self._post, closes=self._apart)
+                self._maybe_snapshot(effect.round, outcome, line)
             if self._apart or group:
                 self._compute.submit(lambda: self._spread(effect), self._journal.anchors_apart)
             self._apart = group
 
         self._compute.submit(work, then)
+
+    def _maybe_snapshot(self, round_: int, digest: bytes, line: int) -> None:
+        """What is written meanwhile of a line that is left is not wanted any more."""
+        assert self._nursery is not None
+        if self.snapshots.is_due(round_, closes=self._apart):
+            self.snapshots.start(round_, digest, self._nursery, self._post, lambda: line == self._lines)
 
     def _spread(self, effect: ef.ApplyUpdate) -> float | None:
         """How far the groups' anchors are apart now (SPEC E8); None where this host cannot tell."""

@@ -25,6 +25,7 @@ from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.opening import Opened, layout_of, open_run
 from intellectd.daemon.runs.perform import Performer
 from intellectd.daemon.runs.seat import Seat
+from intellectd.daemon.store.budget import Retention
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.trainer_process import TrainerProcess, trainer_command
 from intellectd.protocol import events as ev
@@ -330,7 +331,9 @@ def _member_state(node: Node, peer: str, now: float) -> str:
 
 async def open_service(host: Host, path: Path) -> RunService:
     """Reads and verifies the folder in a thread. Raises CorruptFile or StorageError."""
-    opened: Opened = await host.runner(lambda: open_run(path, host.identity))
+    kept = host.config.snapshots
+    retention = Retention(kept.keep, kept.keep_gb * 10**9)
+    opened: Opened = await host.runner(lambda: open_run(path, host.identity, retention))
     return RunService(host, opened)
 
 

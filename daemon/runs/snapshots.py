@@ -1,21 +1,25 @@
 """When a snapshot is written here and what this host can serve.
 
-Owns the rhythm and retention of snapshots. A disk that is full stops snapshots, loudly, never training: what the
-log and the next updates need is left to them. Everything here but `maybe_write` runs in the compute queue.
+Owns the rhythm of snapshots, and that training goes on while one is written. A disk that is full stops snapshots,
+loudly, never training: what the log and the next updates need is left to them.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
+
+import trio
 
 from intellectd.daemon.atomic import StorageError, make_dir
-from intellectd.daemon.runs.compute import Compute
+from intellectd.daemon.runs.compute import Compute, Stopped
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.outer_state import OuterState
 from intellectd.daemon.store.arriving import Arriving
-from intellectd.daemon.store.budget import FEEDBACK_BYTES, SNAPSHOT_ROUNDS
+from intellectd.daemon.store.budget import FEEDBACK_BYTES, SNAPSHOT_ROUNDS, snapshot_rounds
 from intellectd.daemon.store.incoming import Incoming, InMemory, state_borders
 from intellectd.daemon.store.run_store import INCOMING_NAME, RunStore
 from intellectd.daemon.store.snapshot import State, check_room, read_snapshot, snapshot_bytes
+from intellectd.daemon.store.snapshot_writer import SnapshotWriter
 from intellectd.kernels.codec import codec_by_name, update_codec
 from intellectd.protocol import events as ev
 
@@ -31,35 +35,92 @@ class Snapshots:
         self._store, self._state, self._compute, self._journal = store, state, compute, journal
         update_bytes = update_codec(codec_by_name(journal.codec)).encoded_bytes(state.layout.elements)
         lost_bytes = FEEDBACK_BYTES * state.layout.elements if feedback else 0
+        self._every = snapshot_rounds(journal.codec)
+        self.applied = 0  # the round that the state is after
+        self._writing, self._writer = False, cast(SnapshotWriter | None, None)
         self._spare_bytes = SNAPSHOT_ROUNDS * update_bytes + lost_bytes + LOG_SPARE_BYTES
 
-    def write(self, round_: int, digest: bytes) -> None:
-        """Raises StorageError."""
-        assert self._state.theta is not None and self._state.momentum is not None
-        state = State(self._state.theta, self._state.momentum)
-        self._store.write_snapshot(state, round_, digest, self._spare_bytes)
+    def is_due(self, round_: int, closes: bool = False) -> bool:
+        """When the state after this round has come about. `closes`: it made anchors equal that were apart, and who
+        starts again begins from here (SPEC E7)."""
+        return round_ > 0 and (closes or not round_ % self._every)
 
-    def maybe_write(self, round_: int, digest: bytes, post: Callable[[ev.Event], None], closes: bool = False) -> None:
-        """From the trio thread, when the state after this round has just come about. `closes`: it made anchors equal
-        that were apart, and who starts again begins from here (SPEC E7)."""
-        if round_ <= 0 or (round_ % SNAPSHOT_ROUNDS and not closes):
+    def start(
+        self,
+        round_: int,
+        digest: bytes,
+        nursery: trio.Nursery,
+        post: Callable[[ev.Event], None],
+        wanted: Callable[[], bool],
+    ) -> None:
+        """From the trio thread, before anything else is asked of the compute queue. The state may change as soon as it
+        has begun: see SnapshotWriter. `wanted`: whether its line of history is still this host's."""
+        if self._writing:
+            self._journal.snapshot(round_, "the one before is still being written; is the disk too slow?")
             return
+        self._writing = True
 
-        def work() -> tuple[str | None, ev.SnapshotsHeld]:
-            problem = None
+        def begin() -> SnapshotWriter | StorageError:
+            assert self._state.theta is not None and self._state.momentum is not None
+            state = State(self._state.theta, self._state.momentum)
             try:
-                self.write(round_, digest)
+                writer = self._store.begin_snapshot(state, round_, digest, self._spare_bytes)
+            except StorageError as error:
+                return error
+            self._state.before_change = writer.copy_out
+            return writer
+
+        def then(outcome: SnapshotWriter | StorageError) -> None:
+            nursery.start_soon(self._finish, outcome, round_, post, wanted)
+
+        self._compute.submit(begin, then)
+
+    async def _finish(
+        self,
+        begun: SnapshotWriter | StorageError,
+        round_: int,
+        post: Callable[[ev.Event], None],
+        wanted: Callable[[], bool],
+    ) -> None:
+        problem = str(begun) if isinstance(begun, StorageError) else None
+        whole = False
+        try:
+            if isinstance(begun, SnapshotWriter):
+                self._writer = begun
+                try:
+                    whole = await self._compute.aside(begun.write)
+                except StorageError as error:
+                    problem = str(error)
+            if not wanted():
+                return
+            if whole or problem is not None:
+                problem, held = await self._compute.do(lambda: self._publish(begun, problem, wanted))
+                self._journal.snapshot(round_, problem)
+                post(held)
+        except Stopped:
+            pass  # the run ends here
+        finally:
+            self._state.before_change = lambda: None
+            if isinstance(begun, SnapshotWriter):
+                begun.discard()
+            self._writer, self._writing = None, False
+
+    def _publish(
+        self, begun: SnapshotWriter | StorageError, problem: str | None, wanted: Callable[[], bool]
+    ) -> tuple[str | None, ev.SnapshotsHeld]:
+        """In its turn among what rewrites the log: none of an old line comes to lie beside a new one."""
+        if isinstance(begun, SnapshotWriter) and problem is None and wanted():
+            try:
+                begun.publish()
             except StorageError as error:
                 problem = str(error)
-            self._store.prune()
-            return problem, self.held(round_)
+        self._store.prune()
+        return problem, self.held(self.applied)
 
-        def then(outcome: tuple[str | None, ev.SnapshotsHeld]) -> None:
-            problem, held = outcome
-            self._journal.snapshot(round_, problem)
-            post(held)
-
-        self._compute.submit(work, then)
+    def close(self) -> None:
+        """What is being written is not waited for."""
+        if self._writer is not None:
+            self._writer.give_up()
 
     def read(self, round_: int) -> State:
         """Raises OperatorError."""

@@ -15,10 +15,11 @@ import msgspec
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_atomic
 from intellectd.daemon.store import log_files
 from intellectd.daemon.store.arriving import Arriving
-from intellectd.daemon.store.budget import SNAPSHOTS_KEPT
+from intellectd.daemon.store.budget import KEEP_FEW
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
 from intellectd.daemon.store.residuals import Residuals
-from intellectd.daemon.store.snapshot import State, check_room, part_of, snapshot_bytes, write_snapshot
+from intellectd.daemon.store.snapshot import State, check_room, part_of, snapshot_bytes
+from intellectd.daemon.store.snapshot_writer import SnapshotWriter, write_snapshot
 from intellectd.daemon.store.updates import Updates
 from intellectd.kernels.digest import state_leaves
 from intellectd.protocol.effects import PersistVote
@@ -55,6 +56,7 @@ class RunStore:
         self.path = path
         self._leaves: tuple[tuple[int, int], bytes] | None = None
         self._leaves_lock = threading.Lock()
+        self.retention = KEEP_FEW
         self._rebased = 0  # twice for each time: before and after
         self.arriving: Arriving | None = None  # a state on its way here, for others that fetch it
         self._remedy = log_files.remedy_for(path)
@@ -255,9 +257,16 @@ class RunStore:
 
     def write_snapshot(self, state: State, round_: int, digest: bytes, spare_bytes: int) -> None:
         """Raises StorageError; with less than `spare_bytes` left besides, before anything is written."""
+        write_snapshot(self._room_for(state, round_, spare_bytes), state, max(0, round_), digest)
+
+    def begin_snapshot(self, state: State, round_: int, digest: bytes, spare_bytes: int) -> SnapshotWriter:
+        """The same, for the caller to go on with. Raises StorageError."""
+        return SnapshotWriter(self._room_for(state, round_, spare_bytes), state, max(0, round_), digest)
+
+    def _room_for(self, state: State, round_: int, spare_bytes: int) -> Path:
         path = self.snapshot_path(round_)
         check_room(path.parent, snapshot_bytes(state.theta.numel()), spare_bytes)
-        write_snapshot(path, state, max(0, round_), digest)
+        return path
 
     def take_snapshot(self, file: Path, round_: int) -> None:
         """A file that is a snapshot already, whole and durable, becomes this round's. Raises StorageError."""
@@ -282,11 +291,20 @@ class RunStore:
     def prune(self) -> None:
         """Keep the newest snapshots that the log reaches, and every update since the oldest of them."""
         reached = self.reached_snapshots()
-        for old in reached[:-SNAPSHOTS_KEPT]:
-            self.snapshot_path(old).unlink(missing_ok=True)
-        first = min(reached[-SNAPSHOTS_KEPT:], default=0) + 1
+        kept = self.retention.kept(reached, self._snapshot_size(reached), len(self._log))
+        for old in reached:
+            if old not in kept:
+                self.snapshot_path(old).unlink(missing_ok=True)
+        first = min(kept, default=0) + 1
         needed = [root for i in range(min(first, len(self._log)), len(self._log)) for root in roots_of(self.entry(i))]
         self.updates.prune(needed, len(self._log))
+
+    def _snapshot_size(self, rounds: list[int]) -> int:
+        """Bytes of each: all are of the same vectors."""
+        try:
+            return self.snapshot_path(rounds[-1]).stat().st_size if rounds else 0
+        except FileNotFoundError:
+            return 0
 
     def updates_from(self, applied: int) -> int:
         """The first round from which on all updates up to `applied` lie here: what a replay can count on."""

@@ -14,14 +14,14 @@ from typing import BinaryIO
 
 import torch
 
-from intellectd.daemon.atomic import StorageFull, fsync_dir, storage_errors
+from intellectd.daemon.atomic import StorageFull, storage_errors
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.kernels.digest import LEAF_BYTES, leaf_hash, state_digest, state_root
 
 LENGTH_BYTES = 8  # of the header, little-endian, as safetensors has it
 HEADER_BYTES_MAX = 64 * 1024  # two tensors and metadata take about 300 bytes
 ELEMENT_BYTES = 4
-PIECE_BYTES = 16 * 1024 * 1024  # written at once: large enough for any disk, small enough to be pre-empted
+PIECE_BYTES = 16 * 1024 * 1024  # read at once
 ALIGNMENT_BYTES = 8  # safetensors pads its header to this, so that the vectors are aligned when mapped
 
 
@@ -54,23 +54,6 @@ def check_room(folder: Path, wanted_bytes: int, spare_bytes: int) -> None:
             f"and {spare_bytes // 2**20} MiB are kept for the next rounds",
             f"free some space on the disk of {folder}",
         )
-
-
-def write_snapshot(path: Path, state: State, round_: int, digest: bytes) -> None:
-    """Raises StorageError; an older file of the name stays until the new one is whole."""
-    temp = path.with_name(f".{path.name}.tmp")
-    with storage_errors(path):
-        try:
-            descriptor = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb", buffering=0) as file:
-                _write(file, header_bytes(state.theta.numel(), round_, digest))
-                _write(file, bytes_of(state.theta))
-                _write(file, bytes_of(state.momentum))
-                os.fsync(descriptor)
-            os.replace(temp, path)
-            fsync_dir(path.parent)
-        finally:
-            temp.unlink(missing_ok=True)
 
 
 def read_snapshot(path: Path, elements: int, round_: int) -> Snapshot:
@@ -179,12 +162,6 @@ def _check_size(path: Path, file: BinaryIO, header_length: int, elements: int) -
     expected = LENGTH_BYTES + header_length + 2 * elements * ELEMENT_BYTES
     if size != expected:
         raise damaged(path, f"it has {size} bytes, not {expected}")
-
-
-def _write(file: BinaryIO, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view[:PIECE_BYTES]) :]
 
 
 def _read_into(file: BinaryIO, view: memoryview) -> bool:

@@ -69,7 +69,8 @@ def test_verify_reads_every_byte(folder: Path, asked: Asked) -> None:
 
 
 def test_a_whole_state_of_another_history_is_found(folder: Path, asked: Asked) -> None:
-    from intellectd.daemon.store.snapshot import State, read_snapshot, write_snapshot
+    from intellectd.daemon.store.snapshot import State, read_snapshot
+    from intellectd.daemon.store.snapshot_writer import write_snapshot
     from intellectd.kernels.digest import state_digest
 
     path = folder / "snapshots" / "00000008.safetensors"

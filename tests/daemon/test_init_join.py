@@ -15,7 +15,7 @@ import trio.testing
 
 from intellectd.daemon.control import ControlError, send_frame
 from intellectd.daemon.runs.founding import Founding
-from intellectd.daemon.store import snapshot
+from intellectd.daemon.store import snapshot_writer
 from intellectd.kernels.layout import TensorSpec
 from intellectd.protocol.manifest import config_from_toml
 from tests.daemon.shell_trainer import FakeTrainer
@@ -177,7 +177,7 @@ async def test_a_disk_that_fills_up_leaves_nothing_behind(
         monkeypatch.setattr(os, "open", fails_to_open)
         monkeypatch.setattr(os, "replace", fails_to_rename)
         if place == "snapshot":
-            monkeypatch.setattr(snapshot, "_write", full)
+            monkeypatch.setattr(snapshot_writer, "_write_whole", full)
         error = await refusal(host, "init", toml=TOML)
         assert "No space left on device" in error.message and "free some space" in error.hint
         nothing_is_left(host)

@@ -12,7 +12,7 @@ import trio.testing
 from intellectd.daemon.atomic import StorageFull
 from intellectd.daemon.errors import EXIT_PERMISSION
 from intellectd.daemon.runs.perform import Performer
-from intellectd.daemon.store import frame_file, snapshot
+from intellectd.daemon.store import frame_file, snapshot, snapshot_writer
 from intellectd.protocol import effects as ef
 from tests.daemon.shell_trainer import FakeTrainer
 from tests.daemon.shell_world import Host, Shell, digest_of, shell
@@ -132,11 +132,11 @@ async def test_a_disk_that_fills_up_while_a_snapshot_is_written_keeps_the_older_
         run_id, host = await one_host(world, rounds=9)
         await host.wait("round=5")
 
-        def fails(file: Any, data: Any) -> None:
-            file.write(bytes(data[:1000]))
+        def fails(descriptor: int, data: memoryview, offset: int) -> None:
+            os.pwrite(descriptor, data[:1000], offset)
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(snapshot, "_write", fails)
+        monkeypatch.setattr(snapshot_writer, "_write_whole", fails)
         status = await host.wait("finished")
         assert any("No space left on device" in warning for warning in status["warnings"])
         folder = host.state / "runs" / run_id / "snapshots"

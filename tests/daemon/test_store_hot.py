@@ -13,7 +13,8 @@ from intellectd.daemon.bulk.interface import PiecesJob, ServedObject, TransferDo
 from intellectd.daemon.store import hot_pieces
 from intellectd.daemon.store.hot_pieces import HOT_BYTES_MAX, FileObject, HotPieces
 from intellectd.daemon.store.incoming import state_borders
-from intellectd.daemon.store.snapshot import State, extent_of, write_snapshot
+from intellectd.daemon.store.snapshot import State, extent_of
+from intellectd.daemon.store.snapshot_writer import write_snapshot
 from intellectd.kernels.digest import LEAF_BYTES, state_digest, state_leaves
 from tests.daemon.bulk_swarm import STALL_S, Events, transfer_id, trust_all
 

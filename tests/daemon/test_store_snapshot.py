@@ -12,7 +12,8 @@ from intellectd.daemon.atomic import StorageFull
 from intellectd.daemon.errors import EXIT_CONFIG
 from intellectd.daemon.store import snapshot
 from intellectd.daemon.store.frame_file import CorruptFile
-from intellectd.daemon.store.snapshot import State, check_room, part_of, read_snapshot, write_snapshot
+from intellectd.daemon.store.snapshot import State, check_room, part_of, read_snapshot
+from intellectd.daemon.store.snapshot_writer import write_snapshot
 from intellectd.kernels.digest import state_digest
 from tests.daemon.ram import ram_path
 

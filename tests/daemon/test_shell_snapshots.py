@@ -1,0 +1,117 @@
+"""Snapshots in whole daemons: written while rounds go on, of the state as it was, and of no line that was left."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from intellectd.daemon.runs.compute import Compute, Work
+from intellectd.daemon.runs.examine import examine, manifest_of
+from intellectd.daemon.runs.examine_states import CONTRADICTED, check_state, states_of
+from intellectd.daemon.store.snapshot_writer import SnapshotWriter
+from tests.daemon.shell_world import Host, shell
+from tests.daemon.test_shell_swarm import swarm
+
+Clock = trio.testing.MockClock
+SLOW_S = 25.0  # two rounds and a half
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Writing in the background begins late: outer steps find the state not written yet. The times of those."""
+    found: list[float] = []
+    aside, copy_out = Compute.aside, SnapshotWriter.copy_out
+
+    async def later(self: Compute, work: Work) -> Any:
+        if getattr(work, "__func__", None) is SnapshotWriter.write:
+            await trio.sleep(SLOW_S)
+        return await aside(self, work)
+
+    def seen(self: SnapshotWriter) -> None:
+        if self._next < 2 * self._per_vector:
+            found.append(trio.current_time())
+        copy_out(self)
+
+    monkeypatch.setattr(Compute, "aside", later)
+    monkeypatch.setattr(SnapshotWriter, "copy_out", seen)
+    return found
+
+
+def folder_of(host: Host, run_id: str) -> Path:
+    return host.state / "runs" / run_id
+
+
+def checked(folder: Path) -> list[int]:
+    """Rounds of the states there, each of which has the digest that the log proves."""
+    manifest = manifest_of(folder)
+    found = states_of(folder, manifest, examine(folder))
+    for state in found:
+        check_state(state, manifest)
+        assert state.standing != CONTRADICTED
+    return [state.round for state in found]
+
+
+async def test_rounds_go_on_while_a_state_is_written(autojump_clock: Clock, slow_disk: list[float]) -> None:
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=14)
+        await host.wait("round=4")
+        began = trio.current_time()
+        await host.wait("round=6")
+        assert trio.current_time() - began < SLOW_S
+        folder = folder_of(host, run_id)
+        assert checked(folder) == [0]  # not whole yet
+        await host.wait("finished")
+        await host.until(lambda _run: (folder / "snapshots" / "00000012.safetensors").is_file())
+        assert checked(folder) == [8, 12]
+        assert len(slow_disk) >= 2  # outer steps that had to write first
+        assert not any("no snapshot" in warning for warning in (await host.status())["warnings"])
+        assert list((folder / "snapshots").glob(".*")) == []
+
+
+async def test_a_daemon_that_dies_in_the_middle_starts_from_the_one_before(
+    autojump_clock: Clock, slow_disk: list[float]
+) -> None:
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=12)
+        await host.wait("round=9")
+        folder = folder_of(host, run_id)
+        assert checked(folder) == [0, 4]
+        assert len(list((folder / "snapshots").glob(".*"))) == 1
+        await host.kill()
+        await host.start()
+        assert (await host.wait("round=9"))["tokens_total"] >= 9 * 1000
+        await host.wait("finished")
+        await host.until(lambda _run: checked(folder) == [8, 12])
+        assert list((folder / "snapshots").glob(".*")) == []
+
+
+async def test_one_that_comes_while_another_is_written_is_left_out_and_told(
+    autojump_clock: Clock, slow_disk: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.daemon.test_shell_snapshots.SLOW_S", 60.0)
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=14)
+        status = await host.wait("round=9")
+        assert any("no snapshot of round 8: the one before is still being written" in w for w in status["warnings"])
+        await host.wait("finished")
+        await host.until(lambda _run: (folder_of(host, run_id) / "snapshots" / "00000012.safetensors").is_file())
+        assert checked(folder_of(host, run_id)) == [4, 12]
+
+
+async def test_as_many_are_kept_as_this_host_is_told(autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from intellectd.daemon.config import SnapshotsConfig
+
+    real = Host.config.fget
+    assert real is not None
+    monkeypatch.setattr(Host, "config", property(lambda self: replace(real(self), snapshots=SnapshotsConfig(keep=3))))
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=18)
+        await host.wait("finished")
+        await host.until(lambda _run: checked(folder_of(host, run_id)) == [8, 12, 16])
+        await host.kill()
+        await host.start()
+        assert checked(folder_of(host, run_id)) == [8, 12, 16]
