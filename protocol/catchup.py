@@ -276,7 +276,10 @@ class Catchup:
         """Those after `base`, so many at once that several donors have something to give (K13)."""
         out: list[Out] = []
         self.updates.late_at = NEVER
-        for round_ in range(base + 1, min(base + limits.UPDATES_AHEAD, head.round) + 1):
+        ahead = min(
+            limits.UPDATES_AHEAD_MAX, max(limits.UPDATES_AHEAD_MIN, head.state_bytes // max(1, head.update_bytes))
+        )
+        for round_ in range(base + 1, min(base + ahead, head.round) + 1):
             decided = self.window.get(round_)
             if decided is None:
                 break

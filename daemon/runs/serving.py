@@ -68,6 +68,7 @@ def _snapshot_part(store: RunStore, round_: int, part: str, hot: HotPieces) -> S
     path, arriving = store.snapshot_path(round_), store.arriving
     if arriving is not None and arriving.round == round_ and not path.exists():
         return _arriving_part(arriving, part)
+    store.asked.note(round_)
     match part:
         case "state":
             return FileObject(path, *extent_of(path, part), hot)

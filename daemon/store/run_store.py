@@ -15,6 +15,7 @@ import msgspec
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_atomic
 from intellectd.daemon.store import log_files
 from intellectd.daemon.store.arriving import Arriving
+from intellectd.daemon.store.asked import Asked
 from intellectd.daemon.store.budget import KEEP_FEW
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
 from intellectd.daemon.store.residuals import Residuals
@@ -56,7 +57,7 @@ class RunStore:
         self.path = path
         self._leaves: tuple[tuple[int, int], bytes] | None = None
         self._leaves_lock = threading.Lock()
-        self.retention = KEEP_FEW
+        self.retention, self.asked = KEEP_FEW, Asked()
         self._rebased = 0  # twice for each time: before and after
         self.arriving: Arriving | None = None  # a state on its way here, for others that fetch it
         self._remedy = log_files.remedy_for(path)
@@ -289,15 +290,27 @@ class RunStore:
     # ---- retention
 
     def prune(self) -> None:
-        """Keep the newest snapshots that the log reaches, and every update since the oldest of them."""
+        """Keep the newest snapshots that the log reaches, one that is being fetched from here, and every update since
+        the oldest of them."""
         reached = self.reached_snapshots()
-        kept = self.retention.kept(reached, self._snapshot_size(reached), len(self._log))
+        size = self._snapshot_size(reached)
+        kept = self.retention.kept(reached, size, len(self._log))
+        asked = self.asked.newest()
+        if asked in reached and asked not in kept and self._is_worth_it(asked, len(kept) + 1, size):
+            kept.append(asked)
         for old in reached:
             if old not in kept:
                 self.snapshot_path(old).unlink(missing_ok=True)
         first = min(kept, default=0) + 1
         needed = [root for i in range(min(first, len(self._log)), len(self._log)) for root in roots_of(self.entry(i))]
         self.updates.prune(needed, len(self._log))
+
+    def _is_worth_it(self, round_: int, count: int, size: int) -> bool:
+        """While the operator's limit has room for it, and the updates after it are no more bytes than a newer state,
+        which would lead on as soon."""
+        if self.retention.bytes_max and count * size > self.retention.bytes_max:
+            return False
+        return sum(self.entry(r).record.update_bytes for r in range(round_ + 1, len(self._log))) <= size
 
     def _snapshot_size(self, rounds: list[int]) -> int:
         """Bytes of each: all are of the same vectors."""

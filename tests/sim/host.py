@@ -11,6 +11,9 @@ from intellectd.protocol.node import Node
 from intellectd.protocol.records import Entry, Group
 
 Stream = tuple[int, int]
+STATE_BYTES = 2048  # of 256 elements
+ASKED_S = 10.0  # no fetch of an update takes longer
+LOG_ROUNDS_MAX = 8  # of updates that are kept for whoever fetches a state: as many as take its room
 
 
 @dataclass
@@ -22,11 +25,15 @@ class Disk:
     votes: dict[bytes, ef.PersistVote] = field(default_factory=dict)  # the newest of each generation
     snapshots: dict[int, bytes] = field(default_factory=dict)
     updates: dict[bytes, bool] = field(default_factory=dict)
+    asked: dict[int, float] = field(default_factory=dict)  # until when somebody fetches this snapshot
 
-    def prune(self) -> int:
-        """Two snapshots and the updates since the older one; what was voted for and is not decided stays too."""
+    def prune(self, now: float) -> int:
+        """Two snapshots, one more that is being fetched, and the updates since the oldest; what was voted for and is
+        not decided stays too."""
+        asked = max((r for r, until in self.asked.items() if now < until), default=None)
         for old in sorted(self.snapshots)[:-2]:
-            del self.snapshots[old]
+            if old != asked or len(self.entries) - old > LOG_ROUNDS_MAX:
+                del self.snapshots[old]
         first = max(0, min(self.snapshots, default=-1)) + 1
         voted = self.vote.accepted.record.update_root if self.vote and self.vote.accepted else b""
         decided = {root: e.record.round for e in self.entries for root in roots_of(e)}

@@ -127,8 +127,15 @@ class Network:
     # ---- bulk
 
     def fetch(
-        self, host: Host, donor: str, has: Callable[[Host], bool], good: Callable[[], ev.Event], bad: ev.Event
+        self,
+        host: Host,
+        donor: str,
+        has: Callable[[Host], bool],
+        good: Callable[[], ev.Event],
+        bad: ev.Event,
+        size: float = 1.0,
     ) -> None:
+        """`size`: times as long as what is small takes."""
         world, life = self._world, host.life
         source = world.hosts.get(donor)
 
@@ -138,7 +145,7 @@ class Network:
                 world.tell(host, good() if source is not None and there and has(source) else bad)
 
         slow = self.narrowness([source] if source is not None else [])
-        world.at(self.rng.uniform(0.3, 1.5) * slow, arrive)
+        world.at(self.rng.uniform(0.3, 1.5) * slow * size, arrive)
 
     def probe(self, host: Host, peer: str) -> None:
         """What sending to this peer shows, if there is a way to it."""

@@ -20,7 +20,7 @@ from intellectd.protocol.node import Node
 from intellectd.protocol.seat import first_mark
 from tests.sim.config import sim_config
 from tests.sim.decoded import Memory, once
-from tests.sim.host import CrashPoint, Host
+from tests.sim.host import ASKED_S, STATE_BYTES, CrashPoint, Host
 from tests.sim.network import Network
 from tests.sim.rings import Rings
 from tests.sim.scenario import Weather
@@ -35,7 +35,6 @@ OWNER = "KEY"
 TICK = ev.Tick()
 READER = QuickCrypto(OWNER)  # it checks anybody's
 SNAPSHOT_ROUNDS = 3
-STATE_BYTES = 2048  # of the 256 elements below
 DISCOVERY_S = 20.0
 CONFESSIONS = ("progress_dropped", "delta_refused", "switched")  # notes that say of a host's own work that it is lost
 # Where an envelope says what it is: after the run, the sender and the lengths of them. No run key contains it.
@@ -50,6 +49,7 @@ class World:
         self.hosts: dict[str, Host] = {}
         self.net = Network(self, Random(f"network {seed}"))
         self.crash_points: dict[str, CrashPoint] = {}
+        self.state_size = 1.0  # how many times longer than an update a state takes to fetch
         self.rings, self.training = Rings(self), Training(self)
         self.log: list[str] = []
         self.trace = False
@@ -341,7 +341,9 @@ class World:
         missed = ev.SnapshotMissed(effect.round, effect.donor, "not there")
         rounds = (-1, 0) if effect.round < 0 else (effect.round,)  # the first parameters are the state after round 0
         has = lambda donor: effect.digest in [donor.disk.snapshots.get(r) for r in rounds]  # noqa: E731
-        self.net.fetch(host, effect.donor, has, install, missed)
+        for name in [name for name in (effect.donor, *effect.others) if name in self.hosts]:
+            self.hosts[name].disk.asked[effect.round] = self.now + ASKED_S * self.state_size
+        self.net.fetch(host, effect.donor, has, install, missed, self.state_size)
 
     def _rebase(self, host: Host, effect: ef.Rebase) -> None:
         """The log goes on from an older record; states after that one are of no use any more."""
@@ -394,5 +396,5 @@ class World:
         self.at(0.1, done)
 
     def _held(self, host: Host) -> ev.SnapshotsHeld:
-        first = host.disk.prune()
+        first = host.disk.prune(self.now)
         return ev.SnapshotsHeld(tuple(sorted(max(r, 0) for r in host.disk.snapshots)), first)
