@@ -2,7 +2,8 @@
 
 `python catchup_peer.py SPEC`, a JSON object: name, listen, mib, elements. First it answers {"address", "certificate"}.
 A line {"members": {peer: such an answer}} has it trust them; {"fetch": run, "donors": [peer]} fetches the state from
-these, with {"seconds", "received"} or {"failed": reason}; {"run": ...} takes part in a
+these, with {"seconds", "received"} or {"failed": reason}; with "fellows": [peer] and "first", a piece, it gives these
+what it has of it meanwhile, and afterwards (with "seed": false it has nothing before). {"run": ...} takes part in a
 ring, as in collective_peer.py. A state is 1 MiB pieces, each of which says which one it is.
 """
 
@@ -21,7 +22,15 @@ import torch
 from blake3 import blake3
 
 from intellectd.daemon.bulk.engine import Engine
-from intellectd.daemon.bulk.interface import BulkEvent, DonorLost, Endpoint, PiecesJob, TransferDone, TransferProgress
+from intellectd.daemon.bulk.interface import (
+    BulkEvent,
+    DonorLost,
+    Endpoint,
+    PiecesJob,
+    ServedObject,
+    TransferDone,
+    TransferProgress,
+)
 from intellectd.kernels.digest import LEAF_BYTES, leaf_hash
 from tests.bench.collective_peer import Vector, begin
 
@@ -42,12 +51,67 @@ def ended(inbox: "queue.Queue[BulkEvent]") -> BulkEvent:
             return event
 
 
-def fetch(engine: Engine, told: Told, hashes: tuple[bytes, ...]) -> Told:
+class Arriving:
+    """What has come of it, for fellows (daemon/store/arriving.py does the same over a file)."""
+
+    def __init__(self, into: memoryview, pieces: int) -> None:
+        self._into, self.came = into, bytearray(pieces)
+        self.nbytes = len(into)
+
+    def held(self) -> memoryview:
+        bits = int("".join("1" if came else "0" for came in reversed(self.came)), 2)
+        return memoryview(bits.to_bytes(-(-len(self.came) // 8), "little"))
+
+    def part(self, start: int, stop: int) -> memoryview:
+        piece = start // LEAF_BYTES
+        if not self.came[piece]:
+            raise OSError(f"piece {piece} is not here yet")
+        return self._into[start : min(stop, (piece + 1) * LEAF_BYTES)]
+
+
+class States:
+    """What this host can give: all of it, or what has come."""
+
+    def __init__(self, state: memoryview | None) -> None:
+        self._state, self.arriving = state, None if state is not None else Arriving(memoryview(b""), 0)
+        self.begun = False
+
+    def provide(self, _peer: str, name: str) -> memoryview | ServedObject | None:
+        if self._state is not None:
+            return self._state if name == "state" else None
+        if not self.begun:
+            return None
+        assert self.arriving is not None
+        return self.arriving.held() if name == "held" else self.arriving
+
+
+def fetch(engine: Engine, told: Told, hashes: tuple[bytes, ...], states: States) -> Told:
     into = memoryview(bytearray(len(hashes) * LEAF_BYTES))
+    states.arriving = arriving = Arriving(into, len(hashes))
+    states.begun = True
     inbox: queue.Queue[BulkEvent] = queue.Queue()
     borders = tuple(range(0, len(into) + 1, LEAF_BYTES))
-    name, came = blake3(told["fetch"].encode()).digest(), list[int]()
-    job = PiecesJob(name, tuple(told["donors"]), "state", into, borders, hashes, (), came.append, STALL_S, DEADLINE_S)
+    name = blake3(told["fetch"].encode()).digest()
+
+    def came(piece: int) -> None:
+        arriving.came[piece] = 1
+
+    donors, fellows = tuple(told["donors"]), tuple(told.get("fellows", ()))
+    job = PiecesJob(
+        name,
+        donors,
+        "state",
+        into,
+        borders,
+        hashes,
+        (),
+        came,
+        STALL_S,
+        DEADLINE_S,
+        fellows,
+        "held",
+        told.get("first", 0),
+    )
     began = time.monotonic()
     engine.start_pieces(job, inbox.put)
     event, seconds = ended(inbox), time.monotonic() - began
@@ -71,15 +135,14 @@ def main() -> None:
     spec = json.loads(sys.argv[1])
     engine = Engine(spec["name"], spec["listen"])
     pieces = [piece(number) for number in range(spec["mib"])]
-    hashes, state = tuple(leaf_hash(each) for each in pieces), memoryview(b"".join(pieces))
+    hashes = tuple(leaf_hash(each) for each in pieces)
+    states = States(memoryview(b"".join(pieces)) if spec.get("seed", True) else None)
     del pieces
-    delta = torch.randn(spec["elements"], generator=torch.Generator().manual_seed(1)) * 1e-3
-    vector = Vector("int8", delta, whole=False)
-
-    def provide(_peer: str, name: str) -> memoryview | None:
-        return state if name == "state" else None
-
-    engine.serve(provide)
+    vector = None
+    if spec["elements"]:
+        delta = torch.randn(spec["elements"], generator=torch.Generator().manual_seed(1)) * 1e-3
+        vector = Vector("int8", delta, whole=False)
+    engine.serve(states.provide)
     endpoint = engine.endpoint
     print(json.dumps({"address": endpoint.address, "certificate": endpoint.certificate.hex()}), flush=True)
     for line in sys.stdin:
@@ -88,7 +151,11 @@ def main() -> None:
             members = {name: (at["address"], bytes.fromhex(at["certificate"])) for name, at in told["members"].items()}
             engine.trust({name: Endpoint(*where) for name, where in members.items() if name != spec["name"]})
             continue
-        answer = fetch(engine, told, hashes) if "fetch" in told else reduce(engine, told, vector)
+        if "fetch" in told:
+            answer = fetch(engine, told, hashes, states)
+        else:
+            assert vector is not None
+            answer = reduce(engine, told, vector)
         print(json.dumps(answer), flush=True)
     engine.close()
 
