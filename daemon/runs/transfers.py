@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import trio
 
+from intellectd.daemon.atomic import StorageError
 from intellectd.daemon.bulk.errors import BulkError
 from intellectd.daemon.bulk.interface import (
     BulkEngine,
@@ -184,7 +185,11 @@ class Transfers:
                 incoming.aborted, incoming.again = True, effect
                 self._bulk.abort(name)
             return
-        memory = await self._runner(lambda: self._store.updates.new(name, expected))
+        try:
+            memory = await self._runner(lambda: self._store.updates.new(name, expected))
+        except StorageError as error:  # it may not be needed yet: several are fetched ahead
+            self._failed_here(name, ev.UpdateMissed(name, effect.donor, f"there is no room for it here: {error}"))
+            return
         self._incoming[name] = _Incoming(memory, donor=effect.donor)
         job = FetchJob(
             name,

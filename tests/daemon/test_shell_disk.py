@@ -1,6 +1,7 @@
 """Whole daemons and their disks: cut off between two writes, full, damaged, and what is left behind."""
 
 import errno
+import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from intellectd.daemon.atomic import StorageFull
 from intellectd.daemon.errors import EXIT_PERMISSION
 from intellectd.daemon.runs.perform import Performer
 from intellectd.daemon.store import frame_file, snapshot, snapshot_writer
+from intellectd.daemon.store.updates import Updates
 from intellectd.protocol import effects as ef
 from tests.daemon.shell_trainer import FakeTrainer
 from tests.daemon.shell_world import Host, Shell, digest_of, shell
@@ -184,6 +186,29 @@ async def test_a_full_disk_for_a_rounds_result_ends_the_daemon(autojump_clock: C
         monkeypatch.setattr(os, "posix_fallocate", full)
         failure = await host.died()
         assert isinstance(failure, StorageFull) and failure.exit_code == EXIT_PERMISSION
+
+
+async def test_a_joiner_without_room_for_updates_says_so_and_goes_on_when_there_is(
+    autojump_clock: Clock, monkeypatch: Patch
+) -> None:
+    """SPEC K13: several are fetched ahead; that there is no room for these is no reason to end a daemon."""
+    async with shell() as world:
+        run_id, host = await one_host(world, rounds=14)
+        await host.wait("round=6")
+        late, real, has_room = await world.host("late", host), Updates.new, list[bool]()
+
+        def new(updates: Updates, name: bytes, length: int) -> mmap.mmap:
+            if not has_room and updates.path.is_relative_to(late.state):
+                raise StorageFull("No space left on device", "free some")
+            return real(updates, name, length)
+
+        monkeypatch.setattr(Updates, "new", new)
+        await late.ask("join", run_id=run_id, peers=[host.address])
+        await late.until(lambda run: any("there is no room for it here" in text for text in run["warnings"]))
+        assert (await late.status())["state"] != "halted"
+        has_room.append(True)
+        await late.wait("synced")
+        await finish_alike([host, late], 14)
 
 
 async def test_a_damaged_or_missing_update_is_fetched_again(autojump_clock: Clock) -> None:

@@ -36,7 +36,10 @@ def test_a_joiner_killed_halfway_fetches_the_rest_alone(swarm: Swarm) -> None:
     seen = late.run_status()["catchup"]
     assert seen["kept_bytes"] > (before - 2) * 2**20, late.told(str(seen))
     assert not list((late.state / "runs" / swarm.run_id / "incoming").iterdir())
-    everybody = [*first, late]
-    swarm.until_contributed(late, seen_by=everybody)
+    everybody, at = [*first, late], swarm.gate.open_to
+    counted = swarm.until_contributed(late, seen_by=everybody)
+    assert counted <= at + 2, late.told("the next record names it, the one after has its work")
     swarm.advance(everybody, 1)
     agree(everybody)
+    rows = first[0].rounds(swarm.run_id)
+    assert len({*rows[counted]["weights"].values()}) == 1, "it did as much as the others, and counts as much"
