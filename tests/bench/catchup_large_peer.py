@@ -34,7 +34,8 @@ from intellectd.daemon.bulk.interface import (
 )
 from intellectd.daemon.store.hot_pieces import FileObject, HotPieces
 from intellectd.daemon.store.incoming import Incoming, state_borders
-from intellectd.daemon.store.snapshot import State, extent_of, part_of, write_snapshot
+from intellectd.daemon.store.snapshot import State, extent_of, part_of
+from intellectd.daemon.store.snapshot_writer import write_snapshot
 from intellectd.kernels import ops
 from intellectd.kernels.digest import HASH_BYTES, leaf_hashes, state_digest, state_leaves, state_root
 
