@@ -186,7 +186,7 @@ class Pieces:
         rest. 0 for one that is so slow that the others will have all before it has one."""
         size = self._sizes[0]
         if not donor.known:
-            return 0 if donor.asks else 1  # first it shows what it can do
+            return 1  # first it shows what it can do; two of them, or the line would idle for a round trip between
         rate = donor.rate()
         count = max(1, min(ASK_PIECES_MAX, int(rate * ASK_S / size)))
         others = sum(other.rate_at(now, size) for key, other in self._donors.items() if key != name)

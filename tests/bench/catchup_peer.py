@@ -1,10 +1,10 @@
 """One host of the catch-up bench, in a process of its own: an engine that serves a state, or fetches one.
 
 `python catchup_peer.py SPEC`, a JSON object: name, listen, mib, elements. First it answers {"address", "certificate"}.
-A line {"members": {peer: such an answer}} has it trust them; {"fetch": run, "donors": [peer]} fetches the state from
-these, with {"seconds", "received"} or {"failed": reason}; with "fellows": [peer] and "first", a piece, it gives these
-what it has of it meanwhile, and afterwards (with "seed": false it has nothing before). {"run": ...} takes part in a
-ring, as in collective_peer.py. A state is 1 MiB pieces, each of which says which one it is.
+A line {"members": {peer: such an answer}} has it trust them; {"fetch": run, "donors": [peer]} fetches the state, or its
+first "mib", from these, with {"seconds", "received"} or {"failed": reason}; with "fellows": [peer] and "first", a piece,
+it gives these what it has of it meanwhile, and afterwards (with "seed": false it has nothing before). {"run": ...} takes
+part in a ring, as in collective_peer.py. A state is 1 MiB pieces, each of which says which one it is.
 """
 
 import itertools
@@ -69,26 +69,36 @@ class Arriving:
         return self._into[start : min(stop, (piece + 1) * LEAF_BYTES)]
 
 
+class Whole:
+    """All of it, made as it is asked for: it need not lie in memory once for each host."""
+
+    def __init__(self, pieces: int) -> None:
+        self.nbytes = pieces * LEAF_BYTES
+
+    def part(self, start: int, stop: int) -> memoryview:
+        number, at = divmod(start, LEAF_BYTES)
+        return memoryview(piece(number))[at : at + stop - start]
+
+
 class States:
     """What this host can give: all of it, or what has come."""
 
-    def __init__(self, state: memoryview | None) -> None:
-        self._state, self.arriving = state, None if state is not None else Arriving(memoryview(b""), 0)
-        self.begun = False
+    def __init__(self, state: Whole | None) -> None:
+        self._state = state
+        self.arriving: Arriving | None = None
 
     def provide(self, _peer: str, name: str) -> memoryview | ServedObject | None:
         if self._state is not None:
             return self._state if name == "state" else None
-        if not self.begun:
+        if self.arriving is None:
             return None
-        assert self.arriving is not None
         return self.arriving.held() if name == "held" else self.arriving
 
 
 def fetch(engine: Engine, told: Told, hashes: tuple[bytes, ...], states: States) -> Told:
+    hashes = hashes[: told.get("mib", len(hashes))]
     into = memoryview(bytearray(len(hashes) * LEAF_BYTES))
     states.arriving = arriving = Arriving(into, len(hashes))
-    states.begun = True
     inbox: queue.Queue[BulkEvent] = queue.Queue()
     borders = tuple(range(0, len(into) + 1, LEAF_BYTES))
     name = blake3(told["fetch"].encode()).digest()
@@ -134,10 +144,8 @@ def reduce(engine: Engine, told: Told, vector: Vector) -> Told:
 def main() -> None:
     spec = json.loads(sys.argv[1])
     engine = Engine(spec["name"], spec["listen"])
-    pieces = [piece(number) for number in range(spec["mib"])]
-    hashes = tuple(leaf_hash(each) for each in pieces)
-    states = States(memoryview(b"".join(pieces)) if spec.get("seed", True) else None)
-    del pieces
+    hashes = tuple(leaf_hash(piece(number)) for number in range(spec["mib"]))
+    states = States(Whole(spec["mib"]) if spec.get("seed", True) else None)
     vector = None
     if spec["elements"]:
         delta = torch.randn(spec["elements"], generator=torch.Generator().manual_seed(1)) * 1e-3
