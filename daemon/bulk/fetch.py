@@ -21,7 +21,16 @@ from intellectd.daemon.bulk.interface import FetchJob, OnBulkEvent
 from intellectd.daemon.bulk.limits import PROGRESS_EACH_CHUNKS_MAX, SERVE_BURST_BYTES
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.transfer import Transfer
-from intellectd.daemon.bulk.wire import HEADER_BYTES, GetRequest, Header, Kind, Refusal, decode_header, encode_request
+from intellectd.daemon.bulk.wire import (
+    HEADER_BYTES,
+    PACKED,
+    GetRequest,
+    Header,
+    Kind,
+    Refusal,
+    decode_header,
+    encode_request,
+)
 from intellectd.protocol.pieces import PATIENCE_S
 
 
@@ -86,12 +95,12 @@ class Fetch:
         link.limit(self.transfer.deadline)
 
 
-def checked_answer(answer: Header, wanted: GetRequest) -> None:
+def checked_answer(answer: Header, wanted: GetRequest, may_be_packed: bool = False) -> None:
     """Raises Declined or WireError unless what was asked for follows."""
     if answer.kind == Kind.REFUSED:
         refused = Busy if answer.flag == Refusal.BUSY else Declined
         raise refused(_refusal(answer.flag, wanted))
-    if answer.kind != Kind.OBJECT or answer.length != wanted.length:
+    if answer.kind != Kind.OBJECT or answer.length != wanted.length or answer.flag > (PACKED if may_be_packed else 0):
         raise WireError(f"{answer.kind.name} of {answer.length} bytes, asked for {wanted.length} of an object")
 
 

@@ -74,6 +74,7 @@ class PiecesJob:
     fellows: tuple[str, ...] = ()
     held_name: str = ""
     start: int = 0
+    floats: bool = False  # of fp32, which a slow donor is asked to pack
 
 
 @dataclass(frozen=True)

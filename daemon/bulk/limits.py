@@ -16,6 +16,11 @@ SERVES_PER_PEER_MAX = 4
 CONNECTIONS_MAX = 2 * HANDSHAKES_MAX + SERVES_MAX  # accepted and not yet a channel's; each has a thread
 SERVE_STALL_S = 10.0  # per PIECE_BYTES: drops a reader below 6.5 KB/s, whose catch-up would take days
 SERVE_BURST_BYTES = 256 * 1024  # served between two looks at whether a collective runs
+PACK_BLOCK_MAX = 1024 * 1024  # packed at once: what is asked for in one part (store/hot_pieces.py), a leaf
+PACK_WORTH = 0.95  # less than a twentieth saved is not worth the other side's time
+# Donors that are slower are asked to pack: a seventh fewer bytes, for 4 CPU s/GB at both ends together, measured; so at
+# this rate it costs each some 5 % of a core.
+PACK_BELOW = 25e6
 SERVE_IDLE_S = 5.0  # a reader that asks for nothing more: it decides within a round trip; a slot is worth more
 DONORS_MAX = 16  # of one fetch, each with a thread: twice what fills a downlink ten times their uplinks
 # Between two questions to a fellow what it holds by now: a few round trips, and half of what one request is worth. When

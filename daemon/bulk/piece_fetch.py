@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.block_reader import BlockReader
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.dial import Dialler
 from intellectd.daemon.bulk.errors import BulkError, Busy, Declined, Failure, LinkSilent, Stopped, WireError, failure_of
@@ -23,12 +24,13 @@ from intellectd.daemon.bulk.limits import (
     DONORS_MAX,
     FELLOWS_ALONE_S,
     HELD_LOOK_S,
+    PACK_BELOW,
     PIECES_LOOK_S,
     SERVE_IDLE_S,
 )
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.transfer import Transfer
-from intellectd.daemon.bulk.wire import HEADER_BYTES, GetRequest, Header, Kind, decode_header, encode_request
+from intellectd.daemon.bulk.wire import HEADER_BYTES, PACKED, GetRequest, Header, Kind, decode_header, encode_request
 from intellectd.kernels.digest import leaf_hash
 from intellectd.protocol.pieces import Ask, Pieces
 
@@ -214,7 +216,7 @@ class PieceFetch:
     def _converse(self, peer: str, ask: Question) -> Question | None:
         """On one connection, until there is nothing to ask or it has idled for so long that it may be closed: what
         to ask on the next."""
-        link, answer = self._dialler.dial(peer, self._request(ask), self.transfer)
+        link, answer = self._dialler.dial(peer, self._request(ask, peer), self.transfer)
         try:
             link.hand_over(self.transfer.stop, self.transfer.deadline)
             with self._changed:
@@ -229,7 +231,7 @@ class PieceFetch:
                     more = self._next_ask(peer)
                     if more is None or now_s() - idle_at > SERVE_IDLE_S / 2:
                         return more
-                    self._say(link, more)
+                    self._say(link, peer, more)
                     under_way.append(more)
                 answer = decode_header(link.read_bytes(HEADER_BYTES, self.transfer.stall_s))
         finally:
@@ -245,24 +247,30 @@ class PieceFetch:
                 ask = self._question(peer)
             if ask is None:
                 return
-            self._say(link, ask)
+            self._say(link, peer, ask)
             under_way.append(ask)
 
-    def _say(self, link: Link, ask: Question) -> None:
-        link.write_all(memoryview(encode_request(self._request(ask))), self.transfer.stall_s)
+    def _say(self, link: Link, peer: str, ask: Question) -> None:
+        link.write_all(memoryview(encode_request(self._request(ask, peer))), self.transfer.stall_s)
 
-    def _request(self, ask: Question) -> GetRequest:
+    def _request(self, ask: Question, peer: str) -> GetRequest:
         if isinstance(ask, WhatItHolds):
             return self._held
         start, stop = self._job.borders[ask.first], self._job.borders[ask.first + ask.count]
-        return GetRequest(self._job.object_name, start, stop - start)
+        return GetRequest(self._job.object_name, start, stop - start, self._job.floats and self._is_slow(peer))
+
+    def _is_slow(self, peer: str) -> bool:
+        """So that its time is better spent on packing; not before it has shown that."""
+        with self._changed:
+            return 0 < self._pieces.rates().get(peer, 0.0) < PACK_BELOW
 
     def _read(self, link: Link, peer: str, ask: Question, answer: Header) -> None:
-        checked_answer(answer, self._request(ask))
+        checked_answer(answer, self._request(ask, peer), may_be_packed=self._job.floats and ask is not WHAT_IT_HOLDS)
         if isinstance(ask, WhatItHolds):
             self._read_held(link, peer)
         else:
-            self._read_pieces(link, peer, ask)
+            length = answer.length
+            self._read_pieces(BlockReader(link, length) if answer.flag == PACKED else link, peer, ask)
         end = decode_header(link.read_bytes(HEADER_BYTES, self.transfer.stall_s))
         if end.kind != Kind.END:
             raise WireError(f"{end.kind.name} where the range ends")
@@ -273,7 +281,7 @@ class PieceFetch:
             self._pieces.holds(peer, held)
             self._changed.notify_all()
 
-    def _read_pieces(self, link: Link, peer: str, ask: Ask) -> None:
+    def _read_pieces(self, link: Link | BlockReader, peer: str, ask: Ask) -> None:
         borders, into = self._job.borders, self._into
         assert into is not None
         scratch = memoryview(bytearray(max(b - a for a, b in _pairs(borders, ask))))

@@ -12,6 +12,7 @@ from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, 
 from intellectd.daemon.bulk.interface import ObjectProvider, ServedObject, served
 from intellectd.daemon.bulk.limits import (
     GOODBYE_S,
+    PACK_BLOCK_MAX,
     REQUEST_S,
     RING_RATE_BYTES_MIN,
     RING_RATE_UNKNOWN,
@@ -21,9 +22,11 @@ from intellectd.daemon.bulk.limits import (
     UNSENT_BYTES_MAX,
 )
 from intellectd.daemon.bulk.link import Link
+from intellectd.daemon.bulk.packing import pack
 from intellectd.daemon.bulk.readers import Place, Readers
 from intellectd.daemon.bulk.turns import Turns
 from intellectd.daemon.bulk.wire import (
+    PACKED,
     REQUEST_PREFIX,
     GetRequest,
     Header,
@@ -132,19 +135,22 @@ class Server:
             return False
         with self._lock:
             link.unsent_at_most(min(UNSENT_BYTES_MAX, SERVE_UNSENT_BYTES // len(self._readers)))
-        self._write(link, encode_header(Header(Kind.OBJECT, length=request.length)))
-        self._send(link, data, request.offset, stop)
+        self._write(link, encode_header(Header(Kind.OBJECT, PACKED if request.pack else 0, request.length)))
+        self._send(link, data, request, stop)
         self._turns.settle(link.check)  # before END, as for the limit on everything
         self._write(link, encode_header(Header(Kind.END)))
         return True
 
-    def _send(self, link: Link, data: ServedObject, start: int, stop: int) -> None:
+    def _send(self, link: Link, data: ServedObject, request: GetRequest, stop: int) -> None:
+        start = request.offset
         while start < stop:
             try:
                 part = data.part(start, stop)  # before its turn: a slow disk holds nobody else up
             except OSError as error:
                 raise LinkLost(f"what it asked for cannot be read here: {error.strerror}") from error
+            part = part[:PACK_BLOCK_MAX] if request.pack else part
             start += len(part)
+            part = memoryview(pack(part)) if request.pack else part
             while part:
                 count = self._turns.take(link.peer, len(part), link.check)
                 link.write_all(part[:count], self._stall_s)

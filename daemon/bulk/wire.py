@@ -6,6 +6,7 @@ header with its plan before it reads a byte of payload. Decoding is total: any b
   dialler:  request   u16 length, msgpack map {"v": 1, "op": "get" | "channel" | "relay", ...}
   answers:  frame     16-byte header: kind u8, flag u8, 6 bytes of zero, length u64 (big-endian), payload
   get:      <- OBJECT(length), the bytes, END; or REFUSED(flag = why), and the connection closes
+            <- to one with "pack": true it may be OBJECT(flag = 1, length), packing.py's blocks, END
             -> further requests for objects, also before the last was answered; each is answered in its turn
   relay:    <- GO(flag = who begins), or REFUSED; then TLS ends, and the bytes are the two peers' own
   channel:  -> 32 secret bytes; <- GO, 32 secret bytes, or REFUSED; then TLS ends, and frames.py's frames follow
@@ -28,6 +29,7 @@ VERSION = 1
 TRANSFER_ID_BYTES = 32
 LENGTH_MAX = 2**63 - 1  # what offset and length may be: sums stay exact, and no file is longer
 
+PACKED = 1  # the flag of an OBJECT
 REQUEST_PREFIX = struct.Struct(">H")
 _HEADER = struct.Struct(">BB6xQ")
 HEADER_BYTES = _HEADER.size
@@ -50,9 +52,13 @@ class Refusal(enum.IntEnum):
 
 @dataclass(frozen=True)
 class GetRequest:
+    """`pack`: the bytes may come in packing.py's blocks, and the answer says so. Who does not know that sends them as
+    they are."""
+
     object_name: str
     offset: int
     length: int
+    pack: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,11 @@ class Header:
 
 def encode_request(request: Request) -> bytes:
     match request:
-        case GetRequest(object_name, offset, length):
+        case GetRequest(object_name, offset, length, packed):
             if not 0 < len(object_name.encode()) <= OBJECT_NAME_BYTES_MAX:
                 raise ValueError(f"{object_name[:64]!r}: an object's name has 1 to {OBJECT_NAME_BYTES_MAX} bytes")
             body = {"v": VERSION, "op": "get", "object": object_name, "offset": offset, "length": length}
+            body |= {"pack": True} if packed else {}
         case ChannelRequest(wires, sealed):
             body = {"v": VERSION, "op": "channel", "wires": list(wires[:WIRES_LISTED_MAX]), "sealed": sealed}
         case RelayRequest(to):
@@ -113,7 +120,7 @@ def decode_request(raw: bytes) -> Request:
         case {"v": int(version), **_others} if version != VERSION:
             raise WireError(f"bulk protocol version {version}; this host speaks {VERSION}: upgrade the older one")
         case {"v": int(), "op": "get", "object": str(name), "offset": int(offset), "length": int(length)}:
-            return _checked_get(name, offset, length)
+            return _checked_get(name, offset, length, body.get("pack") is True)
         case {"v": int(), "op": "channel", "wires": list(wires), "sealed": bool(sealed)}:
             return _checked_channel(wires, sealed)
         case {"v": int(), "op": "relay", "to": str(to)} if 0 < len(to) <= PEER_ID_BYTES_MAX:
@@ -121,13 +128,13 @@ def decode_request(raw: bytes) -> Request:
     raise WireError("a request of no known form")
 
 
-def _checked_get(name: str, offset: int, length: int) -> GetRequest:
+def _checked_get(name: str, offset: int, length: int, packed: bool) -> GetRequest:
     # bool is an int to Python: True for an offset is harmless, it is 1.
     if not 0 <= offset <= LENGTH_MAX or not 0 <= length <= LENGTH_MAX:
         raise WireError(f"a range of {length} bytes at {offset}")
     if not 0 < len(name.encode("utf-8", "surrogatepass")) <= OBJECT_NAME_BYTES_MAX:
         raise WireError(f"an object name of {len(name)} characters")
-    return GetRequest(name, int(offset), int(length))
+    return GetRequest(name, int(offset), int(length), packed)
 
 
 def _checked_channel(wires: list[object], sealed: bool) -> ChannelRequest:

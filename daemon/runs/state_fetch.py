@@ -245,6 +245,7 @@ class StateFetch:
             fellows=(*effect.fellows, *self._fellows),
             held_name=snapshot_name(self._run, effect.round, "held"),
             start=int.from_bytes(hash_of("start", self._me.encode())[:8], "big") % len(hashes),
+            floats=True,
         )
         self._journal.kept(job.fetch_id, sum(borders[piece + 1] - borders[piece] for piece in have), borders[-1])
         await self._run_job(effect, job.fetch_id, borders[-1], lambda on_event: self._bulk.start_pieces(job, on_event))
