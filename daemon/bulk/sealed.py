@@ -6,6 +6,7 @@ serves one direction of one wire; its nonce is the number of the frame (NIST SP 
 sent, so that a frame repeated, left out or out of order does not authenticate.
 """
 
+import ctypes
 import struct
 from dataclasses import dataclass
 from typing import Protocol
@@ -92,7 +93,18 @@ class Clear:
     tag_bytes = 0
 
     def seal(self, header: Buffer, payload: Buffer, out: memoryview) -> None:
-        out[:] = payload
+        _copy(payload, out)
 
     def open(self, header: Buffer, sealed: memoryview, place: memoryview) -> None:
-        place[:] = sealed
+        _copy(sealed, place)
+
+
+def _copy(source: Buffer, to: memoryview) -> None:
+    """Without the interpreter's lock, as AES is: a chunk takes a tenth of a millisecond."""
+    view = memoryview(source)
+    if view.readonly or not view.nbytes or view.nbytes != to.nbytes:
+        to[:] = view
+        return
+    at, there = (ctypes.addressof(ctypes.c_char.from_buffer(memory)) for memory in (view, to))
+    if at != there:
+        ctypes.memmove(there, at, view.nbytes)

@@ -5,7 +5,9 @@ Four hosts, 500 Mbit/s, 100 ms, a packet in ten thousand lost, MTU 1500, 512 MiB
 with the production engine. The ideal: the bytes that a member must send, 2(M-1)/M of the encoded vector, at the rate
 that iperf3 reaches on such a path in the same run, and one way of the path for the last of them (the other hops are
 hidden behind the slices' transmission). A result is of the warm rounds, which find the members connected; the first
-round, which makes the connections, has a row of its own (`_cold`). Nothing is asserted here.
+round, which makes the connections, has a row of its own (`_cold`). That rate is without slow start, which takes a part
+of a short round however good it is, so a third row (`_vs_same_bytes`) has for its reference how long iperf3 takes for
+just these bytes, from a new connection's first on. Nothing is asserted here.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,8 @@ WARM_ROUNDS, WARM_ROUNDS_QUICK = 4, 3
 # each of four links; after a pause it sees that with the first packets.
 PAUSE_S = 12.0
 CASE_S_MAX = 120.0  # no further round after it, but one warm round there is
-IPERF_S, IPERF_S_QUICK, IPERF_OMIT_S = 10, 6, 3  # without its slow start: the ideal has none
+IPERF_S, IPERF_S_QUICK, IPERF_OMIT_S = 13, 9, 3.0
+INTERVAL_S, LISTENS_TRIES = 0.1, 50
 LOOK_S = 1.0
 Row = dict[str, Any]
 
@@ -77,19 +81,46 @@ def network(case: Case, buffers: bool) -> Iterator[Wan]:
         yield wan
 
 
-def iperf(case: Case, seconds: int) -> float:
-    """Mbit/s of payload between two hosts with nobody else there; large buffers, whatever the case has."""
-    server_words = ("iperf3", "-s", "-1", "--forceflush")
-    with network(case, buffers=True) as wan, wan.popen("p1", *server_words, stdout=subprocess.PIPE) as server:
-        server.stdout.readline()
-        server.stdout.readline()  # "Server listening"
-        words = ["-t", str(seconds), "-O", str(IPERF_OMIT_S), "-P", str(case.streams), "-J"]
+def iperf(case: Case, seconds: int) -> dict[str, Any]:
+    """What iperf3's server says of a flow between two hosts with nobody else there; large buffers, whatever the case
+    has."""
+    listens = ("iperf3", "-s", "-1", "-J", "-i", str(INTERVAL_S))
+    with network(case, buffers=True) as wan, wan.popen("p1", *listens, stdout=subprocess.PIPE) as server:
+        words = ["-t", str(seconds), "-P", str(case.streams), "-J", "--connect-timeout", "1000"]
         words += [] if case.only else ["-C", case.congestion]  # where the route says it, asking for it is refused
-        said = wan.run("p0", "iperf3", "-c", wan.address("p1"), *words, capture_output=True, text=True, check=False)
+        for _ in range(LISTENS_TRIES):
+            said = wan.run("p0", "iperf3", "-c", wan.address("p1"), *words, capture_output=True, text=True, check=False)
+            if "refused" not in said.stdout:
+                break
+            threading.Event().wait(INTERVAL_S)  # it does not listen yet
         told = json.loads(said.stdout)
         if "error" in told:
             raise SystemExit(f"iperf3: {told['error']}")
-        return float(told["end"]["sum_received"]["bits_per_second"]) / 1e6
+        heard: dict[str, Any] = json.loads(server.stdout.read())
+        return heard
+
+
+def arrivals(heard: dict[str, Any]) -> list[tuple[float, float]]:
+    """(seconds, bytes that have come by then), from (0, 0) on."""
+    found, total = [(0.0, 0.0)], 0.0
+    for interval in heard["intervals"]:
+        total += interval["sum"]["bytes"]
+        found.append((interval["sum"]["end"], total))
+    return found
+
+
+def sustained_mbit(came: list[tuple[float, float]]) -> float:
+    """Without its slow start: the ideal has none."""
+    first = next(point for point in came if point[0] >= IPERF_OMIT_S)
+    return (came[-1][1] - first[1]) * 8e-6 / (came[-1][0] - first[0])
+
+
+def seconds_for(came: list[tuple[float, float]], wanted: float) -> float:
+    """From the first byte on."""
+    for (began, before), (ended, after) in pairwise(came):
+        if after >= wanted:
+            return began + (ended - began) * (wanted - before) / (after - before)
+    return came[-1][0] * wanted / came[-1][1]  # it ended before: as fast as that
 
 
 def watch(wan: Wan, over: threading.Event, seen: list[str]) -> None:
@@ -159,8 +190,10 @@ def must_send(elements: int) -> float:
 
 
 def measure(case: Case, elements: int, warm_rounds: int, quick: bool, why: bool) -> tuple[list[Row], list[str]]:
-    mbit = iperf(case, IPERF_S_QUICK if quick else IPERF_S)
+    came = arrivals(iperf(case, IPERF_S_QUICK if quick else IPERF_S))
+    mbit = sustained_mbit(came)
     ideal_s = must_send(elements) * 8e-6 / mbit + DELAY_MS / 1e3
+    same_s = seconds_for(came, must_send(elements))
     rounds = Rounds(case, elements, ideal_s, why)
     rounds.run(warm_rounds)
     cold, *warm = rounds.times
@@ -168,6 +201,7 @@ def measure(case: Case, elements: int, warm_rounds: int, quick: bool, why: bool)
     rows = [
         row(f"{case.name}_vs_ideal", statistics.median(warm), ideal_s, against) | {"goal": case.goal, "of": len(warm)},
         row(f"{case.name}_cold_vs_ideal", cold, ideal_s, against),
+        row(f"{case.name}_vs_same_bytes", statistics.median(warm), same_s, f"iperf3 for them: {same_s:.2f} s"),
     ]
     return rows, rounds.notes
 

@@ -1,9 +1,10 @@
 """The benches of collectives run as they are, in the small: every result is printed, and what they compute is so."""
 
 import pytest
+import torch
 
 from intellectd.protocol.collectives import RING
-from tests.bench import loopback, wan_faults, wan_order, wan_scaling
+from tests.bench import gossip_loss, loopback, schedules, wan, wan_faults, wan_order, wan_scaling
 from tests.wan.network import why_not
 from tests.wan.topology import Route, load, uniform
 
@@ -59,3 +60,36 @@ def test_who_is_killed_in_a_transfer_is_missed_and_the_others_end() -> None:
         told = bench.disturbed(wan_faults.killed_peer(bench, 0.5), dead=("p1",))
     assert told["ended"] and told["tries"] == 2
     assert told["noticed_s"] < told["seconds"]
+
+
+@pytest.mark.parametrize("members", [4, 6])
+def test_schedules_are_played_to_their_end_in_the_time_of_their_bytes(members: int) -> None:
+    size = 60 * 10**6
+    for name, programs, _modelled in schedules.schedules(members, size):
+        played = schedules.Played(programs).run()
+        formula = 2 * (members - 1) / members * size
+        assert max(played.sent_bytes) == pytest.approx(formula, rel=0.02), name
+        assert formula / schedules.RATE < played.seconds < 1.1 * formula / schedules.RATE, name
+
+
+def test_what_came_is_read_as_a_rate_and_as_a_time() -> None:
+    intervals = [{"sum": {"bytes": count, "end": 0.5 * (n + 1)}} for n, count in enumerate([0, 100, *[200] * 10])]
+    came = wan.arrivals({"intervals": intervals})
+    assert wan.sustained_mbit(came) == pytest.approx(400 * 8e-6)
+    assert wan.seconds_for(came, 50.0) == pytest.approx(0.75)
+    assert wan.seconds_for(came, 500.0) == pytest.approx(2.0)
+    assert wan.seconds_for(came, 4200.0) == pytest.approx(12.0), "it ended before: at its mean rate"
+
+
+@pytest.mark.slow  # torch's optimizers take seconds to import
+def test_a_gossip_round_moves_anchors_apart_and_an_exact_one_makes_them_the_state() -> None:
+    swarm = gossip_loss.Swarm(1, torch.arange(256, dtype=torch.uint8).repeat(40))
+    with torch.no_grad():
+        swarm.parameters += torch.randn(swarm.parameters.shape, generator=torch.Generator().manual_seed(1)) * 1e-3
+    swarm.in_groups(1)
+    anchors = {tuple(row[:8].tolist()) for row in swarm.parameters.detach()}
+    assert len(anchors) == gossip_loss.HOSTS // gossip_loss.GROUP
+    before = swarm.theta.clone()
+    swarm.exact()
+    assert torch.equal(swarm.parameters.detach(), swarm.theta.expand_as(swarm.parameters))
+    assert not torch.equal(before, swarm.theta)
