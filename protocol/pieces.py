@@ -104,11 +104,6 @@ class Pieces:
             self._donors[name].holds = pieces & ((1 << len(self._sizes)) - 1)
             self._spread_anew()
 
-    @property
-    def whole_donors(self) -> bool:
-        """Is there one that has all?"""
-        return any(donor.holds is None for donor in self._donors.values())
-
     def leave(self, name: str) -> None:
         """What was under way from it is asked of others."""
         donor = self._donors.pop(name, None)

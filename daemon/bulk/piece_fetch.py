@@ -66,7 +66,7 @@ class PieceFetch:
         self._fellows: dict[str, float] = {}  # when each was last asked what it holds
         self._moved_s = now_s()  # when a piece last came
         self._here_bytes = sum(job.borders[piece + 1] - job.borders[piece] for piece in dict.fromkeys(job.have))
-        self._threads = 0
+        self._at_work: dict[str, None] = {}  # donors whose thread has not ended
         self._over = False
         self._asked: dict[str, None] = {}  # donors that have, or had, a part in it
         self._links: dict[str, Link] = {}
@@ -89,7 +89,7 @@ class PieceFetch:
                 if peer not in donors:
                     self._fellows[peer] = NEVER_S
                 self._pieces.join(peer, peer in self._fellows)
-                self._threads += 1
+                self._at_work[peer] = None
             try:
                 self._crew.start(f"bulk-donor-{peer[-8:]}", partial(self._serve_from, peer))
             except (BulkError, RuntimeError) as error:
@@ -109,7 +109,7 @@ class PieceFetch:
         with self._changed:  # the donors' threads leave at the stop, within one read
             self._over = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._threads)
+            self._changed.wait_for(lambda: not self._at_work)
         self._into = None
         self._forget()
         try:
@@ -122,7 +122,7 @@ class PieceFetch:
         with self._changed:
             while not self._pieces.done:
                 self.transfer.check()
-                if not self._threads or self._only_waiting_fellows():
+                if not self._at_work or self._only_waiting_fellows():
                     words = "; ".join(self._lost.values())
                     self.transfer.fail(Failure(None, f"no donor is left: {words}" if words else "nobody to ask"))
                     return
@@ -132,7 +132,7 @@ class PieceFetch:
 
     def _only_waiting_fellows(self) -> bool:
         """Under the lock. Nobody is left who has all, and those who fetch it, too, have had nothing new for long."""
-        return not self._pieces.whole_donors and now_s() - self._moved_s > FELLOWS_ALONE_S
+        return now_s() - self._moved_s > FELLOWS_ALONE_S and all(peer in self._fellows for peer in self._at_work)
 
     def _drop_overdue(self, peer: str) -> None:
         """Under the lock. Its thread finds its connection closed, at its next read."""
@@ -191,7 +191,7 @@ class PieceFetch:
             if failure is not None:
                 self._lost.setdefault(peer, failure.reason)
             self._pieces.leave(peer)
-            self._threads -= 1
+            self._at_work.pop(peer, None)
             self._changed.notify_all()
 
     def _next_ask(self, peer: str) -> Question | None:

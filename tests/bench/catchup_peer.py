@@ -2,9 +2,9 @@
 
 `python catchup_peer.py SPEC`, a JSON object: name, listen, mib, elements. First it answers {"address", "certificate"}.
 A line {"members": {peer: such an answer}} has it trust them; {"fetch": run, "donors": [peer]} fetches the state, or its
-first "mib", from these, with {"seconds", "received"} or {"failed": reason}; with "fellows": [peer] and "first", a piece,
-it gives these what it has of it meanwhile, and afterwards (with "seed": false it has nothing before). {"run": ...} takes
-part in a ring, as in collective_peer.py. A state is 1 MiB pieces, each of which says which one it is.
+first "mib", from these, with {"seconds", "received"} or {"failed": reason}; with "fellows": [peer] and "first", a
+piece, it gives these what it has of it meanwhile, and afterwards (with "seed": false it has nothing before). {"run":
+...} takes part in a ring, as in collective_peer.py. A state is 1 MiB pieces, each of which says which one it is.
 """
 
 import itertools

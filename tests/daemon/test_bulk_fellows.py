@@ -145,3 +145,22 @@ def test_those_that_wait_for_each_other_without_any_donor_give_up(monkeypatch: p
         end = a.end()
     assert isinstance(end, TransferFailed) and "nobody" in end.reason
     assert a.came == {1, 2, 3, 4, 5}
+
+
+def test_a_donor_that_has_no_room_is_waited_for_though_a_fellow_has_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(piece_fetch, "FELLOWS_ALONE_S", 0.1)
+    monkeypatch.setattr(piece_fetch, "BUSY_AGAIN_S", 0.5)
+    a, b, donor, refused = Fellow("a"), Fellow("b"), Donor(), list[str]()
+    with swarm("a", "b", "donor") as engines:
+        server, enter = engines["donor"]._server, engines["donor"]._server._readers.enter
+
+        def full_at_first(peer: str, now: float) -> object:
+            refused.append(peer)
+            return None if len(refused) == 1 else enter(peer, now)
+
+        monkeypatch.setattr(server._readers, "enter", full_at_first)
+        engines["donor"].serve(donor.serve)
+        engines["b"].serve(b.serve)
+        a.start(engines["a"], ("donor",), ("b",))
+        assert isinstance(a.end(), TransferDone)
+    assert bytes(a.into) == OBJECT and len(refused) > 1

@@ -186,20 +186,18 @@ def bits(pieces: range) -> int:
 
 def test_a_fellow_is_asked_for_what_it_holds_and_the_others_for_what_none_does() -> None:
     pieces = Pieces([MIB] * 30)
-    play = Play(pieces, {"seed": 12.5e6})
-    play.go(lambda: pieces.missing == 28)
+    pieces.join("seed")
     pieces.join("fellow", fellow=True)
-    assert pieces.ask("fellow", play.now) is None, "it has not said what it holds"
-    pieces.holds("fellow", bits(range(5, 25)) | 1 << 99)
-    first = pieces.ask("fellow", play.now)
-    assert first is not None and first.first >= 5
-    asked = [(ask.first, ask.count) for _ in range(2) if (ask := pieces.ask("seed", play.now)) is not None]
-    assert all(first + count <= 5 or first >= 25 for first, count in asked), asked
+    assert pieces.ask("fellow", 0.0) is None, "it has not said what it holds"
+    pieces.holds("fellow", bits(range(2, 25)) | 1 << 99)
     pieces.holds("stranger", 1)
-    pieces.holds("seed", 0)
-    assert pieces.whole_donors
-    pieces.leave("seed")
-    assert not pieces.whole_donors
+    pieces.holds("seed", 0)  # it has all: what it says of it changes nothing
+    assert pieces.ask("fellow", 0.0) == Ask("fellow", 2, 1)
+    asked = [pieces.ask("seed", 0.0) for _ in range(ASKS_AHEAD)]
+    assert asked == [Ask("seed", 0, 1), Ask("seed", 1, 1)]
+    assert pieces.came("seed", 0, 0.1) and pieces.came("seed", 1, 0.2)
+    assert pieces.ask("seed", 0.2) == Ask("seed", 25, 5), "what the fellow holds is left to it"
+    assert pieces.ask("seed", 0.2) == Ask("seed", 3, 10), "and when all else is under way, it is not"
 
 
 def test_when_all_that_is_missing_is_held_by_fellows_the_others_bring_it_too() -> None:
@@ -248,3 +246,17 @@ def test_ten_at_once_have_it_little_later_than_one_alone_would() -> None:
         done_at.update({name: now for name, pieces in joiners.items() if pieces.done and name not in done_at})
     bound_s = 10 * 64 * MIB / (13 * rate)
     assert now < 2 * bound_s, (now, bound_s)
+
+
+def test_one_that_has_brought_nothing_is_taken_for_slower_the_longer_it_takes() -> None:
+    """A byte a second: long before it is given up, a slower one than it was taken for brings what it was asked for."""
+    pieces = Pieces([MIB] * 3)
+    pieces.join("stuck")
+    pieces.join("slow")
+    assert pieces.ask("stuck", 0.0) == Ask("stuck", 0, 1)
+    assert pieces.ask("slow", 0.0) == Ask("slow", 1, 1)
+    assert pieces.came("slow", 1, 2.0), "half a MiB a second"
+    last = pieces.ask("slow", 2.0)
+    assert last == Ask("slow", 2, 1) and pieces.came("slow", 2, 4.0)
+    assert PATIENCE_S > 10.0 and pieces.ask("slow", 4.1) == Ask("slow", 0, 1)
+    assert pieces.came("slow", 0, 6.1) and pieces.done
