@@ -183,10 +183,12 @@ class DonorFault:
 
 @dataclass(frozen=True)
 class SnapshotsHeld:
-    """What this host can serve now: whole states by round, and encoded updates from a round on."""
+    """What this host can serve now: whole states by round, and encoded updates from a round on. `begun`: (round,
+    digest, bytes) of a state of which so much came in a life before; told at the start."""
 
     rounds: tuple[int, ...]
     updates_from: int
+    begun: tuple[int, bytes, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ class Node(Keeper):
                 return self.catchup.on_donor_fault(event, now)
             case ev.SnapshotsHeld():
                 self.herald.on_snapshots(event)
-                self.catchup.states.own = event.rounds
+                self.catchup.states.on_held(event.rounds, event.begun)
                 self.catchup.window.pruned(event.updates_from)
             case ev.RecoverySigned():
                 return self._on_recovery(event.entry, now)

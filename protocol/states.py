@@ -17,6 +17,7 @@ from intellectd.protocol.window import Window
 # A state must be so much quicker than the updates up to it: what was measured wavers, and some of these are under way.
 WORTH_A_STATE = 0.9
 NO_WAY = float("inf")
+NOTHING = (0, b"", 0)
 NO_STATE = -2  # as in Beacon.applied
 
 
@@ -29,23 +30,29 @@ class States:
         self._fellows: tuple[str, ...] = ()  # who was named as fetching it, too
         self.void = False  # it is one of a line that was left
         self.own: tuple[int, ...] = ()  # on this disk; 0 stands for the first parameters
-        self._kept: tuple[int, int] = (0, 0)  # (round, bytes) of a try that failed
+        self._kept: tuple[int, bytes, int] = NOTHING  # (round, digest, bytes) of a try that failed, or was cut short
 
     # ---- news
 
+    def on_held(self, rounds: tuple[int, ...], begun: tuple[int, bytes, int] | None) -> None:
+        """What lies on this disk: whole states, and, at the start, what there is of another."""
+        self.own = rounds
+        if begun is not None:
+            self._kept = (-1 if begun[0] == 0 else begun[0], *begun[1:])
+
     def installed(self, came_bytes: int, idle: bool, now: float) -> None:
-        self.fetching, self._kept = None, (0, 0)
+        self.fetching, self._kept = None, NOTHING
         self._pace.came(came_bytes, idle, now)
 
     def missed(self, round_: int, donor: str, kept_bytes: int, now: float) -> None:
         if self.fetching == round_:
             self.fetching = None
-        self.void, self._kept = False, (round_, kept_bytes)
+        self.void, self._kept = False, (round_, self._window.proven(round_) or b"", kept_bytes)
         self._donors.failed(donor, round_, now)
 
     def cut(self, round_: int) -> None:
         """The log is left after this round."""
-        self.void, self._kept = self.fetching is not None, (0, 0)
+        self.void, self._kept = self.fetching is not None, NOTHING
         self.own = tuple(r for r in self.own if r <= max(0, round_))
 
     # ---- what is asked for
@@ -125,7 +132,8 @@ class States:
         if after is None:
             return NO_WAY
         here = head.state_bytes if (0 if round_ < 0 else round_) in self.own else 0
-        here = max(here, self._kept[1] if self._kept[0] == round_ else 0)
+        if self._kept[:2] == (round_, self._window.proven(round_)):
+            here = max(here, self._kept[2])
         return self._pace.cost(Way(max(0, head.state_bytes - here), after.update_bytes, after.applies))
 
     def _updates_after(self, round_: int, head: Head) -> Way | None:

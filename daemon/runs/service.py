@@ -109,7 +109,8 @@ class RunService:
         """Until cancelled, or until a file turns out to be damaged."""
         try:
             async with trio.open_nursery() as nursery:
-                held = await self.host.runner(lambda: self.performer.snapshots.held(self.node.catchup.applied))
+                snapshots, applied = self.performer.snapshots, self.node.catchup.applied
+                held = await self.host.runner(lambda: snapshots.held_at_start(applied))
                 self.post(held)
                 for peer, addresses in self.host.known.addresses.items():
                     self.post(ev.PeerLearned(peer, tuple(addresses)))

@@ -5,6 +5,7 @@ loudly, never training: what the log and the next updates need is left to them.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -153,6 +154,10 @@ class Snapshots:
         if round_ < 0:
             return digest == self._store.manifest().manifest.state_digest
         return round_ + 1 < self._store.length and self._store.entry(round_ + 1).record.state_digest == digest
+
+    def held_at_start(self, applied: int) -> ev.SnapshotsHeld:
+        """And what came of a state before this daemon was started."""
+        return replace(self.held(applied), begun=Incoming.begun_in(self._store.path / INCOMING_NAME))
 
     def held(self, applied: int) -> ev.SnapshotsHeld:
         return ev.SnapshotsHeld(

@@ -66,6 +66,21 @@ class Incoming:
         """Some of it, which has its room already."""
         return _files(folder, round_, digest)[0].exists()
 
+    @staticmethod
+    def begun_in(folder: Path) -> tuple[int, bytes, int] | None:
+        """(round, digest, bytes) of what is proven of a state there, at most; of the first parameters round 0. None:
+        nothing that can be told. Whoever goes on with it looks more closely."""
+        for path in sorted(folder.glob("*.proven")):
+            try:
+                raw = path.read_bytes()
+            except OSError:
+                continue
+            head, flags = raw[: _HEAD.size], raw[_HEAD.size :]
+            number = path.name.partition("-")[0]
+            if len(head) == _HEAD.size and number.isdecimal() and (said := _HEAD.unpack(head))[0] == _MAGIC:
+                return int(number), said[1], min(len(flags), flags.count(1)) * LEAF_BYTES
+        return None
+
     @property
     def data(self) -> memoryview:
         """Of theta, then momentum; writable."""

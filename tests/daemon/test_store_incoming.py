@@ -159,3 +159,16 @@ def test_a_full_disk_is_told_before_anything_is_received(tmp_path: Path, monkeyp
     with pytest.raises(StorageError, match="No space left"):
         opened(tmp_path)
     assert os.listdir(tmp_path / "incoming") == []
+
+
+def test_what_there_is_of_a_state_is_told_without_opening_it(tmp_path: Path) -> None:
+    folder = tmp_path / "incoming"
+    assert Incoming.begun_in(folder) is None
+    state = opened(tmp_path)
+    assert Incoming.begun_in(folder) == (8, DIGEST, 0)
+    put(state, 0, 1, 3)
+    state.sync()
+    assert Incoming.begun_in(folder) == (8, DIGEST, 3 * LEAF_BYTES)
+    for damaged in (b"", b"\xff" * 100):
+        next(folder.glob("*.proven")).write_bytes(damaged)
+        assert Incoming.begun_in(folder) is None

@@ -150,6 +150,16 @@ def test_a_state_of_which_much_is_here_is_gone_on_with() -> None:
         assert [effect.round for effect in found] == [expected]
 
 
+def test_what_came_before_a_restart_counts_if_the_log_proves_it() -> None:
+    """SPEC K12, K11."""
+    for digest, expected in ((None, 4), (b"x" * 32, 8)):
+        run = grown(9)
+        pz = newcomer(run, known=9)
+        pz.told(ev.SnapshotsHeld((), 10, (4, digest or run.states[4], 1536)))
+        pz.told(pz.beacon("PA", snapshots=[4, 8]))
+        assert [effect.round for effect in pz.skip() if isinstance(effect, ef.FetchSnapshot)] == [expected]
+
+
 # ---- updates from many
 
 
