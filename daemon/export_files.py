@@ -89,12 +89,13 @@ def _shards(slots: Sequence[Slot], element_bytes: int, shard_bytes: int) -> list
     return shards
 
 
-def write_directory(target: Path, files: Mapping[str, Pieces]) -> list[str]:
-    """`target` must not exist, or be empty. Returns the names of its files. Raises ExportError."""
+def write_directory(target: Path, files: Mapping[str, Pieces], check: Callable[[], None] = lambda: None) -> list[str]:
+    """`target` must not exist, or be empty. Returns the names of its files. Raises ExportError, and what `check`
+    raises, which is called before each file and once more before the directory gets its name."""
     refuse_occupied(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(target, files)
+        _write_whole(target, files, check)
     except OSError as error:
         raise _not_written(target, error) from error
     return list(files)
@@ -118,17 +119,19 @@ def _not_written(target: Path, error: OSError) -> ExportError:
     return kind(f"cannot write {target}: {error.strerror or error}", "choose another path, or free space")
 
 
-def _write_whole(target: Path, files: Mapping[str, Pieces]) -> None:
+def _write_whole(target: Path, files: Mapping[str, Pieces], check: Callable[[], None]) -> None:
     """All of it under a temporary name, on disk, then one rename (which replaces an empty directory)."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         for name, pieces in files.items():
+            check()
             with (temporary / name).open("wb") as file:
                 file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
         temporary.chmod(0o755)  # mkdtemp's 0700 would lock out whoever the model is for
         _sync_directory(temporary)
+        check()
         temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -31,16 +31,17 @@ def export_hf(
     target: Path,
     dtype: str = "fp32",
     shard_bytes: int = SHARD_BYTES,
+    check: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """Write `target` (which must not exist, or be empty) and return the names of its files. `theta`: fp32, flat; or who
-    reads parts of it. `dtype`: "fp32", or "bf16", rounded to nearest even.
+    reads parts of it. `dtype`: "fp32", or "bf16", rounded to nearest even. `check`: as write_directory's.
 
     Raises ModelError for a model that is no Llama, ExportError where the directory cannot be had.
     """
     config: Pieces = [_json(hf_config(model, str(DTYPES[dtype][1]).removeprefix("torch.")))]
     generation: Pieces = [_json({"_from_model_config": True, "use_cache": True})]
     weights = weight_files(layout, _values(theta, dtype), {}, shard_bytes)
-    return write_directory(target, {CONFIG: config, GENERATION: generation, **weights})
+    return write_directory(target, {CONFIG: config, GENERATION: generation, **weights}, check)
 
 
 def export_tensors(
@@ -50,9 +51,10 @@ def export_tensors(
     target: Path,
     dtype: str = "fp32",
     shard_bytes: int = SHARD_BYTES,
+    check: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """The tensors alone, under the names that the trainer gave them. Raises ExportError."""
-    return write_directory(target, weight_files(layout, _values(theta, dtype), facts, shard_bytes))
+    return write_directory(target, weight_files(layout, _values(theta, dtype), facts, shard_bytes), check)
 
 
 def of_file(path: Path, start: int) -> Vector:

@@ -23,20 +23,39 @@ FORMATS = ("hf", "safetensors")
 Write = Callable[[Path], list[str]]
 
 
+class Changed(Exception):
+    """An outer step came while it was written."""
+
+
 async def export(service: RunService, path: str, kind: str, seen: object, dtype: str = "fp32") -> dict[str, Any]:
-    """Written in the compute queue, so that no outer step changes the parameters under it. Raises ControlError.
+    """Written beside the rounds, which do not wait; if an outer step comes meanwhile, once more in its turn among
+    those, so that no step changes the parameters under it. Raises ControlError.
 
     `seen` is the existing part of the path as the asker sees it (see `foothold`), so that it may fetch the files.
     """
     target, spool, known = _checked(service, path, kind, dtype), spool_of(service), foothold_of(seen)
+    state = service.state
 
-    def work() -> tuple[Path, list[str], int]:
-        round_ = max(0, service.node.catchup.applied)
-        place, files = _write(_writer(service, kind, round_, dtype), target, spool, known)
-        return place, files, round_
+    def begin() -> tuple[int, Write]:
+        """In its turn: between two steps."""
+        round_, changes = max(0, service.node.catchup.applied), state.changes
+
+        def check() -> None:
+            if state.changes != changes:
+                raise Changed
+
+        return round_, _writer(service, kind, round_, dtype, check)
+
+    def work() -> tuple[int, tuple[Path, list[str]]]:
+        round_, write = begin()
+        return round_, _write(write, target, spool, known)
 
     try:
-        place, files, round_ = await service.compute.do(work)
+        round_, write = await service.compute.do(begin)
+        try:
+            place, files = await service.compute.aside(lambda: _write(write, target, spool, known))
+        except Changed:
+            round_, (place, files) = await service.compute.do(work)
     except Stopped as error:
         raise ControlError("no_such_run", f"run {service.config.name!r}: {error}", "") from error
     except (ExportError, ModelError) as error:
@@ -80,14 +99,14 @@ def _checked(service: RunService, path: str, kind: str, dtype: str) -> Path:
     return target
 
 
-def _writer(service: RunService, kind: str, round_: int, dtype: str) -> Write:
+def _writer(service: RunService, kind: str, round_: int, dtype: str, check: Callable[[], None]) -> Write:
     theta, layout, model = service.state.theta, service.state.layout, plain(service.config)["model"]
     if theta is None:
         raise ControlError("not_synced", "this host has no state of the run yet", "intellectd wait --for synced")
     if kind == "hf":
-        return lambda target: export_hf(theta, layout, model, target, dtype)
+        return lambda target: export_hf(theta, layout, model, target, dtype, check=check)
     facts = {"run": service.config.name, "round": str(round_)}
-    return lambda target: export_tensors(theta, layout, facts, target, dtype)
+    return lambda target: export_tensors(theta, layout, facts, target, dtype, check=check)
 
 
 def _write(write: Write, target: Path, spool: Path, seen: Foothold | None) -> tuple[Path, list[str]]:

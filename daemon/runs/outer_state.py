@@ -49,6 +49,7 @@ class OuterState:
         self._threads = ops.usable_threads()
         # Called before theta and momentum change or are let go: somebody may be writing them to a disk.
         self.before_change: Callable[[], None] = lambda: None
+        self.changes = 0  # grows before each: who has read something meanwhile has read a mixture
         self._baseless = False  # the arena's contents started from a state that was not the agreed one
         # A trainer that encodes keeps its parameters: the arena has the delta's bytes, later the anchor.
         self._encoded: EncodedDelta | None = None
@@ -77,9 +78,14 @@ class OuterState:
 
     def install(self, theta: torch.Tensor, momentum: torch.Tensor) -> None:
         """Another state, not by an outer step: work that started from the old one has no anchor any more."""
-        self.before_change()
+        self._change()
         self._baseless = self._arena is not None and self.theta is not None
         self.theta, self.momentum, self._kept, self._group = theta, momentum, None, None
+
+    def _change(self) -> None:
+        """Theta and momentum are about to."""
+        self.before_change()
+        self.changes += 1
 
     @property
     def anchor(self) -> torch.Tensor | None:
@@ -196,6 +202,6 @@ class OuterState:
 
     def _stepped(self, codec_name: str, update: torch.Tensor, step: OuterStep) -> bytes:
         assert self.theta is not None
-        self.before_change()
+        self._change()
         codec, vectors = update_codec(codec_by_name(codec_name)), OuterVectors(self.theta, self.momentum)
         return state_root(ops.outer_step_leaves(codec, update, step, vectors, self._threads))

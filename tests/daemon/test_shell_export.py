@@ -1,13 +1,17 @@
 """What a daemon exports, and where the files go when it may not write where the operator asked."""
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+import trio
 import trio.testing
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from intellectd.daemon.export_files import foothold, is_same
+from intellectd.daemon.runs.compute import Compute, Work
 from tests.daemon.shell_trainer import LAYOUT
 from tests.daemon.shell_world import shell
 from tests.daemon.test_shell_swarm import refusal, swarm
@@ -64,3 +68,38 @@ def test_a_foothold_is_the_deepest_directory_that_exists(tmp_path: Path) -> None
     assert found == (str(tmp_path), status.st_dev, status.st_ino) and is_same(found)
     assert not is_same((str(tmp_path), status.st_dev, status.st_ino + 1))
     assert not is_same((str(tmp_path / "new"), status.st_dev, status.st_ino))
+
+
+@pytest.mark.parametrize("slow_s", [0.0, 25.0])
+async def test_rounds_go_on_while_it_is_written_and_it_is_one_state(
+    slow_s: float, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is slower than rounds: what was written beside them is thrown away, and written in its turn."""
+    aside, do, asides, turns = Compute.aside, Compute.do, list[str](), list[str]()
+
+    async def slowly(self: Compute, work: Work) -> Any:
+        if "exporting" in getattr(work, "__module__", ""):
+            asides.append(work.__qualname__)
+            await trio.sleep(slow_s)
+        return await aside(self, work)
+
+    async def seen(self: Compute, work: Work) -> Any:
+        if "exporting" in getattr(work, "__module__", ""):
+            turns.append(work.__name__)
+        return await do(self, work)
+
+    monkeypatch.setattr(Compute, "aside", slowly)
+    monkeypatch.setattr(Compute, "do", seen)
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=12)
+        await host.wait("round=2")
+        began = trio.current_time()
+        answer = await host.ask("export", path=str(world.folder / "out"), format="safetensors")
+        theta = world.service(host).state.theta
+        assert theta is not None and answer["round"] == (4 if slow_s else 2)
+        assert trio.current_time() - began < slow_s + 1
+        tensors = load_file(world.folder / "out" / "model.safetensors")
+        for slot in LAYOUT.slots:
+            assert torch.equal(tensors[slot.name].flatten(), theta[slot.offset : slot.offset + slot.size])
+        assert len(asides) == 1 and turns == (["begin", "work"] if slow_s else ["begin"])
+        assert [path.name for path in world.folder.iterdir() if "out" in path.name] == ["out"]
