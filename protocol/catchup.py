@@ -175,7 +175,7 @@ class Catchup:
 
     def evaluate(self, head: Head, now: float, wanted: Wanted | None = None) -> tuple[list[Out], Decided | None]:
         """(requests to make, the next round to apply now or None)."""
-        if not self._ahead(head, now):
+        if not self._ahead(head, now) and self._members.has_listened(now):
             self.pace.level(head.round, now)
         if not self.pin.found:
             return self._ask_records(head, now), None

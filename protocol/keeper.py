@@ -163,6 +163,7 @@ class Keeper:
     def _switch(self, switch: Switch, now: float) -> list[Out]:
         """Leave our line at `base`. Nothing of it is counted in the other; it stays on the disk (G8)."""
         said = Note("switched", self._told_of(switch), "warning")
+        self.catchup.pace.switched()
         if switch.base.hash == self.head.hash:
             return [said, *(out for entry in switch.entries for out in self._decide(entry, now))]
         out: list[Out] = [AbortTransfer(self.round.reducing)] if self.round.reducing else []

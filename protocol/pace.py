@@ -70,6 +70,10 @@ class Pace:
             self.round_s = _mean(self.round_s, (now - self._level[1]) / (round_ - self._level[0]))
             self._level = (round_, now)
 
+    def switched(self) -> None:
+        """Another line of history was taken: its rounds did not pass here."""
+        self._level = None
+
     # ---- what follows
 
     def cost(self, way: Way) -> float:

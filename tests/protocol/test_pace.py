@@ -48,6 +48,11 @@ def test_rounds_are_measured_while_the_log_is_as_long_as_anybodys() -> None:
     assert pace.round_s == 10.0
     pace.level(43, 40.0)
     assert pace.round_s == 15.0
+    pace.switched()
+    pace.level(99, 41.0)
+    assert pace.round_s == 15.0, "another line's rounds did not pass here"
+    pace.level(100, 56.0)
+    assert pace.round_s == 15.0
 
 
 def test_the_cost_of_a_way() -> None:
