@@ -92,13 +92,15 @@ def losses(flat: Tensor, windows: Tensor) -> Tensor:
 class Swarm:
     """Hosts at the same round: the state that all have, and of each its parameters and its optimizer."""
 
-    def __init__(self, seed: int, data: Tensor) -> None:
+    def __init__(self, seed: int, data: Tensor, averages: bool = False) -> None:
+        """`averages`: the outer step takes the mean as it is, instead of the manifest's Nesterov."""
         self.theta, self.momentum = first_parameters(seed), torch.zeros(ELEMENTS)
         self.parameters = self.theta.expand(HOSTS, -1).clone().requires_grad_()
         self._inner = torch.optim.AdamW([self.parameters], lr=INNER_LR)
         self._data, self._generator = data, torch.Generator().manual_seed(seed)
         config = config_from_toml({"name": "bench", "swarm": {"start_peers": HOSTS}, "inner": {"steps": INNER_STEPS}})
-        self._step = NesterovStep(lr=outer_lr(config, HOSTS), mu=config.outer.momentum)
+        nesterov = NesterovStep(lr=outer_lr(config, HOSTS), mu=config.outer.momentum)
+        self._step = NesterovStep(lr=1.0, mu=0.0) if averages else nesterov
 
     def train(self) -> None:
         for _ in range(INNER_STEPS):
@@ -141,9 +143,9 @@ def windows_of(data: Tensor, shape: tuple[int, int], generator: torch.Generator)
     return data[starts.unsqueeze(-1) + torch.arange(CONTEXT + 1)]
 
 
-def trained(kind: str, seed: int, rounds: int, data: Tensor, test: Tensor) -> list[float]:
+def trained(kind: str, seed: int, rounds: int, data: Tensor, test: Tensor, averages: bool) -> list[float]:
     """Held-out loss of the state after each fourth round, which is exact in all kinds."""
-    swarm, found = Swarm(seed, data), []
+    swarm, found = Swarm(seed, data, averages), []
     for number in range(1, rounds + 1):
         swarm.train()
         if kind == "exact" or number % EVERY == 0:
@@ -155,12 +157,12 @@ def trained(kind: str, seed: int, rounds: int, data: Tensor, test: Tensor) -> li
     return found
 
 
-def rows(quick: bool) -> Iterator[Row]:
+def rows(quick: bool, averages: bool) -> Iterator[Row]:
     data = text()
     cut = len(data) * 19 // 20
     test = windows_of(data[cut:], (1, HELD_OUT), torch.Generator().manual_seed(0))
     rounds, seeds = (ROUNDS_QUICK, SEEDS_QUICK) if quick else (ROUNDS, SEEDS)
-    runs = {kind: [trained(kind, seed, rounds, data[:cut], test) for seed in seeds] for kind in KINDS}
+    runs = {kind: [trained(kind, seed, rounds, data[:cut], test, averages) for seed in seeds] for kind in KINDS}
     for place in sorted({rounds // EVERY // 4 - 1, rounds // EVERY // 2 - 1, rounds // EVERY - 1}):
         exact = [run[place] for run in runs["exact"]]
         for kind in KINDS:
@@ -182,11 +184,12 @@ KINDS = ("exact", "gossip", "seldom")
 def main() -> None:
     parser = argparse.ArgumentParser(description="The loss of a small model under gossip rounds.")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, one seed")
+    parser.add_argument("--average", action="store_true", help="the outer step averages, without momentum")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(ops.usable_threads())
     results = []
-    for result in rows(options.quick):
+    for result in rows(options.quick, options.average):
         results.append(result)
         if not options.json:
             print(

@@ -12,6 +12,8 @@ import multiprocessing.connection
 import pytest
 import torch
 
+from intellectd.daemon.bulk.books import FRAME_OVERHEAD_BYTES
+from intellectd.daemon.bulk.collective_plan import plan_of
 from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.interface import BulkEvent, CollectiveJob, Endpoint, TransferDone, TransferFailed
 from intellectd.kernels import ops
@@ -71,9 +73,11 @@ def test_all_members_get_the_same_mean(count: int, schedule: str, shape: tuple[i
         largest = max(decoded(codec, case.elements, delta).abs().max().item() for delta in case.deltas)
         step = largest / 127 if codec == "int8" else largest * 2.0**-7
         assert error < STEPS_PER_HOP * count * step
-    # What is sent, headers and all, is received.
-    assert sum(end.sent_bytes for end in ends) == sum(end.received_bytes for end in ends)
-    assert sum(end.sent_bytes for end in ends) > 2 * (count - 1) * len(case.outs[0])
+    # What is sent, headers and all, is received; on a busy machine a chunk goes twice to whom seems to wait for it.
+    plans = [plan_of(case.job(peer), peer) for peer in members]
+    due = [plan.arriving_bytes + FRAME_OVERHEAD_BYTES * sum(plan.arrivals.values()) for plan in plans]
+    assert [end.received_bytes for end in ends] == due
+    assert sum(end.sent_bytes for end in ends) >= sum(due) > 2 * (count - 1) * len(case.outs[0])
 
 
 @pytest.mark.parametrize(
