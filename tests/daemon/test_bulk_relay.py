@@ -194,8 +194,8 @@ def test_who_cannot_be_joined_takes_no_room(error: Exception) -> None:
             relay.accept(b, RelayRequest("a"))  # type: ignore[arg-type]
             relay.accept(a, RelayRequest("b"))  # type: ignore[arg-type]
             assert a.is_closed and b.is_closed and relay.pairs() == []
-        visits(relay, "b", "a"), visits(relay, "a", "b")
-        assert relay.pairs() == [("b", "a")]
+        there = visits(relay, "b", "a"), visits(relay, "a", "b")  # whose connections end with them
+        assert relay.pairs() == [("b", "a")] and len(there) == 2
 
 
 def test_who_waited_too_long_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
