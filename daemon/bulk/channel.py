@@ -59,6 +59,7 @@ class Channel:
         self._changed = threading.Condition(threading.Lock())
         self._wires: dict[bytes, Wire] = {}  # by id, oldest first
         self._reserved: dict[bytes, None] = {}  # ids of wires about to stand
+        self._dismissed: dict[bytes, None] = {}  # ids of wires that were told to end, and have not yet
         self._needs = 0
         self._used_s = now_s()
         self._stall_s = CHANNEL_STALL_S
@@ -154,8 +155,22 @@ class Channel:
             return (*self._wires, *self._reserved)
 
     def reserve(self, wire_id: bytes) -> None:
-        with self._changed:
+        """For one more wire, which is about to stand: of too many, those that were silent longest are those whose end
+        was not noticed."""
+        with self._changed:  # two may be about to stand at once: each has a wire of its own to end
             self._reserved[wire_id] = None
+            staying = [wire for wire in self._wires.values() if wire.wire_id not in self._dismissed]
+            surplus = max(0, len(staying) + len(self._reserved) - STREAMS_MAX)
+            dismissed = sorted(staying, key=lambda wire: wire.heard_s)[:surplus]
+            self._dismissed.update({wire.wire_id: None for wire in dismissed})
+        for wire in dismissed:
+            wire.end(LinkLost(f"it has opened more than {STREAMS_MAX}"))
+
+    @property
+    def staying(self) -> int:
+        """How many wires stand and were not told to end."""
+        with self._changed:
+            return len(self._wires) - len(self._dismissed)
 
     def unreserve(self, wire_id: bytes) -> None:
         with self._changed:
@@ -174,12 +189,6 @@ class Channel:
                 wire.end(
                     LinkLost("its certificate is another one now" if certificate else "it is not trusted any more")
                 )
-
-    def make_room(self) -> None:
-        """For one more wire: of too many, the one that was silent longest is the one whose end was not noticed."""
-        wires = self.wires
-        if len(wires) >= STREAMS_MAX:
-            min(wires, key=lambda wire: wire.heard_s).end(LinkLost(f"it has opened more than {STREAMS_MAX}"))
 
     def stand(self, wire: Wire) -> bool:
         """A wire joins, its threads not yet started. False: the channel is closing, and the wire its caller's."""
@@ -211,6 +220,7 @@ class Channel:
             self.meter.wire_ended(wire)
             with self._changed:
                 self._wires.pop(wire.wire_id, None)
+                self._dismissed.pop(wire.wire_id, None)
                 self._plan_redial(wire, isinstance(failure, WireError))
                 left, closing = bool(self._wires), self._closing
                 self._found = left

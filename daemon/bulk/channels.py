@@ -81,7 +81,6 @@ class Channels:
             channel = self._channel(link.peer)
             answer = self._heard(link, request)
             channel.disown(request.wires)
-            channel.make_room()
             self._make_room(channel)
             # Before the answer: once the dialler has that, a request from here must list the wire.
             channel.reserve(answer.keys.wire_id)
