@@ -289,11 +289,14 @@ class Catchup:
             if decided.groups:
                 out += self._ask_group(decided, head, now) if round_ == self.applied + 1 else []
                 continue
-            having = self._having(head, round_, now)[0]
-            if record.update_root not in self.updates:
-                out += self.updates.ask(round_, record.update_root, record.update_bytes, having, now)
-            elif round_ == self.applied + 1:
+            under_way, is_next = record.update_root in self.updates, round_ == self.applied + 1
+            if under_way and not is_next:
+                continue
+            having = self._having(head, round_, now)[0]  # it looks through all peers
+            if under_way:
                 out += self.updates.ask_elsewhere(record.update_root, having, now)
+            else:
+                out += self.updates.ask(round_, record.update_root, record.update_bytes, having, now)
         return out
 
     def _comes(self, decided: Decided) -> bool:
