@@ -121,7 +121,7 @@ def show(found: Found, mutant: str | None) -> Iterator[str]:
     if len(outcome.log) > TRACE_LINES_MAX:
         yield f"... {len(outcome.log) - TRACE_LINES_MAX} lines before"
     yield from outcome.log[-TRACE_LINES_MAX:]
-    yield f"{outcome.at_s:9.3f} BROKEN {outcome.problem}"
+    yield f"{outcome.at_s:9.3f} {f'BROKEN {outcome.problem}' if outcome.problem else 'nothing broke'}"
 
 
 def report(plan: Plan, tally: Tally) -> dict[str, Any]:

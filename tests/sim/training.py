@@ -90,21 +90,24 @@ class Training:
         self._world.tell(host, ev.TrainerReady(trainer.round, tokens, 10))
 
     def _attach(self, host: Host, life: int) -> None:
-        node, trainer = host.node, host.trainer
+        node, trainer, world = host.node, host.trainer, self._world
         if host.life != life or node is None or host.attached:
+            return
+        if world.now < host.stopped_until:  # a stopped daemon takes nobody in: what came before has its turn first
+            world.at(host.stopped_until - world.now, self._attach, host, life)
             return
         host.attached = True
         wants: int | None = trainer.round if trainer.working else None
         if wants is not None and node.progress.resumes(node.head, node.catchup.applied, wants):
             host.sound = True
-            self._world.tell(host, ev.TrainerAttached(wants))
+            world.tell(host, ev.TrainerAttached(wants))
             # It delivers what it did meanwhile, or goes on until it is done; never before it is attached.
-            self._finish_at(host, max(0.2, trainer.done_at - self._world.now))
+            self._finish_at(host, max(0.2, trainer.done_at - world.now))
         else:
             trainer.life += 1
             trainer.round, trainer.working = None, False
             host.work = []
-            self._world.tell(host, ev.TrainerAttached(None))
+            world.tell(host, ev.TrainerAttached(None))
 
 
 __all__ = ["Stream", "Training"]
