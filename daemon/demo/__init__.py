@@ -4,6 +4,7 @@ Owns the command's beginning and end: where the state lies, that no process surv
 """
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -36,6 +37,8 @@ def main(arguments: Any) -> int:
         raise Usage(f"--rounds {rounds}: at least {ROUNDS_MIN}, or the late joiner has no time to contribute")
     folder, kept = _folder(arguments.state_dir)
     signal.signal(signal.SIGTERM, _interrupt)
+    # torch makes a folder for compiled code where it is told to, else in /tmp, and leaves it there.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))
     table = Table(sys.stderr, live=not arguments.json and sys.stderr.isatty())
     story = Story(folder, arguments.peers, rounds, table)
     try:

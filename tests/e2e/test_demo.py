@@ -24,6 +24,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The demo's own temporary folder; a name short enough for sockets in it."""
     with tempfile.TemporaryDirectory(prefix="i-") as folder:
         monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # torch sets it in whoever imports its compiler
         yield Path(folder)
 
 
