@@ -32,13 +32,14 @@ def farewell(
     """`reach`: the newest round whose state this host can make of what it has (Catchup.reach). `alive` are the others'
     beacons; who leaves too is waited for by nobody, and waits for nobody."""
     staying = {peer: beacon for peer, beacon in alive.items() if not beacon.leaving}
+    applied = [b.applied for b in staying.values() if b.generation == head.generation]  # another line's say nothing
     votes = me in head.voters and not over
     others = dict.fromkeys(peer for peer in [*head.voters, *staying] if peer != me)
     go_on = not votes or abstains or is_quorum(head.voters, staying)
     return Farewell(
         seat_is_needed=votes and bool(staying),
         log_is_needed=not over and any(staying[v].head_round < head.round for v in head.voters if v in staying),
-        update_is_needed=not over and bool(staying) and not any(b.applied >= reach for b in staying.values()),
+        update_is_needed=not over and bool(staying) and not any(a >= reach for a in applied),
         strands=() if go_on else tuple(others),
-        takes_last_state=reach >= -1 and not any(b.applied >= max(-1, reach - 1) for b in staying.values()),
+        takes_last_state=reach >= -1 and not any(a >= max(-1, reach - 1) for a in applied),
     )

@@ -176,9 +176,12 @@ class Progress:
     def resumes(self, head: Head, applied: int, training_round: int | None) -> bool:
         """May a trainer that comes back keep what it did in `training_round`: is that still the round to do, and is
         nothing in it that was carried over from rounds before, of which this host has lost the account? Between exact
-        rounds its anchor may be another one now (E5)."""
+        rounds its anchor may be another one now (E5), and where there may be several lines it does not say on which of
+        them it began."""
         me = self._context.peer
         named = head.assignment(me) is not None and not head.pending_streams(me) and not head.since_exact
+        if head.branches or head.config.swarm.on_quorum_loss == "fork":
+            return False
         return named and applied == head.round and training_round == head.round + 1
 
     def on_jump(self) -> None:

@@ -41,3 +41,17 @@ def test_it_stays_while_nobody_else_has_applied_the_newest_update() -> None:
     pa.told(pa.beacon("PB", applied=run.head.round - 1), pa.beacon("PC", applied=run.head.round - 1))
     still = farewell("PA", pa.node.head, pa.node.catchup.reach, pa.node.membership.alive_beacons(pa.now))
     assert still.update_is_needed and still.must_stay
+
+
+def test_what_somebody_has_applied_of_another_line_is_not_this_update() -> None:
+    """SPEC R10, G1: PC's rounds are as many, and others."""
+    run = swarm("PA", "PB", "PC")
+    run.round("PA", "PB", "PC", able=["PB", "PC"], gone=["PA"])
+    pa = Host(run)
+    other = {"generation": bytes(31) + b"x", "head": bytes(32)}
+    pa.told(pa.beacon("PB", applied=run.head.round - 1), pa.beacon("PC", **other))
+    still = farewell("PA", pa.node.head, pa.node.catchup.reach, pa.node.membership.alive_beacons(pa.now))
+    assert still.update_is_needed and not still.takes_last_state
+    pa.told(pa.beacon("PB", applied=-1), pa.beacon("PC", **other))
+    last = farewell("PA", pa.node.head, pa.node.catchup.reach, pa.node.membership.alive_beacons(pa.now))
+    assert last.takes_last_state

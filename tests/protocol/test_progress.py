@@ -7,6 +7,7 @@ from intellectd.protocol.messages import Ready
 from intellectd.protocol.records import Entry
 from tests.protocol.history import ready_of
 from tests.protocol.playbook import History, Host, describe, run_config
+from tests.protocol.test_branching import history
 
 ROOT = hash_of("a delta of PZ")
 
@@ -235,3 +236,13 @@ def test_work_that_would_lapse_is_offered_as_it_is() -> None:
     read(pz, "apply round 4, adopt")
     pz >> ev.Applied(4, run.state)
     assert isinstance(pz.one(ef.StartTraining), ef.StartTraining)
+
+
+def test_where_there_may_be_several_lines_no_trainer_resumes() -> None:
+    """SPEC P8: it names its round, and the round of another line has the same number and another anchor."""
+    run = history("fork")
+    pa = Host(run)
+    assert not pa.node.progress.resumes(run.head, run.head.round, run.head.round + 1)
+    run = history("wait")
+    pa = Host(run)
+    assert pa.node.progress.resumes(run.head, run.head.round, run.head.round + 1)

@@ -333,7 +333,7 @@ class World:
             host.state = (effect.round, effect.digest)
             if self.truth.after(host, effect.round) == effect.digest:  # else another line was taken meanwhile
                 host.disk.snapshots[effect.round] = effect.digest
-            host.anchor = None
+            host.anchor, host.steady_since = None, self.now if host.rotten else host.steady_since  # it was ill so far
             host.rotten = host.sound = False  # what the arena holds began from a state that is no more
             self.tell(host, self._held(host))
             return ev.SnapshotInstalled(effect.round, effect.digest, STATE_BYTES)
