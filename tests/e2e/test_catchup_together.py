@@ -1,6 +1,7 @@
 """Two that join at once serve each other what they have of the state: real daemons, donors with slow uplinks."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -27,12 +28,14 @@ def test_two_that_join_at_once_serve_each_other(swarm: Swarm) -> None:
     late = [swarm.host(trainer, forked=True, network=SLOW) for _ in range(2)]
     for host in late:
         host.wait_ready()
-    for host in late:
-        swarm.join(host, through=first[0])
+    with ThreadPoolExecutor() as together:
+        list(together.map(lambda host: swarm.join(host, through=first[0]), late))
     for host in late:
         host.wait(swarm.run_id, "synced")
+    # At most one of the two can have given what it had when it was done; how much each gave before that is a matter of
+    # speeds, on which tests/protocol/test_pieces.py and the bench have more to say.
     given = {host.name: given_bytes(host) // 2**20 for host in (*first, *late)}
-    assert all(given[host.name] > MIB / 4 for host in late), given
+    assert all(given[host.name] > MIB / 16 for host in late), given
     everybody = [*first, *late]
     for host in late:
         swarm.until_contributed(host, seen_by=everybody)
