@@ -103,7 +103,8 @@ class Snapshots:
         finally:
             self._state.before_change = lambda: None
             if isinstance(begun, SnapshotWriter):
-                begun.discard()
+                with trio.CancelScope(shield=True):  # a chunk that a step still writes is waited for, and the disk
+                    await self._compute.aside(begun.discard)
             self._writer, self._writing = None, False
 
     def _publish(

@@ -1,20 +1,36 @@
 """Snapshots in whole daemons: written while rounds go on, of the state as it was, and of no line that was left."""
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import trio
 import trio.testing
 
+from intellectd.daemon.metrics import Metrics
 from intellectd.daemon.runs.compute import Compute, Work
 from intellectd.daemon.runs.examine import examine, manifest_of
 from intellectd.daemon.runs.examine_states import CONTRADICTED, check_state, states_of
+from intellectd.daemon.runs.journal import Journal
+from intellectd.daemon.runs.outer_state import OuterState
+from intellectd.daemon.runs.snapshots import Snapshots
+from intellectd.daemon.store.run_store import RunStore
+from intellectd.daemon.store.snapshot import State
 from intellectd.daemon.store.snapshot_writer import SnapshotWriter
+from intellectd.kernels.digest import state_digest
+from intellectd.kernels.layout import Layout, TensorSpec
+from tests.daemon.ram import ram_path
+from tests.daemon.shell_made import copy_run
 from tests.daemon.shell_world import Host, shell
 from tests.daemon.test_shell_swarm import swarm
 
+__all__ = ["ram_path"]
+
 Clock = trio.testing.MockClock
+WAIT_S = 20.0
 SLOW_S = 25.0  # two rounds and a half
 
 
@@ -115,3 +131,45 @@ async def test_as_many_are_kept_as_this_host_is_told(autojump_clock: Clock, monk
         await host.kill()
         await host.start()
         assert checked(folder_of(host, run_id)) == [8, 12, 16]
+
+
+@pytest.fixture
+def made(ram_path: Path) -> Path:
+    copy_run(ram_path / "made")
+    (made,) = (ram_path / "made" / "runs").iterdir()
+    return made
+
+
+async def test_what_is_given_up_while_a_step_writes_a_chunk_of_it_does_not_hold_the_event_loop(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends as a snapshot begins; whoever lets go of it waits for the chunk, and nobody else does."""
+    store, compute = RunStore(made), Compute()
+    snapshots = Snapshots(
+        store, OuterState(Layout([TensorSpec("w", (700,))])), compute, Journal("r", Metrics(), "int8")
+    )
+    state = State(torch.ones(768), torch.zeros(768))
+    writer = store.begin_snapshot(state, 8, state_digest(state.theta, state.momentum), 0)
+    held, opened, in_time = threading.Event(), threading.Event(), list[bool]()
+    real = os.pwrite
+
+    def gate(descriptor: int, data: memoryview, offset: int) -> int:
+        held.set()
+        in_time.append(opened.wait(WAIT_S))
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", gate)
+    step = threading.Thread(target=writer.copy_out)
+    step.start()
+    assert await trio.to_thread.run_sync(held.wait, WAIT_S)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(snapshots._finish, writer, 8, lambda _event: None, lambda: True)
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()  # the loop goes round
+            assert step.is_alive() and not in_time
+            opened.set()
+    step.join(WAIT_S)
+    assert all(in_time), "the chunk had to wait for the loop"
+    assert not list((made / "snapshots").glob(".*"))
+    store.close()
