@@ -43,6 +43,7 @@ class Leading:
         if decision.attempts.expired(now):
             return self._give_up(f"attempt {leader.ballot.attempt} made no progress in {leader.phase}", now)
         if leader.promised_enough(decision.alive_voters(now), now):
+            decision.attempts.moved(now)
             return self._promised(leader, now)
         if leader.failed:
             return self._give_up(f"every group of attempt {leader.ballot.attempt} broke", now)

@@ -49,7 +49,7 @@ class Round:
         self._asked = False  # whether the reason is what `may_start` said
         self.paused = False  # a better line of history may be there (G8)
         self.decided: Entry | None = None
-        self._broken: Ballot | None = None  # whose transfer was aborted last
+        self._broken: dict[Ballot, None] = {}  # whose transfers were aborted last
         self._broken_groups: dict[tuple[str, ...], Ballot] = {}  # likewise, of a round in groups, by their members
         self._accused: dict[str, Ballot] = {}  # by suspect: under which it was accused last
         self._may_since: float | None = None
@@ -295,7 +295,10 @@ class Round:
             return self._group_broke(accuser, suspect, message, now)
         parts, ballot = self.parts, message.ballot
         # Each member tells of the same one: it failed once, and who says so after others is not what failures share.
-        again = ballot == self._broken
+        again = ballot in self._broken
+        self._broken[ballot] = None
+        while len(self._broken) > len(self.head.voters):  # of older ones nothing is heard
+            del self._broken[min(self._broken)]
         saw = suspect is not None and self._saw(ballot, accuser, suspect)
         if suspect is not None and saw:
             parts.suspicion.part(accuser, suspect)
@@ -307,7 +310,6 @@ class Round:
             self._accuse(None if again else accuser, seen, message, now)
             stopped = parts.exchange.stop() if plan is not None and plan.ballot == ballot else []
             return [Note("transfer_aborted", text, "debug"), *stopped]
-        self._broken = ballot
         self.leading.aborted(ballot)
         parts.attempts.failed(ballot.attempt, now, again)
         self._accuse(None if again else accuser, seen, message, now)
@@ -362,9 +364,14 @@ class Round:
         plan = self.parts.exchange.followed
         if plan is not None and plan.ballot == ballot:
             return [m.peer for m in plan.members]
-        if ballot == self.parts.acceptor.promised and not self.leading.members(ballot):
-            return [a.peer for a in self.head.blob.assignments]  # a voter that is no member knows no plan
-        return [m.peer for m in self.leading.members(ballot)]
+        if found := self.leading.members(ballot):
+            return [m.peer for m in found]
+        promised = self.parts.acceptor.promised
+        if promised is None or not 0 <= promised.attempt - ballot.attempt < len(self.head.voters):
+            return []
+        # A voter that is no member knows no plan. And a member may see its transfer stall when the leader has given it
+        # up a moment ago: unheard, that suspect would be in each attempt until its leader's next turn.
+        return [a.peer for a in self.head.blob.assignments]
 
     def _past_transfer(self, ballot: Ballot) -> bool:
         """This ballot's transfer has its result: it is being voted on."""

@@ -263,6 +263,46 @@ def test_a_late_abort_does_not_end_the_attempt_after_it() -> None:
     assert sorted(ring(pa)) == ["PA", "PC", "PD"]
 
 
+def test_a_stall_that_is_told_after_its_attempt_was_given_up_counts() -> None:
+    """SPEC A10: also to a voter that no plan names; with a second one PD is left out."""
+    run, pa = follower("PB", "PC", "PA", "PD")
+    pa.told(pa.says("PB", say.prepare(run, THEIRS))).skip()
+    wait(pa, 11, "PB", "PC", "PD")
+    pa.told(pa.says("PC", say.prepare(run, Ballot(1, "PC")))).skip()
+    suspicion = pa.node.round.parts.suspicion
+    pa.told(pa.says("PB", say.abort(run, THEIRS, "PD", silent=True))).silent()
+    assert not suspicion.excluded("PD", pa.now)
+    pa.told(pa.says("PB", say.abort(run, Ballot(1, "PC"), "PD", silent=True))).skip()
+    assert suspicion.excluded("PD", pa.now)
+
+
+def test_word_of_an_attempt_of_long_ago_is_not_heard() -> None:
+    """SPEC A10: as many attempts as there are voters are remembered."""
+    run, pa = follower("PB", "PC", "PA")
+    pa.told(pa.says("PC", say.prepare(run, Ballot(4, "PC")))).skip()
+    for attempt, leader_ in ((0, "PB"), (1, "PC")):
+        pa.told(pa.says("PB", say.abort(run, Ballot(attempt, leader_), "PC"))).silent()
+    suspicion = pa.node.round.parts.suspicion
+    assert not suspicion.excluded("PC", pa.now)
+    pa.told(pa.says("PB", say.abort(run, Ballot(3, "PB"), "PC"))).silent()
+    assert suspicion.excluded("PC", pa.now)
+
+
+def test_a_transfer_has_the_whole_time_of_an_attempt() -> None:
+    """SPEC A5, A11: a phase that ends is progress, also to a leader that has no part in the next one."""
+    run = swarm("PA", "PB", "PC")
+    pa = Host(run).meet("PB", "PC")
+    until(pa, "to PB: prepare 0.PA", "PB", "PC")
+    wait(pa, 7, "PB", "PC")
+    for peer in ("PB", "PC"):
+        pa.told(pa.says(peer, say.promise(run, MINE)))
+    assert any("plan" in describe(effect) for effect in pa.skip())
+    wait(pa, 9, "PB", "PC")
+    assert pa.node.round.leading.attempt is not None
+    wait(pa, 2, "PB", "PC")
+    assert pa.node.round.leading.attempt is None
+
+
 def test_a_late_abort_does_not_stop_the_ring_after_it() -> None:
     """SPEC A10: the plan of attempt 1 came without its prepare; a voter still has promised attempt 0 alone."""
     run, pa = follower("PB", "PC", "PA", "PD")
