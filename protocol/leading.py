@@ -12,7 +12,7 @@ from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Halt, Note, Out, Through, To
 from intellectd.protocol.entries import GOSSIP
 from intellectd.protocol.ids import Ballot, hash_of, state_name
-from intellectd.protocol.leader import ACCEPT, DONE, Leader
+from intellectd.protocol.leader import ACCEPT, DONE, PREPARE, Leader
 from intellectd.protocol.messages import Accepted, Introduce, Promise, Ready, Refuse, Result
 from intellectd.protocol.planner import chart
 from intellectd.protocol.proposal import Outcome
@@ -43,8 +43,10 @@ class Leading:
         if decision.attempts.expired(now):
             return self._give_up(f"attempt {leader.ballot.attempt} made no progress in {leader.phase}", now)
         if leader.promised_enough(decision.alive_voters(now), now):
-            decision.attempts.moved(now)
-            return self._promised(leader, now)
+            out = self._promised(leader, now)
+            if leader.phase != PREPARE:
+                decision.attempts.moved(now)
+            return out
         if leader.failed:
             return self._give_up(f"every group of attempt {leader.ballot.attempt} broke", now)
         outcome = leader.settled(now) if decision.head.groups else None

@@ -1,5 +1,7 @@
 """What goes wrong in a round: refusals, broken transfers, leaders that die in each phase. SPEC A5, A10, A11."""
 
+from msgspec.structs import replace
+
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import limits
@@ -300,6 +302,14 @@ def test_a_transfer_has_the_whole_time_of_an_attempt() -> None:
     wait(pa, 9, "PB", "PC")
     assert pa.node.round.leading.attempt is not None
     wait(pa, 2, "PB", "PC")
+    assert pa.node.round.leading.attempt is None
+
+
+def test_promises_without_a_state_in_common_are_no_progress() -> None:
+    """SPEC A4, A11: two of three promised, on different states; if the third says nothing, that attempt ends."""
+    run, pa = leader("PA", "PB", "PC")
+    pa.told(pa.says("PB", replace(say.promise(run, MINE), state_digest=hash_of("state", b"another")))).skip()
+    wait(pa, 12, "PB", "PC")
     assert pa.node.round.leading.attempt is None
 
 
