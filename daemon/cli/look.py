@@ -37,10 +37,7 @@ def peers(arguments: Any) -> int:
 
 
 def netcheck(arguments: Any) -> int:
-    from intellectd.daemon.cli.membership import named_run
-
-    fields = {} if arguments.run_id is None else {"run_id": named_run(arguments.run_id)}
-    answer = ask(socket_of(arguments), "netcheck", **fields)
+    answer = ask(socket_of(arguments), "netcheck", **_run_of(arguments))
     if arguments.json:
         write_json(answer)
     else:
@@ -61,9 +58,9 @@ def metrics(arguments: Any) -> int:
 
 def _show(arguments: Any, op: str, lines: Lines) -> dict[str, Any]:
     """Once, or again and again until Ctrl-C, which is how a watch is meant to end."""
-    path = socket_of(arguments)
+    path, fields = socket_of(arguments), _run_of(arguments)
     while True:
-        answer = ask(path, op)
+        answer = ask(path, op, **fields)
         if arguments.json:
             write_json(answer)
         else:
@@ -72,6 +69,14 @@ def _show(arguments: Any, op: str, lines: Lines) -> dict[str, Any]:
         if not arguments.watch:
             return answer
         time.sleep(WATCH_S)
+
+
+def _run_of(arguments: Any) -> dict[str, str]:
+    """What is asked for one run only, by its id or name; nothing for all."""
+    from intellectd.daemon.cli.membership import named_run
+
+    run_id = getattr(arguments, "run_id", None)
+    return {} if run_id is None else {"run_id": named_run(run_id)}
 
 
 def _painted(line: str) -> str:

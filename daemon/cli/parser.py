@@ -163,6 +163,10 @@ def _known_run(verb: Any) -> None:
     verb.add_argument("run_id", metavar="RUN", help='its id or name (see `intellectd runs`), or "" for the only one')
 
 
+def _maybe_run(verb: Any) -> None:
+    verb.add_argument("run_id", metavar="RUN", nargs="?", default=None, help="its id or name; all runs without it")
+
+
 def _timeout(verb: Any, default_s: float = 86_400.0, words: str = "a day") -> None:
     verb.add_argument(
         "--timeout", metavar="SECONDS", type=_seconds, default=default_s, help=f"stop waiting after ({words})"
@@ -187,10 +191,10 @@ def _look_verbs(verbs: Any) -> None:
     ):
         verb = _verb(verbs, name, f"look:{name}", what)
         verb.add_argument("--watch", action="store_true", help="again every two seconds, until interrupted")
+        if name != "runs":
+            _maybe_run(verb)
     netcheck = _verb(verbs, "netcheck", "look:netcheck", "who reaches whom, how fast, and what to do about it")
-    netcheck.add_argument(
-        "run_id", metavar="RUN", nargs="?", default=None, help="its id or name; of the peers of all runs without it"
-    )
+    _maybe_run(netcheck)
     _verb(verbs, "metrics", "look:metrics", "the metrics as Prometheus would read them")
 
 

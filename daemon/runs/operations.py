@@ -48,7 +48,13 @@ class Operations:
 
     # ---- questions
 
+    def _named(self, request: dict[str, Any]) -> list[RunService]:
+        """The run that `run_id` names, or without it all. Raises ControlError."""
+        runs = self._registry
+        return list(runs.runs.values()) if request.get("run_id") is None else [runs.get(_text(request, "run_id"))]
+
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Of the host and one run, or without `run_id` of all."""
         host, founding = self._host, self._registry.founding or self._registry.importing
         return {
             "peer": host.identity.peer_id,
@@ -65,7 +71,7 @@ class Operations:
                 "reason": ops.reason(),
             },
             "founding": founding.plain() if founding else None,
-            "runs": [run_status(service) for service in self._registry.runs.values()],
+            "runs": [run_status(service) for service in self._named(request)],
         }
 
     async def _runs(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -74,14 +80,12 @@ class Operations:
         return {"runs": rows}
 
     async def _peers(self, request: dict[str, Any]) -> dict[str, Any]:
-        return {"peers": peer_rows(self._registry.runs.values())}
+        """Of one run, or without `run_id` of all."""
+        return {"peers": peer_rows(self._named(request))}
 
     async def _netcheck(self, request: dict[str, Any]) -> dict[str, Any]:
         """Of one run, or without `run_id` of all."""
-        named = request.get("run_id")
-        runs = self._registry
-        services = list(runs.runs.values()) if named is None else [runs.get(_text(request, "run_id"))]
-        return netcheck(self._host, services, trio.current_time() - self._started_at)
+        return netcheck(self._host, self._named(request), trio.current_time() - self._started_at)
 
     async def _rounds(self, request: dict[str, Any]) -> dict[str, Any]:
         service = self._registry.get(_text(request, "run_id", ""))

@@ -201,6 +201,18 @@ async def test_the_history_comes_in_answers_that_fit(autojump_clock: Clock, monk
         assert seen == list(range(1, 10))
 
 
+async def test_questions_about_one_run(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=2)
+        for name in (run_id, "shell", ""):
+            (run,) = (await host.ask("status", run_id=name))["runs"]
+            assert run["run_id"] == run_id and (await host.ask("peers", run_id=name))["peers"] == []
+        for op in ("status", "peers", "netcheck"):
+            error = await refusal(host, op, run_id="nine")
+            assert error.code == "no_such_run" and "not in run 'nine'" in error.message
+            assert (await refusal(host, op, run_id=9)).code == "usage"
+
+
 async def test_leaving_twice_at_once_leaves_once(autojump_clock: Clock) -> None:
     async with shell() as world:
         run_id, (host,) = await swarm(world, "a", rounds=300)

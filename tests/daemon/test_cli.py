@@ -72,6 +72,17 @@ async def test_status_says_by_exit_code_whether_every_run_goes_on(
     assert f"state     {state}: quorum is gone" in out
 
 
+async def test_status_and_peers_of_one_run(cli: Cli, answers: Answers) -> None:
+    """By its id or name; the daemon finds it, as it does for the other verbs."""
+    answers.give("status", status_answer(run_status()))
+    answers.give("peers", {"peers": []})
+    assert (await cli("status", "mini"))[0] == 0 and (await cli("peers", RUN_ID.upper()))[0] == 0
+    assert answers.asked == [{"op": "status", "run_id": "mini"}, {"op": "peers", "run_id": RUN_ID}]
+    answers.give("status", NO_SUCH_RUN)
+    code, out, err = await cli("status", "nine")
+    assert code == 4 and not out and "not in that run" in err
+
+
 async def test_status_of_a_run_without_its_quorum_answers_4(cli: Cli, answers: Answers) -> None:
     quorum = {"reached": False, "here": 1, "of": 2, "missing": [PEER]}
     answers.give("status", status_answer(run_status(state="catching-up", quorum=quorum)))
