@@ -243,7 +243,7 @@ class Metrics:
             "stage",
         )
         self._catchup_left_s = self._gauge(
-            "catchup_left_seconds", "Until it is caught up, at the rate so far; 0 when it is, NaN while unknown.", "run"
+            "catchup_left_seconds", "Until it is at the head, by its plan; 0 when it is, NaN while unknown.", "run"
         )
 
     def snapshot_written(self, run: str, step: int, timestamp_s: float) -> None:

@@ -5,7 +5,7 @@ waits for bytes. `states.py` and `updates.py` own whom to ask for either. Refuse
 of records is records.py's, of bytes the shell's, against the digests that this machine names.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from intellectd.protocol import limits
@@ -18,7 +18,7 @@ from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH
 from intellectd.protocol.membership import Membership
 from intellectd.protocol.moments import NEVER, soonest
-from intellectd.protocol.pace import Pace
+from intellectd.protocol.pace import Left, Pace, Way
 from intellectd.protocol.pin import Pin
 from intellectd.protocol.states import States
 from intellectd.protocol.updates import Updates
@@ -344,6 +344,26 @@ class Catchup:
         return self.updates.ask(head.round + 1, wanted.root, wanted.update_bytes, donors, now)
 
     # ---- for people
+
+    @property
+    def fetches(self) -> bool:
+        """Is a state, or an update, on its way here?"""
+        return self.states.fetching is not None or not self.updates.idle
+
+    def left(self, head: Head, came: Mapping[bytes, int], seen: float | None, now: float) -> Left | None:
+        """Until this host stands at the head (K12). `came`: bytes that are here of what is on its way, by the digest of
+        a state or the root of an update; `seen`: bytes a second of these. None while the plan is not made."""
+        base = self.states.fetching
+        if base is None:
+            base = self.applied
+            if not self.has_state or not self.pin.found or self._reads_far(head, now):
+                return None
+        after = self.states.updates_after(base, head)
+        if after is None:
+            return None
+        here = sum(min(size, came.get(root, 0)) for root, size in self.updates.under_way.items())
+        way = Way(self.states.left_bytes(head, came), max(0, after.update_bytes - here), after.applies)
+        return Left(way.bytes, self.pace.seconds_left(way, head.update_bytes, seen))
 
     def _say_slow(self, head: Head) -> list[Out]:
         """Once a catch-up: that a host which gets further behind with each round is not going to stand at the head."""

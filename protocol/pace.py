@@ -1,6 +1,6 @@
 """How quickly this host catches up, as measured here: bytes a second, seconds an update, seconds a round. SPEC K12.
 
-Owns the three means, and the time that a way to the head takes by them. Refuses to know what is fetched from whom. Time
+Owns the means, and the time that a way to the head takes by them. Refuses to know what is fetched from whom. Time
 is an argument.
 """
 
@@ -20,6 +20,42 @@ class Way:
     state_bytes: int
     update_bytes: int
     applies: int  # updates
+
+    @property
+    def bytes(self) -> int:
+        return self.state_bytes + self.update_bytes
+
+
+@dataclass(frozen=True)
+class Left:
+    """Until this host stands at the head. `seconds`: None while that cannot be told."""
+
+    bytes: int
+    seconds: float | None
+
+
+class Meter:
+    """Bytes a second of what is on its way here, as it comes: for people, who do not wait until a state is whole."""
+
+    def __init__(self) -> None:
+        self._bytes = self._seconds = 0.0
+        self._since: float | None = None  # something has been on its way, and not yet accounted for
+
+    @property
+    def rate(self) -> float | None:
+        """None before anything came."""
+        return self._bytes / self._seconds if self._bytes > 0 and self._seconds > 0 else None
+
+    def fetches(self, anything: bool, now: float) -> None:
+        """Is anything on its way? Only that time counts."""
+        self.came(0, now)
+        self._since = now if anything else None
+
+    def came(self, size: int, now: float) -> None:
+        took_s = now - self._since if self._since is not None else 0.0
+        fade = 0.5 ** (took_s / RATE_HALF_S)
+        self._bytes, self._seconds = self._bytes * fade + size, self._seconds * fade + took_s
+        self._since = now if self._since is not None else None
 
 
 class Pace:
@@ -80,15 +116,24 @@ class Pace:
         """Seconds until the newest round is applied; while no rate is known, bytes, which are in proportion. Updates
         are fetched while others are applied, and while the state is. Rounds that are decided meanwhile make every
         way longer by the same factor, so of two the same is the shorter."""
-        rate, apply_s = self.rate, self.apply_s or 0.0
-        total = way.state_bytes + way.update_bytes
-        if rate is None:
-            return float(total)
-        return max(total / rate, way.state_bytes / rate + way.applies * apply_s)
+        return self._cost(way, self.rate) if self.rate is not None else float(way.bytes)
 
-    def round_cost_s(self, update_bytes: int) -> float | None:
+    def _cost(self, way: Way, rate: float) -> float:
+        return max(way.bytes / rate, way.state_bytes / rate + way.applies * (self.apply_s or 0.0))
+
+    def seconds_left(self, way: Way, update_bytes: int, seen: float | None = None) -> float | None:
+        """`seen`: bytes a second of what is just coming, if known. With the rounds that are decided meanwhile, each of
+        `update_bytes`. None while no rate is known, or when this host falls behind."""
+        rate = seen or self.rate
+        if rate is None:
+            return None
+        grows = (self.round_cost_s(update_bytes, rate) or 0.0) / self.round_s if self.round_s else 0.0
+        return self._cost(way, rate) / (1 - grows) if grows < 1 else None
+
+    def round_cost_s(self, update_bytes: int, seen: float | None = None) -> float | None:
         """Of one round, fetched and applied; None while nothing is known of either."""
-        fetch_s = update_bytes / self.rate if self.rate else None
+        rate = seen or self.rate
+        fetch_s = update_bytes / rate if rate else None
         known = [s for s in (fetch_s, self.apply_s) if s is not None]
         return max(known) if known else None
 

@@ -4,6 +4,8 @@ Owns the one that is under way and what is known of tries before. Refuses to kno
 is catchup.py's, but for one question: would some state be quicker than the updates up to it?
 """
 
+from collections.abc import Mapping
+
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.donors import Donors
@@ -66,7 +68,7 @@ class States:
     def ask_if_quicker(self, head: Head, applied: int, now: float) -> list[Out]:
         """The same if that is sooner than by updates alone (K12). Not for so few rounds that a trainer's work in
         progress may still count: it points at a state that is stepped."""
-        by_updates = self._updates_after(applied, head)
+        by_updates = self.updates_after(applied, head)
         if by_updates is None or head.round - applied <= limits.CARRY_ROUNDS_MAX:
             return []
         offers = self._all_offers(head, now)
@@ -128,15 +130,25 @@ class States:
 
     def _cost(self, round_: int, head: Head) -> float:
         """Of the way by this state; one from which the updates do not lead to the head is the last resort."""
-        after = self._updates_after(round_, head)
+        after = self.updates_after(round_, head)
         if after is None:
             return NO_WAY
-        here = head.state_bytes if (0 if round_ < 0 else round_) in self.own else 0
+        return self._pace.cost(Way(self._missing_bytes(round_, head), after.update_bytes, after.applies))
+
+    def _missing_bytes(self, round_: int, head: Head, came_bytes: int = 0) -> int:
+        """Of a state, which is not here."""
+        here = head.state_bytes if (0 if round_ < 0 else round_) in self.own else came_bytes
         if self._kept[:2] == (round_, self._window.proven(round_)):
             here = max(here, self._kept[2])
-        return self._pace.cost(Way(max(0, head.state_bytes - here), after.update_bytes, after.applies))
+        return max(0, head.state_bytes - here)
 
-    def _updates_after(self, round_: int, head: Head) -> Way | None:
+    def left_bytes(self, head: Head, came: Mapping[bytes, int]) -> int:
+        """Of the state that is being fetched, if one is. `came`: as far as is known, by digest."""
+        if self.fetching is None:
+            return 0
+        return self._missing_bytes(self.fetching, head, came.get(self._window.proven(self.fetching) or b"", 0))
+
+    def updates_after(self, round_: int, head: Head) -> Way | None:
         """None where that is longer ago than what is remembered of rounds."""
         size = applies = 0
         for r in range(head.round, round_, -1):

@@ -38,6 +38,11 @@ class Updates:
     def idle(self) -> bool:
         return not self._under
 
+    @property
+    def under_way(self) -> dict[bytes, int]:
+        """Bytes of each, by its root."""
+        return {root: each.size for root, each in self._under.items()}
+
     def __contains__(self, root: bytes) -> bool:
         return root in self._under
 

@@ -90,8 +90,8 @@ def state_of(run: RunStatus) -> str:
     if state in ("joining", "catching-up") and catchup and total and not catchup.get("done"):
         share = 100 * (catchup.get("bytes") or 0) / total
         left_s = catchup.get("seconds_left")
-        left = f", {in_time(left_s)} left" if left_s else ""
-        return f"{state}: {share:.0f} % of {in_bytes(total)} at {in_bytes(catchup.get('rate') or 0)}/s{left}"
+        left = "time left unknown" if left_s is None else f"{in_time(left_s)} left"
+        return f"{state}: {share:.0f} % of {in_bytes(total)} at {in_bytes(catchup.get('rate') or 0)}/s, {left}"
     behind = [text for text in (_inner_steps(run), run.get("reason")) if text]
     return f"{state}: {'; '.join(behind)}" if behind else state
 

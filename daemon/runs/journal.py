@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from intellectd.daemon.metrics import AllReduceFailure, Metrics
 from intellectd.daemon.runs.history import History
 from intellectd.protocol.effects import Note, PeerFault
 from intellectd.protocol.ids import state_name
+from intellectd.protocol.pace import Left, Meter
 from intellectd.protocol.quorum import Reach
 from intellectd.protocol.records import Entry, record_hash
 
@@ -80,8 +81,14 @@ class CatchupSeen:
     def done_and_total(self) -> tuple[int, int]:
         return sum(part[0] for part in self.parts.values()), sum(part[1] for part in self.parts.values())
 
-    def plain(self, now: float) -> dict[str, Any]:
+    def came(self) -> dict[bytes, int]:
+        return {part: done for part, (done, _total) in self.parts.items()}
+
+    def plain(self, now: float, left: Left | None) -> dict[str, Any]:
+        """`left`: as the plan sees it; without it only the parts that were begun are known."""
         done, total = self.done_and_total
+        total = done + left.bytes if left is not None else total
+        left_s = left.seconds if left is not None and self.ended_at is None else None
         seconds = max(1e-3, (now if self.ended_at is None else self.ended_at) - self.began_at)
         kept = sum(self.kept.values())
         rate = max(0, done - kept) / seconds
@@ -91,7 +98,7 @@ class CatchupSeen:
             "kept_bytes": kept,
             "seconds": round(seconds, 3),
             "rate": rate,
-            "seconds_left": round((total - done) / rate, 1) if rate and self.ended_at is None else None,
+            "seconds_left": None if left_s is None else round(left_s, 1),
             "done": self.ended_at is not None,
             "from_round": self.from_round,
         }
@@ -110,6 +117,9 @@ class Journal:
         self.outer_step_s = 0.0
         self.anchor_spread: float | None = None  # of a run with gossip rounds, as far as this host knows
         self.catchup: CatchupSeen | None = None
+        self._meter = Meter()
+        # What is left of a catch-up (Catchup.left), given what came of what, and at what rate.
+        self.plan: Callable[[Mapping[bytes, int], float | None], Left | None] = lambda _came, _rate: None
         self._counted = (0, 0, 0)  # (round, tokens, inner steps) that the metrics know of
         self._round_wire_bytes = 0
         self._decided_at: float | None = None
@@ -277,9 +287,7 @@ class Journal:
             self.catchup.parts[part] = (done_bytes, max(total_bytes, done_bytes))
             self._metrics.checkpoint_bytes(self.run_name, "in", max(0, done_bytes - before))
             self._metrics.network_bytes("in", "bulk", max(0, done_bytes - before))
-            done, total = self.catchup.done_and_total
-            left_s = self.catchup.plain(trio.current_time())["seconds_left"]
-            self._metrics.catching_up(self.run_name, done, total, left_s)
+            self._meter.came(max(0, done_bytes - before), trio.current_time())
 
     def kept(self, part: bytes, kept_bytes: int, total_bytes: int) -> None:
         """Of what is about to be fetched this much is here, from an earlier try."""
@@ -287,15 +295,32 @@ class Journal:
             self.catchup.parts[part] = (kept_bytes, total_bytes)
             self.catchup.kept.setdefault(part, kept_bytes)
 
-    def catching_up(self, behind: bool, round_: int) -> None:
-        """Called as the state changes: a catch-up begins when we are behind and ends when we are not."""
+    @property
+    def catchup_plain(self) -> dict[str, Any] | None:
+        """The one under way, or the last."""
+        if self.catchup is None:
+            return None
+        left = self.plan(self.catchup.came(), self._meter.rate) if self.catchup.ended_at is None else None
+        return self.catchup.plain(trio.current_time(), left)
+
+    def tell_catchup(self) -> None:
+        """Before metrics are read: the plan changes as time goes by."""
+        plain = self.catchup_plain
+        if plain is not None and not plain["done"]:
+            self._metrics.catching_up(self.run_name, plain["bytes"], plain["total_bytes"], plain["seconds_left"])
+
+    def catching_up(self, behind: bool, round_: int, fetches: bool = False) -> None:
+        """Called as the state changes: a catch-up begins when we are behind and ends when we are not. `fetches`: is
+        anything on its way here."""
         now = trio.current_time()
+        self._meter.fetches(fetches, now)
         if behind and (self.catchup is None or self.catchup.ended_at is not None):
             self.catchup = CatchupSeen(now, max(0, round_))
             self._metrics.catching_up(self.run_name, 0, 0)
         elif not behind and self.catchup is not None and self.catchup.ended_at is None:
             self.catchup.ended_at = now
-            plain = self.catchup.plain(now)
+            plain = self.catchup.plain(now, None)
+            self._metrics.catching_up(self.run_name, plain["bytes"], plain["total_bytes"])
             self._metrics.caught_up(self.run_name, plain["seconds"])
             got = {"seconds": plain["seconds"], "bytes": plain["bytes"]}
             log.info("caught up", run=self.run_name, having=state_name(round_), **got)

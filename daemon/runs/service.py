@@ -64,7 +64,8 @@ class RunService:
         self.changed = trio.Event()  # set and replaced whenever an event was handled
         self._scope = trio.CancelScope()
         self._voters_at = 0.0  # when to look next whether they are a quorum
-        self.node = _node(host, self, opened)
+        self.node = node = _node(host, self, opened)
+        self.journal.plan = lambda came, rate: node.catchup.left(node.head, came, rate, trio.current_time())
         self.seat = Seat(self.state, self.compute, host.runner, self._on_trainer)
         self.performer = Performer(
             run=self.run,
@@ -264,7 +265,7 @@ class RunService:
     def _after(self) -> None:
         node = self.node
         behind = node.catchup.applied < node.head.round - 1 or not node.catchup.has_state
-        self.journal.catching_up(behind, node.catchup.applied)
+        self.journal.catching_up(behind, node.catchup.applied, node.catchup.fetches)
         if trio.current_time() >= self._voters_at:  # it looks through all peers, and events come in hundreds a second
             self._voters_at = trio.current_time() + VOTERS_S
             self.journal.voters(self.reach)
@@ -277,6 +278,7 @@ class RunService:
         metrics.trainer_attached(name, self.seat.link.attached)
         metrics.halted(name, bool(node.halted))
         self.journal.phase()
+        self.journal.tell_catchup()
         reach, voters = self.reach, node.head.voters
         here = sum(1 for voter in voters if node.membership.alive(voter, trio.current_time()))
         metrics.voters(name, reachable=here, seats=len(voters), quorum=reach is None or reach.quorum)

@@ -203,7 +203,9 @@ class StateFetch:
         fetch_id = hash_of("fetch", name.encode(), donor.encode())
         deadline_s = fetch_deadline_s(len(into))
         job = FetchJob(fetch_id, donor, name, 0, memoryview(into), self._stall_s, deadline_s)
-        await self._run_job(effect, fetch_id, len(into), lambda on_event: self._bulk.start_fetch(job, on_event))
+        await self._run_job(
+            effect, fetch_id, fetch_id, len(into), lambda on_event: self._bulk.start_fetch(job, on_event)
+        )
 
     # ---- the pieces, from all
 
@@ -247,8 +249,10 @@ class StateFetch:
             start=int.from_bytes(hash_of("start", self._me.encode())[:8], "big") % len(hashes),
             floats=True,
         )
-        self._journal.kept(job.fetch_id, sum(borders[piece + 1] - borders[piece] for piece in have), borders[-1])
-        await self._run_job(effect, job.fetch_id, borders[-1], lambda on_event: self._bulk.start_pieces(job, on_event))
+        self._journal.kept(effect.digest, sum(borders[piece + 1] - borders[piece] for piece in have), borders[-1])
+        await self._run_job(
+            effect, job.fetch_id, effect.digest, borders[-1], lambda on_event: self._bulk.start_pieces(job, on_event)
+        )
 
     def _keep(self, incoming: Incoming | InMemory, piece: int) -> None:
         """In a worker thread."""
@@ -275,19 +279,25 @@ class StateFetch:
     # ---- either
 
     async def _run_job(
-        self, effect: ef.FetchSnapshot, fetch_id: bytes, total_bytes: int, start: Callable[[OnBulkEvent], None]
+        self,
+        effect: ef.FetchSnapshot,
+        fetch_id: bytes,
+        part: bytes,
+        total_bytes: int,
+        start: Callable[[OnBulkEvent], None],
     ) -> None:
-        """Raises FetchError. Cancelled, it is the engine that keeps the memory alive for the moment it needs it."""
+        """`part`: how the plan names it (Catchup.left). Raises FetchError. Cancelled, it is the engine that keeps the
+        memory alive for the moment it needs it."""
         ended = _Ended()
 
         def on_event(event: BulkEvent) -> None:
             match event:
                 case TransferProgress():
-                    self._journal.fetched(fetch_id, event.done_bytes, event.total_bytes)
+                    self._journal.fetched(part, event.done_bytes, event.total_bytes)
                 case DonorLost():
                     self._post(ev.DonorFault(effect.round, event.peer, event.reason))
                 case TransferDone():
-                    self._journal.fetched(fetch_id, total_bytes, total_bytes)  # what is over soon has told no progress
+                    self._journal.fetched(part, total_bytes, total_bytes)  # what is over soon has told no progress
                     ended.event.set()
                 case TransferFailed():
                     ended.failure = event.reason

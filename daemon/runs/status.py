@@ -49,7 +49,7 @@ def run_status(service: RunService) -> dict[str, Any]:
         "wire_bytes": journal.wire_bytes,
         "state_digest": _digest(service),
         "anchor_spread": journal.anchor_spread,
-        "catchup": journal.catchup.plain(now) if journal.catchup else None,
+        "catchup": journal.catchup_plain,
         "trainer": node.progress.state,
         "warnings": warnings(service, reach, now),
     }

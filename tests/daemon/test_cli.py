@@ -264,7 +264,7 @@ async def test_join_wait_shows_progress_until_synced(cli: Cli, answers: Answers)
     assert err.splitlines() == [
         "round 0  joining",
         "round 0  catching-up: reading the records",
-        "round 0  joining: 50 % of 100 B at 50 B/s",
+        "round 0  joining: 50 % of 100 B at 50 B/s, time left unknown",
         "round 5  training",
     ]
     assert [request.get("for") for request in answers.asked] == [None, *["synced"] * 4]

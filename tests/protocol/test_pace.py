@@ -3,7 +3,7 @@
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import limits
-from intellectd.protocol.pace import Pace, Way
+from intellectd.protocol.pace import Meter, Pace, Way
 from intellectd.protocol.updates import LATE_FACTOR, PATIENCE_S
 from tests.protocol.history import UPDATE_BYTES
 from tests.protocol.playbook import History, Host, describe, run_config
@@ -66,6 +66,90 @@ def test_the_cost_of_a_way() -> None:
     pace.applied(12.0)
     assert 11.9 < pace.cost(by_state) < 12.1 and pace.cost(by_updates) == 20.0
     assert pace.round_cost_s(100) == 2.0 and not pace.falls_behind(100), "how long its rounds are is not known"
+
+
+# ---- what is left, for people
+
+
+def test_what_is_coming_is_measured_before_it_is_whole() -> None:
+    """SPEC K12: pauses in which nothing is fetched do not count."""
+    meter = Meter()
+    meter.came(100, 0.0)
+    assert meter.rate is None
+    for second in range(5):
+        meter.fetches(True, float(second))
+        meter.came(100, second + 1.0)
+    meter.fetches(False, 5.0)
+    meter.fetches(True, 500.0)
+    assert meter.rate is not None and 118 < meter.rate < 122, "600 in 5 s"
+    meter.came(0, 700.0)
+    assert meter.rate < 7, "a stall counts"
+
+
+def test_the_time_that_is_left() -> None:
+    """SPEC K12: as the cost of a way, with the rounds that are decided meanwhile."""
+    pace, way = Pace(), Way(800, 100, 2)
+    assert pace.seconds_left(way, 50) is None, "no rate is known"
+    assert pace.seconds_left(way, 50, 100.0) == 9.0
+    pace.begins_to_apply(10.0)
+    pace.applied(12.0)
+    assert pace.seconds_left(way, 50, 100.0) == 12.0
+    pace.level(1, 20.0)
+    pace.level(2, 24.0)
+    assert pace.seconds_left(way, 50, 100.0) == 24.0, "of each round of 4 s applying takes 2"
+    assert pace.seconds_left(way, 400, 100.0) is None, "it gets no nearer"
+    assert pace.seconds_left(Way(0, 0, 0), 50, 100.0) == 0.0
+
+
+def test_what_is_left_is_the_whole_way_to_the_head() -> None:
+    """SPEC K12: the state, the updates after it, begun or not; less by a second each second, and none when it stands
+    there."""
+    run, speed, meter = grown(6), 100.0, Meter()
+    pz = newcomer(run, known=6)
+    catchup, came = pz.node.catchup, dict[bytes, int]()
+
+    def left() -> float | None:
+        found = catchup.left(pz.node.head, came, meter.rate, pz.now)
+        return None if found is None else found.seconds
+
+    assert left() is None, "no plan yet"
+    pz.told(pz.beacon("PA", snapshots=[4])).skip()
+    meter.fetches(True, pz.now)
+    whole_s, before = (STATE_BYTES + 2 * UPDATE_BYTES) / speed, float("inf")
+    assert catchup.fetches and left() is None, "nothing came yet"
+    ways = [(run.states[4], STATE_BYTES), (root(run, 5), UPDATE_BYTES), (root(run, 6), UPDATE_BYTES)]
+    began = pz.now
+    for name, size in ways:
+        while came.get(name, 0) < size:
+            pz.now += min(1.0, (size - came.get(name, 0)) / speed)
+            step = min(100, size - came.get(name, 0))
+            came[name] = came.get(name, 0) + step
+            meter.came(step, pz.now)
+            seen, true = left(), whole_s - (pz.now - began)
+            assert seen is not None and abs(seen - true) < 0.1 and seen < before
+            before = seen
+        event = ev.SnapshotInstalled(4, run.states[4], size) if size == STATE_BYTES else ev.UpdateHeld(name)
+        pz.told(pz.beacon("PA", snapshots=[4]), event).skip()
+    assert left() == 0.0, "how long applying takes is not known"
+    pz.told(ev.Applied(5, run.states[5])).skip()
+    assert left() == catchup.pace.apply_s and left(), "as long as the one before"
+    pz.told(ev.Applied(6, run.states[6])).skip()
+    assert catchup.settled(pz.node.head) and left() == 0.0
+
+
+def test_what_was_kept_is_not_left_and_a_log_that_is_read_tells_nothing() -> None:
+    """SPEC K12."""
+    run = grown(6)
+    pz = newcomer(run, known=6)
+    pz.told(ev.SnapshotsHeld((), 10, (4, run.states[4], 1024)))
+    pz.told(pz.beacon("PA", snapshots=[4])).skip()
+    found = pz.node.catchup.left(pz.node.head, {}, 100.0, pz.now)
+    assert found is not None and found.bytes == STATE_BYTES - 1024 + 2 * UPDATE_BYTES
+    found = pz.node.catchup.left(pz.node.head, {run.states[4]: 1500, root(run, 5): 60}, 100.0, pz.now)
+    assert found is not None and found.bytes == STATE_BYTES - 1500 + 2 * UPDATE_BYTES - 60
+    far = newcomer(grown(12), applied=1, known=4)
+    far.told(far.beacon("PA", snapshots=[11])).skip()
+    assert far.node.catchup.left(far.node.head, {}, 100.0, far.now) is None
 
 
 # ---- a state, or the updates
