@@ -124,6 +124,7 @@ def is_or_is_in(name: str, module: str) -> bool:
 
 @pytest.mark.parametrize("part", sorted(FORBIDDEN))
 def test_no_part_imports_what_it_must_not_know(part: str) -> None:
+    """SPEC N1: so a machine can read no clock."""
     offences = [
         f"{source.at(node)} imports {name}"
         for source in sources(part)

@@ -126,6 +126,7 @@ def all_have_met(engines: dict[str, Engine]) -> None:
 
 
 def test_abort_ends_it_everywhere_and_blames_nobody() -> None:
+    """SPEC N4: its end is told to whoever aborted it, too."""
     case = Case(("a", "b", "c", "x"))
     before = [bytes(delta) for delta in case.deltas]
     with with_puppet(case) as (engines, events, x):

@@ -26,6 +26,7 @@ def test_the_first_start_makes_a_private_key_and_the_next_finds_it(tmp_path: Pat
 
 
 def test_the_peer_id_is_the_one_that_libp2p_gives_this_key() -> None:
+    """SPEC I1."""
     seed = bytes(range(32))
     theirs = ID.from_pubkey(create_new_key_pair(seed).public_key).to_string()
     identity = Identity.from_seed(seed)
@@ -106,6 +107,7 @@ def test_a_folder_or_a_dangling_link_is_no_invitation_to_make_a_key(tmp_path: Pa
 
 
 def test_an_owner_key_is_of_the_same_form_and_says_what_its_loss_means(tmp_path: Path) -> None:
+    """SPEC I2."""
     path = tmp_path / "owner.key"
     owner = OwnerKey.create(path)
     assert verify(owner.peer_id, b"manifest", OwnerKey.load(path).sign(b"manifest"))

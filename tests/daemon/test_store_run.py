@@ -311,6 +311,7 @@ def test_a_mark_for_a_branch_that_did_not_come_is_no_lost_record(ram_path: Path)
 
 
 def test_an_incarnation_is_never_smaller_than_the_one_before(folder: Path) -> None:
+    """SPEC I5."""
     store = RunStore(folder)
     first = store.next_incarnation(1_800_000_000_000)
     assert store.next_incarnation(1_000) == first + 1  # a clock without a battery

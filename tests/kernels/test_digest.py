@@ -38,6 +38,7 @@ def recursive_top(leaves: list[bytes]) -> bytes:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 8, 13, 64, 65])
 def test_root_is_that_of_the_recursive_tree(count: int) -> None:
+    """SPEC K8."""
     leaves = leaves_of(count)
     assert merkle_root(leaves, b"d") == blake3(b"d" + count.to_bytes(8, "little") + recursive_top(leaves)).digest()
 

@@ -10,6 +10,7 @@ TWO = [TensorSpec("embed", (100, 3)), TensorSpec("scale", ())]
 
 
 def test_tensors_start_on_blocks_in_the_order_given() -> None:
+    """SPEC M6."""
     layout = Layout(TWO)
     assert layout.slots == (Slot("embed", (100, 3), 0, 300), Slot("scale", (), 512, 1))
     assert layout.elements == 768

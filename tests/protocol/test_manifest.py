@@ -133,7 +133,7 @@ def test_the_hash_covers_every_field() -> None:
 
 
 def test_a_manifest_from_a_peer() -> None:
-    """SPEC M5: parsed and bounded before anything else is done with it."""
+    """SPEC M1, M5: parsed and bounded before anything else is done with it."""
     good = manifest_of(run_config(), "PA")
     assert mf.decode_signed(signed(good)).manifest == good
     for changes, says in (

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from intellectd.protocol.ids import NO_HASH, Ballot, Stream, encode, hash_of
-from intellectd.protocol.manifest import float32_hex
+from intellectd.protocol.ids import NO_HASH, At, Ballot, Stream, encode, hash_of
+from intellectd.protocol.manifest import float32_hex, manifest_hash
 from intellectd.protocol.records import (
     Assignment,
     BadRecord,
@@ -34,6 +34,14 @@ def run_of_three(**swarm: int) -> History:
     run = History(run_config(swarm))
     run.opening("PA", "PB", "PC")
     return run
+
+
+def test_the_point_that_the_opening_follows() -> None:
+    """SPEC M7."""
+    run = History(run_config())
+    head, manifest = run.head, manifest_hash(run.manifest)
+    assert head.at == At(hash_of("generation", head.run, manifest), 0, manifest)
+    assert head.voters == run.manifest.first_voters and (head.round, head.tokens_total) == (-1, 0)
 
 
 def test_a_long_honest_log_passes() -> None:

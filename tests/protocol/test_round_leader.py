@@ -32,6 +32,7 @@ def ring(pa: Host) -> tuple[str, ...]:
 
 
 def test_a_whole_round_as_led() -> None:
+    """SPEC N3: what it says to itself comes after what had to be on disk: its vote before it asks for others'."""
     run, pa = leader()
     pa >> pa.says("PB", say.promise(run, MINE))
     pa.silent()  # a quorum, but PC is alive and has not answered
@@ -142,7 +143,7 @@ def test_the_state_of_a_quorum_counts() -> None:
 
 
 def test_no_quorum_on_any_state_stops_loudly() -> None:
-    """SPEC A4."""
+    """SPEC A4, N5: and does nothing more."""
     run, pa = leader()
     pa.told(pa.says("PB", say.promise(run, MINE, state=hash_of("b"))))
     pa >> pa.says("PC", say.promise(run, MINE, state=hash_of("c")))
