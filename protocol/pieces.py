@@ -21,6 +21,14 @@ COPY_GAIN = 2.0
 # A donor from which no whole piece came for so long is given up, however many bytes trickle. It may be one that takes
 # part in a ring, serves sixteen meanwhile and gives each a trickle of its 10 Mbit/s.
 PATIENCE_S = 120.0
+# Between two questions to a fellow what it holds by now: a few round trips, and half of what one request is worth.
+LOOK_S = 0.5
+# Where others begin, too, one of those that hold all is asked alone at first: whoever asks all at once has its first
+# piece from each late, and until then nothing to give. For so long, in which a home's uplink sends four to a few.
+FIRST_S = 5.0
+# Where the search for the next run begins, of all there is: it goes round without coming near to where it was (the
+# golden section), so that runs stay long.
+SCATTER = 0.6180339887
 # Rates are means in which what is older than this counts half.
 RATE_HALF_S = 5.0
 # One that has shown nothing is taken for this, until it has: a home's uplink of 20 Mbit/s.
@@ -36,6 +44,13 @@ class Ask:
     count: int
 
 
+@dataclass(frozen=True)
+class Look:
+    """What does this fellow hold by now?"""
+
+    donor: str
+
+
 @dataclass
 class _Donor:
     asks: "deque[deque[int]]" = field(default_factory=deque)  # pieces under way, in the order they were asked for
@@ -43,6 +58,7 @@ class _Donor:
     bytes: float = 0.0
     seconds: float = 0.0
     holds: int | None = None  # pieces; None: all, and it will not be asked what it holds
+    looked_at: float = float("-inf")  # when it was last asked that
 
     def rate(self) -> float:
         return self.bytes / self.seconds if self.seconds > 0 else RATE_UNKNOWN
@@ -61,10 +77,10 @@ class _Donor:
 
 
 class Pieces:
-    def __init__(self, sizes: Sequence[int], have: Iterable[int] = (), start: int = 0) -> None:
-        """sizes: bytes of each piece; have: those that need not be fetched; start: the piece that is asked for first.
-        Fellows that begin apart have something for each other soon."""
-        self._sizes, self._start = sizes, start
+    def __init__(self, sizes: Sequence[int], have: Iterable[int] = (), start: int = 0, me: str = "") -> None:
+        """sizes: bytes of each piece; have: those that need not be fetched; start: the piece that is asked for first
+        where no fellow is known; me: how fellows know this host."""
+        self._sizes, self._start, self._me = sizes, start, me
         self._has = bytearray(len(sizes))
         for piece in have:
             self._has[piece] = 1
@@ -73,8 +89,10 @@ class Pieces:
         self._copies = bytearray(len(sizes))  # under way
         bits = "".join("0" if has else "1" for has in reversed(self._has))
         self._open = int(bits or "0", 2)  # neither here nor under way
-        self._spread = 0  # what some fellow holds
+        self._spread: list[int] = []  # what at least one fellow holds, at least two, and so on
         self._donors: dict[str, _Donor] = {}
+        self._own, self._first = 0, ""  # of what all fetch, this host's part; and whom it asks alone at first
+        self._runs, self._began = 0, float("inf")
         self.wasted_bytes = 0  # came twice
 
     @property
@@ -97,6 +115,7 @@ class Pieces:
     def join(self, name: str, fellow: bool = False) -> None:
         """A fellow holds nothing until it has said what."""
         self._donors.setdefault(name, _Donor(holds=0 if fellow else None))
+        self._share_out()
 
     def holds(self, name: str, pieces: int) -> None:
         """A fellow has said so."""
@@ -112,6 +131,7 @@ class Pieces:
             if not self._copies[piece] and not self._has[piece]:
                 self._open |= 1 << piece
         self._spread_anew()
+        self._share_out()
 
     def overdue(self, now: float) -> list[str]:
         """Those from which no piece has come for too long."""
@@ -139,13 +159,18 @@ class Pieces:
         self._missing_bytes -= size
         return True
 
-    def ask(self, name: str, now: float) -> Ask | None:
+    def ask(self, name: str, now: float) -> Ask | Look | None:
         """What to ask this donor for next; None: nothing now. Ask again whenever something has come or anybody left."""
         donor = self._donors.get(name)
-        if donor is None or self.done or len(donor.asks) >= ASKS_AHEAD:
+        if donor is None or self.done:
             return None
-        wanted = self._wanted(donor)
-        pieces = self._run(wanted, self._share(name, donor, now)) if wanted else self._late(name, donor, now)
+        if donor.holds is not None and now - donor.looked_at >= LOOK_S:
+            donor.looked_at = now
+            return Look(name)
+        if len(donor.asks) >= ASKS_AHEAD or self._waits(name, donor, now):
+            return None
+        wanted, start = self._wanted(donor)
+        pieces = self._run(wanted, start, self._share(name, donor, now)) if wanted else self._late(name, donor, now)
         if not pieces:
             return None
         if not donor.asks:
@@ -159,20 +184,52 @@ class Pieces:
     # ---- inside
 
     def _spread_anew(self) -> None:
-        self._spread = 0
+        spread: list[int] = []
         for donor in self._donors.values():
-            self._spread |= donor.holds or 0
+            more = donor.holds or 0
+            for count, held in enumerate(spread):
+                spread[count], more = held | more, held & more
+            if more:
+                spread.append(more)
+        self._spread = spread
 
-    def _wanted(self, donor: _Donor) -> int:
-        """What it may be asked for. Of one that holds all rather what no fellow holds: the rest may come from those."""
-        if donor.holds is not None:
-            return self._open & donor.holds
-        return self._open & ~self._spread or self._open
+    def _share_out(self) -> None:
+        """Who fetches the same shares out what comes from those that hold all: each begins with another part, by its
+        place among the names, and with another donor. Nobody has to say so: who thinks otherwise costs a little."""
+        fellows = [name for name, donor in self._donors.items() if donor.holds is not None]
+        holding_all = sorted(name for name, donor in self._donors.items() if donor.holds is None)
+        if not fellows:
+            self._own, self._first = 0, ""
+            return
+        place, parts, count = sorted([self._me, *fellows]).index(self._me), len(fellows) + 1, len(self._sizes)
+        self._own = (1 << (place + 1) * count // parts) - (1 << place * count // parts)
+        self._first = holding_all[place % len(holding_all)] if holding_all else ""
 
-    def _run(self, wanted: int, count: int) -> list[int]:
+    def _waits(self, name: str, donor: _Donor, now: float) -> bool:
+        """Another of those that hold all is to send its first piece before."""
+        if donor.holds is not None or name == self._first or not self._first:
+            return False
+        self._began = min(self._began, now)
+        return now - self._began < FIRST_S and not any(other.known for other in self._donors.values())
+
+    def _wanted(self, donor: _Donor) -> tuple[int, int]:
+        """(what it may be asked for, where to begin). Of what it holds what fewest fellows hold; of one that holds all
+        first what no fellow will ask it for."""
+        if not self._own:
+            return self._open, self._start
+        if donor.holds is None:
+            alone = self._open & self._own & ~(self._spread[0] if self._spread else 0)
+            if alone:
+                return alone, _lowest(alone)
+        wanted = self._open if donor.holds is None else self._open & donor.holds
+        wanted = next((rare for held in self._spread if (rare := wanted & ~held)), wanted)
+        self._runs += 1
+        return wanted, int((self._start + self._runs * SCATTER * len(self._sizes)) % len(self._sizes))
+
+    def _run(self, wanted: int, start: int, count: int) -> list[int]:
         """The first of them from the start on, and what follows it side by side."""
-        after = wanted >> self._start
-        first = self._start + _lowest(after) if after else _lowest(wanted)
+        after = wanted >> start
+        first = start + _lowest(after) if after else _lowest(wanted)
         window = wanted >> first & ((1 << count) - 1)
         return list(range(first, first + _lowest(~window)))
 

@@ -155,7 +155,7 @@ class Engine:
             self._pieces.pop(job.fetch_id, None)
             self._forget(fetch.transfer)
 
-        fetch = PieceFetch(job, self._dialler, self._crew, on_event, forget)
+        fetch = PieceFetch(self._peer_id, job, self._dialler, self._crew, on_event, forget)
         self._register(fetch.transfer, fetch.fail)
         self._pieces[job.fetch_id] = fetch
         try:

@@ -23,10 +23,8 @@ PACK_WORTH = 0.95  # less than a twentieth saved is not worth the other side's t
 PACK_BELOW = 25e6
 SERVE_IDLE_S = 5.0  # a reader that asks for nothing more: it decides within a round trip; a slot is worth more
 DONORS_MAX = 16  # of one fetch, each with a thread: twice what fills a downlink ten times their uplinks
-# Between two questions to a fellow what it holds by now: a few round trips, and half of what one request is worth. When
-# nobody who holds all is left and no piece comes from any fellow for so long, they wait for each other: they ask each
-# other again after BUSY_AGAIN_S.
-HELD_LOOK_S = 0.5
+# When nobody who holds all is left and no piece comes from any fellow for so long, they wait for each other: they ask
+# each other again after BUSY_AGAIN_S.
 FELLOWS_ALONE_S = 15.0
 PIECES_LOOK_S = 0.25  # between two looks at whether a donor is overdue: far below the patience with it
 SERVE_UNSENT_BYTES = 4 * 1024 * 1024  # in the kernel of all that is served: a collective that begins waits behind it

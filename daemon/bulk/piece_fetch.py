@@ -23,7 +23,6 @@ from intellectd.daemon.bulk.limits import (
     BUSY_ASKS_MAX,
     DONORS_MAX,
     FELLOWS_ALONE_S,
-    HELD_LOOK_S,
     PACK_BELOW,
     PIECES_LOOK_S,
     SERVE_IDLE_S,
@@ -32,26 +31,18 @@ from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.wire import HEADER_BYTES, PACKED, GetRequest, Header, Kind, decode_header, encode_request
 from intellectd.kernels.digest import leaf_hash
-from intellectd.protocol.pieces import Ask, Pieces
+from intellectd.protocol.pieces import Ask, Look, Pieces
 
-NEVER_S = float("-inf")
-
-
-class WhatItHolds:
-    """A question to a fellow."""
-
-
-WHAT_IT_HOLDS = WhatItHolds()
-Question = Ask | WhatItHolds
+Question = Ask | Look
 
 
 class PieceFetch:
     """`run` is its thread. `forget` is called before the terminal event, when the buffer has been let go."""
 
     def __init__(
-        self, job: PiecesJob, dialler: Dialler, crew: Crew, on_event: OnBulkEvent, forget: Callable[[], None]
+        self, me: str, job: PiecesJob, dialler: Dialler, crew: Crew, on_event: OnBulkEvent, forget: Callable[[], None]
     ) -> None:
-        """ValueError: the job does not fit together."""
+        """`me`: how fellows know this host. ValueError: the job does not fit together."""
         pieces = len(job.hashes)
         if job.into.readonly or len(job.borders) != pieces + 1 or job.borders[-1:] != (job.into.nbytes,):
             raise ValueError(f"{pieces} pieces of {job.object_name} do not make {job.into.nbytes} bytes to write to")
@@ -61,9 +52,9 @@ class PieceFetch:
         self._on_event, self._forget = on_event, forget
         self._into: memoryview | None = job.into.cast("B")
         self._changed = threading.Condition()
-        self._pieces = Pieces([b - a for a, b in itertools.pairwise(job.borders)], job.have, job.start)
+        self._pieces = Pieces([b - a for a, b in itertools.pairwise(job.borders)], job.have, job.start, me)
         self._held = GetRequest(job.held_name, 0, -(-pieces // 8))
-        self._fellows: dict[str, float] = {}  # when each was last asked what it holds
+        self._fellows: dict[str, None] = {}
         self._moved_s = now_s()  # when a piece last came
         self._here_bytes = sum(job.borders[piece + 1] - job.borders[piece] for piece in dict.fromkeys(job.have))
         self._at_work: dict[str, None] = {}  # donors whose thread has not ended
@@ -87,7 +78,7 @@ class PieceFetch:
                     continue
                 self._asked[peer] = None
                 if peer not in donors:
-                    self._fellows[peer] = NEVER_S
+                    self._fellows[peer] = None
                 self._pieces.join(peer, peer in self._fellows)
                 self._at_work[peer] = None
             try:
@@ -183,7 +174,6 @@ class PieceFetch:
             while (left_s := until - now_s()) > 0 and not self._pieces.done:
                 self.transfer.check()
                 self._changed.wait(min(PIECES_LOOK_S, left_s))
-            self._fellows.update({peer: NEVER_S} if peer in self._fellows else {})
             self._pieces.join(peer, peer in self._fellows)
 
     def _gone(self, peer: str, failure: Failure | None) -> None:
@@ -199,19 +189,11 @@ class PieceFetch:
         with self._changed:
             while not self._pieces.done and peer in self._pieces.donors:
                 self.transfer.check()
-                ask = self._question(peer)
+                ask = self._pieces.ask(peer, now_s())
                 if ask is not None:
                     return ask
                 self._changed.wait(PIECES_LOOK_S)
         return None
-
-    def _question(self, peer: str) -> Question | None:
-        """Under the lock. What to ask of it now, if anything."""
-        now = now_s()
-        if now - self._fellows.get(peer, now) >= HELD_LOOK_S:
-            self._fellows[peer] = now
-            return WHAT_IT_HOLDS
-        return self._pieces.ask(peer, now)
 
     def _converse(self, peer: str, ask: Question) -> Question | None:
         """On one connection, until there is nothing to ask or it has idled for so long that it may be closed: what
@@ -244,7 +226,7 @@ class PieceFetch:
     def _ask_more(self, link: Link, peer: str, under_way: deque[Question]) -> None:
         while True:
             with self._changed:
-                ask = self._question(peer)
+                ask = self._pieces.ask(peer, now_s())
             if ask is None:
                 return
             self._say(link, peer, ask)
@@ -254,7 +236,7 @@ class PieceFetch:
         link.write_all(memoryview(encode_request(self._request(ask, peer))), self.transfer.stall_s)
 
     def _request(self, ask: Question, peer: str) -> GetRequest:
-        if isinstance(ask, WhatItHolds):
+        if isinstance(ask, Look):
             return self._held
         start, stop = self._job.borders[ask.first], self._job.borders[ask.first + ask.count]
         return GetRequest(self._job.object_name, start, stop - start, self._job.floats and self._is_slow(peer))
@@ -265,8 +247,8 @@ class PieceFetch:
             return 0 < self._pieces.rates().get(peer, 0.0) < PACK_BELOW
 
     def _read(self, link: Link, peer: str, ask: Question, answer: Header) -> None:
-        checked_answer(answer, self._request(ask, peer), may_be_packed=self._job.floats and ask is not WHAT_IT_HOLDS)
-        if isinstance(ask, WhatItHolds):
+        checked_answer(answer, self._request(ask, peer), may_be_packed=self._job.floats and isinstance(ask, Ask))
+        if isinstance(ask, Look):
             self._read_held(link, peer)
         else:
             length = answer.length

@@ -9,6 +9,7 @@ from intellectd.daemon.bulk import piece_fetch
 from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.interface import PiecesJob, TransferDone, TransferFailed
 from intellectd.daemon.bulk.pace import Pace
+from intellectd.protocol import pieces
 from tests.daemon.bulk_swarm import STALL_S, Events, swarm, transfer_id, trust_all
 from tests.daemon.channel_hosts import eventually
 from tests.daemon.test_bulk_pieces import BORDERS, HASHES, OBJECT, PIECE, Donor
@@ -82,7 +83,7 @@ def test_two_that_have_half_each_make_each_other_whole_without_any_donor() -> No
 
 def test_many_that_join_at_once_ask_the_donor_for_far_less_than_all_of_it_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes to one comes to all, while the donor's uplink is what there is least of."""
-    monkeypatch.setattr(piece_fetch, "HELD_LOOK_S", 0.02)
+    monkeypatch.setattr(pieces, "LOOK_S", 0.02)
     fellows, served = [Fellow(name) for name in "abcde"], list[int]()
 
     class Counted:
