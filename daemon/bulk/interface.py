@@ -59,8 +59,8 @@ class PiecesJob:
     """Copy `object_name` from all of `donors` at once into `into`, piece by piece. Piece i is the bytes from borders[i]
     to borders[i + 1] and counts if its leaf_hash is hashes[i]; those in `have` lie in `into` already. `on_piece` is
     called in worker threads when one has been put into its place. `fellows` fetch it, too: what each holds of it is in
-    their `held_name`, a bit for each piece, the lowest first. `start`: the piece that is asked for first where there are
-    none."""
+    their `held_name`, a bit for each piece, the lowest first. `start`: the piece that is asked for first if there
+    are none."""
 
     fetch_id: TransferId
     donors: tuple[str, ...]

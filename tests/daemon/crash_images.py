@@ -33,6 +33,7 @@ class Watched:
         self.operations: list[str] = []
         self._bytes: dict[int, bytes] = {}  # synced, by inode
         self._names: dict[Path, dict[str, int]] = {}  # synced, by folder
+        self._moved: dict[Path, Path] = {}  # folders that have another name on the disk yet, and that
         self._busy = False
         for path in sorted([folder, *folder.rglob("*")]):
             self._sync(path)
@@ -44,7 +45,7 @@ class Watched:
     def cut_off(self, target: Path) -> None:
         """As a disk would that did nothing which it was not made to do."""
         for folder in sorted(path for path in (self.folder, *self.folder.rglob("*")) if path.is_dir()):
-            there = target / folder.relative_to(self.folder)
+            there = target / self._durable(folder).relative_to(self.folder)
             there.mkdir(mode=0o700)
             for name, inode in self._names.get(folder, {}).items():
                 (there / name).write_bytes(self._bytes.get(inode, b""))
@@ -54,7 +55,7 @@ class Watched:
         """As a disk may leave it that has written some of what it was not yet made to write."""
         now = {path.stat().st_ino: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
         for folder in sorted(path for path in (self.folder, *self.folder.rglob("*")) if path.is_dir()):
-            there = target / folder.relative_to(self.folder)
+            there = target / (folder if names_now else self._durable(folder)).relative_to(self.folder)
             there.mkdir(mode=0o700)
             for name, inode in (_names_in(folder) if names_now else self._names.get(folder, {})).items():
                 synced = self._bytes.get(inode, b"")
@@ -73,9 +74,23 @@ class Watched:
             self._busy = False
         return True
 
-    def done(self, operation: str, path: Path) -> None:
+    def done(self, operation: str, path: Path, target: Path | None = None) -> None:
+        """`target`: where it is moved to, or linked."""
         if operation in SYNCS:
             self._sync(path)
+        elif target is not None and operation in ("replace", "rename") and target.is_dir():
+            self._moved[target] = self._moved.pop(path, path)
+            self._names = {
+                target / known.relative_to(path) if known.is_relative_to(path) else known: names
+                for known, names in self._names.items()
+            }
+
+    def _durable(self, folder: Path) -> Path:
+        """What it is called on the disk."""
+        for now, before in self._moved.items():
+            if folder.is_relative_to(now):
+                return before / folder.relative_to(now)
+        return folder
 
     def _sync(self, path: Path) -> None:
         known = os.stat(path, follow_symlinks=False)
@@ -83,6 +98,7 @@ class Watched:
             self._bytes[known.st_ino] = path.read_bytes()
         elif stat.S_ISDIR(known.st_mode):
             self._names[path] = _names_in(path)
+            self._moved = {now: before for now, before in self._moved.items() if now.parent != path}
 
 
 def _names_in(folder: Path) -> dict[str, int]:
@@ -157,7 +173,7 @@ def _seen(watched: Watched, name: str, original: Any, path_of: Callable[[Any], P
         ours = watched.meets(name, path)
         result = original(subject, *rest, **named)
         if ours:
-            watched.done(name, path)
+            watched.done(name, path, Path(rest[0]) if name in ("replace", "rename") else None)
         return result
 
     return call
