@@ -96,13 +96,14 @@ ENDED_MAX = 64  # transfers whose end is remembered, so that who asks for more o
 # Channels: wires that stand between two hosts from round to round.
 FRAME_BYTES_MAX = 1024 * 1024 + 64 * 1024  # a chunk of 1 MiB of fp32 and whatever a codec or a schedule puts beside it
 CONTROL_BYTES_MAX = 1024  # of a control frame: a peer id, some numbers; a request has as much
-STREAMS_MAX = 16  # wires of one channel; what cubic wants at 500 Mbit/s, 100 ms, a packet in 10,000 lost (below)
+STREAMS_MAX = 24  # wires of one channel; what cubic wants at 500 Mbit/s, 100 ms, a packet in 10,000 lost (below)
 # To begin with. At 500 Mbit/s, 100 ms: cubic 331 Mbit/s with four and 165 with one, bbr with buffers of 4 MiB 414
 # and 208, bbr with large ones 406 and 458. On loopback four took 0.6 of the time that one did.
 STREAMS_SEVERAL = 4
-# Under what takes each loss for a full queue: such a window settles at 190 to 390 packets on that path (RFC 9438, 5.1),
-# of which it holds 4300. Rounds of 3.5 s at best took 9 to 21 s with 4 to 8 wires, 4.3 to 5 with 16.
-STREAMS_LOSSY = 16
+# Under what takes each loss for a full queue: such a window settles at 190 packets on that path (RFC 9438, 5.1), which
+# holds 4200: 22 of them. With 16 wires rounds of 3.5 s at best begin at 3.7 s, while windows are still those of the
+# first slow start, and come to 4.2 to 4.6; with 24 they stay at 3.6 to 3.9, with 32 the same.
+STREAMS_LOSSY = 24
 STREAMS_WINDOWS_MAX = 8  # where windows are too small: at 500 Mbit/s, 100 ms, buffers of 4 MiB, 8 as good as 16
 STREAMS_NEAR_S = 0.002  # of a round trip: the same city
 STREAMS_BUFFER_BYTES = 16 * 1024 * 1024  # twice what 500 Mbit/s over 100 ms has under way

@@ -127,7 +127,8 @@ def _more(memory: Streams, sample: Sample) -> int:
         return memory.wires
     short_s = max(sample.counters.rwnd_limited_s, sample.counters.sndbuf_limited_s)
     much = limit == "loss" or 2 * short_s >= sample.seconds
-    return min((4 if much else 2) * memory.wires, STREAMS_LOSSY if limit == "loss" else STREAMS_WINDOWS_MAX)
+    most = STREAMS_LOSSY if limit == "loss" else STREAMS_WINDOWS_MAX  # of a trial: those that stand have earned it
+    return max(memory.wires, min((4 if much else 2) * memory.wires, most))
 
 
 def at_first(congestion: str, rtt_s: float | None, buffer_bytes: int) -> Streams:

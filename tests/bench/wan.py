@@ -8,6 +8,10 @@ hidden behind the slices' transmission). A result is of the warm rounds, which f
 round, which makes the connections, has a row of its own (`_cold`). That rate is without slow start, which takes a part
 of a short round however good it is, so a third row (`_vs_same_bytes`) has for its reference how long iperf3 takes for
 just these bytes, from a new connection's first on. Nothing is asserted here.
+
+The cases take turns, a round of each, with iperf3's runs between. Hosts are tuned as deploy/sysctl.d says, but for
+those with default buffers, which are as this machine is. Members and iperf3 go before other work of the machine. It
+takes 8 GB of memory; where there is less, one case follows the other, with fewer rounds.
 """
 
 import argparse
@@ -19,9 +23,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,21 +35,26 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from intellectd.kernels.codec import codec_by_name
 from tests.bench.members import PORT, Shape, Swarm, slowest
-from tests.wan.calibrate import large_buffers
 from tests.wan.network import Wan, why_not
+from tests.wan.precedence import before_others
 from tests.wan.topology import Route, uniform
 
 PEERS = ("p0", "p1", "p2", "p3")
 DELAY_MS, MBIT, LOSS, QUEUE_MS = 50.0, 500.0, 1e-4, 100.0  # a queue of one round trip
 CODEC = "int8"
-ELEMENTS, ELEMENTS_QUICK = 512 * 2**20 // 4, 256 * 2**20 // 4
-WARM_ROUNDS, WARM_ROUNDS_QUICK = 4, 3
+ELEMENTS = 512 * 2**20 // 4
+WARM_ROUNDS, WARM_ROUNDS_QUICK = 6, 3
+TUNED = Path(__file__).parents[2] / "deploy/sysctl.d/90-intellectd.conf"
 # Between two rounds, as outer steps are minutes apart. Without it nearly every round would have one of the 200 ms in
 # which BBR lets a path run dry to see its round trip, once in 10 s of sending (draft-cardwell-iccrg-bbr, 4.3.4.4) on
 # each of four links; after a pause it sees that with the first packets.
 PAUSE_S = 12.0
-CASE_S_MAX = 120.0  # no further round after it, but one warm round there is
-IPERF_S, IPERF_S_QUICK, IPERF_OMIT_S = 13, 9, 3.0
+# Further rounds are begun only if they and what is left of iperf3 end by then, as the last turn of all lets expect; one
+# warm round there is.
+RUN_S_MAX, RUN_S_MAX_QUICK = 420.0, 165.0
+IPERF_S, IPERF_OMIT_S = 13, 3.0
+IPERF_ALL_S = IPERF_S + 2.0  # with its network
+TOGETHER_BYTES = 10 << 30  # of memory: three swarms of 2 GB, and 3 GB while the last one begins
 INTERVAL_S, LISTENS_TRIES = 0.1, 50
 LOOK_S = 1.0
 Row = dict[str, Any]
@@ -69,33 +79,49 @@ CASES = (
 )
 
 
+def tune(wan: Wan, name: str) -> None:
+    """As an operator is asked to: the lines that a network namespace has of its own."""
+    for line in TUNED.read_text().splitlines():
+        key, equals, value = line.partition(" = ")
+        if equals and key.startswith("net.ipv4."):
+            wan.setting(name, key, value)
+
+
 @contextmanager
-def network(case: Case, buffers: bool) -> Iterator[Wan]:
+def network(case: Case, tuned: bool) -> Iterator[Wan]:
     route = Route(delay_ms=DELAY_MS, mbit=MBIT, loss=LOSS, queue_ms=QUEUE_MS)
     with Wan(uniform(PEERS, route), seed=1) as wan:
         for name in PEERS:
-            if buffers:
-                large_buffers(wan, name)
+            if tuned:
+                tune(wan, name)
             if case.only:
                 wan.one_congestion_control(name, case.congestion)
         yield wan
 
 
-def iperf(case: Case, seconds: int) -> dict[str, Any]:
-    """What iperf3's server says of a flow between two hosts with nobody else there; large buffers, whatever the case
-    has."""
+def begun(wan: Wan, name: str, *words: str, **how: Any) -> "subprocess.Popen[str]":
+    """A process of that host, in a session of its own, before other work of the machine."""
+    process = wan.popen(name, *words, **{"start_new_session": True, "stdout": subprocess.PIPE, "text": True} | how)
+    before_others(process.pid)
+    return process
+
+
+def iperf(case: Case) -> dict[str, Any]:
+    """What iperf3's server says of a flow between two hosts with nobody else there; tuned, whatever the case has."""
     listens = ("iperf3", "-s", "-1", "-J", "-i", str(INTERVAL_S))
-    with network(case, buffers=True) as wan, wan.popen("p1", *listens, stdout=subprocess.PIPE) as server:
-        words = ["-t", str(seconds), "-P", str(case.streams), "-J", "--connect-timeout", "1000"]
+    with network(case, tuned=True) as wan, begun(wan, "p1", *listens) as server:
+        words = ["-t", str(IPERF_S), "-P", str(case.streams), "-J", "--connect-timeout", "1000"]
         words += [] if case.only else ["-C", case.congestion]  # where the route says it, asking for it is refused
         for _ in range(LISTENS_TRIES):
-            said = wan.run("p0", "iperf3", "-c", wan.address("p1"), *words, capture_output=True, text=True, check=False)
-            if "refused" not in said.stdout:
+            with begun(wan, "p0", "iperf3", "-c", wan.address("p1"), *words) as client:
+                said = client.communicate()[0]
+            if "refused" not in said:
                 break
             threading.Event().wait(INTERVAL_S)  # it does not listen yet
-        told = json.loads(said.stdout)
+        told = json.loads(said)
         if "error" in told:
             raise SystemExit(f"iperf3: {told['error']}")
+        assert server.stdout
         heard: dict[str, Any] = json.loads(server.stdout.read())
         return heard
 
@@ -141,69 +167,90 @@ WANTED = (
 )
 
 
-class Rounds:
+class Turns:
     """One case's network and members, round after round: the first makes the connections, the others find them."""
 
-    def __init__(self, case: Case, elements: int, ideal_s: float, why: bool) -> None:
-        self.case, self.elements, self.ideal_s, self.why = case, elements, ideal_s, why
+    def __init__(self, case: Case, stack: ExitStack, why: bool) -> None:
+        self.case, self.why = case, why
         self.times: list[float] = []
         self.notes: list[str] = []
+        self.came: list[tuple[float, float]] = []
+        self._wan = wan = stack.enter_context(network(case, case.buffers))
+        addresses = {name: f"{wan.address(name)}:{PORT}" for name in PEERS}
+        self._swarm = Swarm(stack, partial(begun, wan), addresses, Shape((CODEC,), ELEMENTS)).ready()
+        self._ended_s = time.monotonic() - PAUSE_S
 
-    def run(self, warm_rounds: int) -> None:
-        with network(self.case, self.case.buffers) as wan, ExitStack() as stack:
-            addresses = {name: f"{wan.address(name)}:{PORT}" for name in PEERS}
-            swarm = Swarm(stack, wan.popen, addresses, Shape((CODEC,), self.elements)).ready()
-            began = time.monotonic()
-            for number in range(1 + warm_rounds):
-                if number < 2 or time.monotonic() - began < CASE_S_MAX:
-                    threading.Event().wait(PAUSE_S if number else 0.0)
-                    self._round(wan, swarm, number)
+    def look_at_the_path(self) -> None:
+        self.came = arrivals(iperf(self.case))
 
-    def _round(self, wan: Wan, swarm: Swarm, number: int) -> None:
-        over, seen = threading.Event(), list[str]()
+    def round(self) -> None:
+        threading.Event().wait(max(0.0, self._ended_s + PAUSE_S - time.monotonic()))
+        warmth, wan, over, seen = "warm" if self.times else "cold", self._wan, threading.Event(), list[str]()
         watcher = threading.Thread(target=watch, args=(wan, over, seen))
         if self.why:
             watcher.start()
         before = wan.counts()
-        answers = swarm.run(f"{self.case.name} {number}")
+        answers = self._swarm.run(f"{self.case.name} {len(self.times)}")
         counts = wan.counts().since(before)
         over.set()
         if self.why:
             watcher.join()
             self.notes.append(f"{self.case.name} p0: {seen[-1] if seen else 'not seen'}")
+        self._ended_s = time.monotonic()
         self.times.append(slowest(answers))
-        must = must_send(self.elements)
         paths = [counts.paths[PEERS[i], PEERS[(i + 1) % len(PEERS)]] for i in range(len(PEERS))]
-        over_must = statistics.fmean(path.bytes_arrived for path in paths) / must
+        over_must = statistics.fmean(path.bytes_arrived for path in paths) / must_send()
         cpu_s = statistics.fmean(answer["cpu_s"] for answer in answers.values())
         doubt = counts.distrust()
         self.notes.append(
-            f"{self.case.name} {'warm' if number else 'cold'}: {self.times[-1]:.2f} s, ideal {self.ideal_s:.2f}; IP "
-            f"bytes over what must be sent {over_must:.3f}; lost {sum(p.lost for p in paths)}, queue full "
-            f"{sum(p.path_full for p in paths)}; a member's CPU {cpu_s:.2f} s, the router's {counts.cpu_s:.2f} s"
-            + (f"; {doubt}" if doubt else "")
+            f"{self.case.name} {warmth}: {self.times[-1]:.2f} s; IP bytes over what must be sent {over_must:.3f}; lost "
+            f"{sum(p.lost for p in paths)}, queue full {sum(p.path_full for p in paths)}; a member's CPU {cpu_s:.2f}"
+            f" s, the router's {counts.cpu_s:.2f} s" + (f"; {doubt}" if doubt else "")
         )
 
+    def rows(self) -> list[Row]:
+        case, (cold, *warm) = self.case, self.times
+        mbit, same_s = sustained_mbit(self.came), seconds_for(self.came, must_send())
+        ideal_s = must_send() * 8e-6 / mbit + DELAY_MS / 1e3
+        against = f"{case.streams} {case.congestion} stream{'s' * (case.streams > 1)} of iperf3: {mbit:.0f} Mbit/s"
+        said = {"goal": case.goal, "of": len(warm)}
+        return [
+            row(f"{case.name}_vs_ideal", statistics.median(warm), ideal_s, against) | said,
+            row(f"{case.name}_cold_vs_ideal", cold, ideal_s, against),
+            row(f"{case.name}_vs_same_bytes", statistics.median(warm), same_s, f"iperf3 for them: {same_s:.2f} s"),
+        ]
 
-def must_send(elements: int) -> float:
-    return 2 * (len(PEERS) - 1) / len(PEERS) * codec_by_name(CODEC).encoded_bytes(elements)
+
+def must_send() -> float:
+    return 2 * (len(PEERS) - 1) / len(PEERS) * codec_by_name(CODEC).encoded_bytes(ELEMENTS)
 
 
-def measure(case: Case, elements: int, warm_rounds: int, quick: bool, why: bool) -> tuple[list[Row], list[str]]:
-    came = arrivals(iperf(case, IPERF_S_QUICK if quick else IPERF_S))
-    mbit = sustained_mbit(came)
-    ideal_s = must_send(elements) * 8e-6 / mbit + DELAY_MS / 1e3
-    same_s = seconds_for(came, must_send(elements))
-    rounds = Rounds(case, elements, ideal_s, why)
-    rounds.run(warm_rounds)
-    cold, *warm = rounds.times
-    against = f"{case.streams} {case.congestion} stream{'s' * (case.streams > 1)} of iperf3: {mbit:.0f} Mbit/s"
-    rows = [
-        row(f"{case.name}_vs_ideal", statistics.median(warm), ideal_s, against) | {"goal": case.goal, "of": len(warm)},
-        row(f"{case.name}_cold_vs_ideal", cold, ideal_s, against),
-        row(f"{case.name}_vs_same_bytes", statistics.median(warm), same_s, f"iperf3 for them: {same_s:.2f} s"),
-    ]
-    return rows, rounds.notes
+def measure(cases: Iterable[Case], warm_rounds: int, seconds: float, why: bool) -> list[Turns]:
+    """All of these at once, in turns: between two rounds of one lie those of the others, and a run of iperf3."""
+    began = time.monotonic()
+    with ExitStack() as stack:
+        turns = []
+        for case in cases:
+            turns.append(Turns(case, stack, why))
+            turns[-1].round()
+        unseen = list(turns)
+        for _ in range(warm_rounds):
+            turn_began = time.monotonic()
+            for one in turns:
+                one.round()
+            turn_s = time.monotonic() - turn_began
+            if unseen:
+                unseen.pop(0).look_at_the_path()
+            if time.monotonic() - began + turn_s + len(unseen) * IPERF_ALL_S > seconds:
+                break
+        for one in unseen:
+            one.look_at_the_path()
+    return turns
+
+
+def room_for_all() -> bool:
+    found = re.search(r"MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text())
+    return not found or int(found[1]) * 1024 >= TOGETHER_BYTES
 
 
 def row(name: str, seconds: float, ideal_s: float, against: str) -> Row:
@@ -213,7 +260,7 @@ def row(name: str, seconds: float, ideal_s: float, against: str) -> Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="half of the bytes, fewer rounds: three minutes at most")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: three minutes at most")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--only", metavar="NAME", help="cases whose name has this in it")
     parser.add_argument("--why", action="store_true", help="what the kernel says of a connection of each round")
@@ -223,14 +270,15 @@ def main() -> None:
         raise SystemExit(f"no WAN here: {refused}")
     rows: list[Row] = []
     notes = [f"{os.cpu_count()} CPUs, load before {os.getloadavg()[0]:.1f}"]
-    elements, rounds = (ELEMENTS_QUICK, WARM_ROUNDS_QUICK) if options.quick else (ELEMENTS, WARM_ROUNDS)
-    for case in CASES:
-        if not options.only or options.only in case.name:
-            made, said = measure(case, elements, rounds, options.quick, options.why)
-            rows += made
-            notes += said
+    rounds, seconds = (WARM_ROUNDS_QUICK, RUN_S_MAX_QUICK) if options.quick else (WARM_ROUNDS, RUN_S_MAX)
+    cases = [case for case in CASES if not options.only or options.only in case.name]
+    groups = [cases] if room_for_all() else [[case] for case in cases]
+    for group in groups:
+        for turns in measure(group, rounds, seconds / len(groups), options.why):
+            rows += turns.rows()
+            notes += turns.notes
             if not options.json:
-                print(*said, *made, sep="\n", flush=True)
+                print(*turns.notes, *turns.rows(), sep="\n", flush=True)
     if options.json:
         print(json.dumps({"schema": 1, "results": rows, "notes": notes}))
 

@@ -78,6 +78,9 @@ TRIAL_DOWN = Streams(wires=2, before=(4, 10 * MIB))
         (SETTLED, sample(congestion="cubic", lost=1e-4), Streams(wires=4, before=(1, 10 * MIB))),
         (Streams(wires=4), sample(4), Streams(wires=2, before=(4, 10 * MIB))),
         (Streams(wires=8), sample(8, sndbuf=0.5), Streams(wires=8)),
+        # What windows want at most is no reason to have fewer than losses want.
+        (Streams(wires=24), sample(24, congestion="cubic", rwnd=0.3, lost=1e-4), Streams(wires=24)),
+        (Streams(wires=24), sample(24, congestion="cubic", lost=1e-4), Streams(wires=24)),
         # A trial: more have to be worth it, fewer must not cost.
         (TRIAL_UP, sample(4, 12 * MIB), Streams(wires=4)),
         (TRIAL_UP, sample(4, 12 * MIB, sndbuf=0.4), Streams(wires=8, before=(4, 12 * MIB))),
@@ -118,7 +121,7 @@ def test_it_climbs_to_what_the_path_needs_and_stays(useful: int, expected: int) 
         ("bbr", None, 64 * MIB, 1),
         ("bbr", 0.0001, 64 * MIB, 4),
         ("bbr", 0.1, 4 * MIB, 4),
-        ("cubic", 0.1, 64 * MIB, 16),
+        ("cubic", 0.1, 64 * MIB, 24),
         ("cubic", 0.0001, 64 * MIB, 4),
         ("", 0.1, 64 * MIB, 1),
     ],
