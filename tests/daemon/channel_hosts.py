@@ -1,6 +1,7 @@
 """Hosts with channels on loopback for the tests: a listener, a trust table, and a handler that writes down."""
 
 import queue
+import select
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,11 +9,11 @@ from dataclasses import dataclass, field
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.certificate import Identity
+from intellectd.daemon.bulk.channel import Channel
 from intellectd.daemon.bulk.channels import Channels
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.frames import Header, Incoming, Kind
 from intellectd.daemon.bulk.interface import Endpoint
-from intellectd.daemon.bulk.limits import CLOSE_S
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.listener import Listener
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace
@@ -57,10 +58,12 @@ class Diary:
 
     def __init__(self) -> None:
         self.words: queue.Queue[Word] = queue.Queue()
+        self._lock = threading.Lock()
         self.chunks: dict[int, bytes] = {}
         self.unwanted: set[int] = set()  # chunks that are read and dropped
         self.gate = threading.Event()  # cleared: on_chunk waits
         self.gate.set()
+        self.at_gate = 0  # readers that wait there
         self.threads: set[str] = set()
         self.progress = 0
 
@@ -73,8 +76,15 @@ class Diary:
     def on_bytes(self, _peer: str, _header: Header) -> None:
         self.progress += 1
 
-    def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:
+    def pass_gate(self) -> None:
+        with self._lock:
+            self.at_gate += 1
         assert self.gate.wait(WAIT_S)
+        with self._lock:
+            self.at_gate -= 1
+
+    def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:
+        self.pass_gate()
         place = bytearray(header.length)
         incoming.open_into(memoryview(place))
         self.chunks[header.chunk] = bytes(place)
@@ -138,7 +148,7 @@ class Host:
             self._open = False
             self._listener.close()
             self.channels.close()
-            assert self.crew.join(CLOSE_S) == []
+            assert self.crew.join(WAIT_S) == []
             self.identity.close()
 
     def _dispatch(self, link: Link, request: Request) -> None:
@@ -157,6 +167,14 @@ def hosts(*peers: str, sealed: bool = True, pace: Pace = UNLIMITED) -> Iterator[
     finally:
         for host in made:
             host.close()
+
+
+def takes_more(channel: Channel) -> bool:
+    """Whether the kernel would take another byte for any of its wires."""
+    poll = select.poll()
+    for wire in channel.wires:
+        poll.register(wire._socket.fileno(), select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def eventually(condition: Callable[[], bool]) -> None:

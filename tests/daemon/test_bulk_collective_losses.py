@@ -12,13 +12,14 @@ from intellectd.daemon.bulk.limits import PARKED_PER_PEER_MAX
 from intellectd.daemon.bulk.neighbour import EPOCH_OF_CHUNK, EPOCHS, Neighbour, Parcel, Way
 from intellectd.daemon.bulk.pace import Pace
 from tests.daemon.bulk_swarm import Case, swarm, transfer_id, trust_all
-from tests.daemon.channel_hosts import eventually
+from tests.daemon.channel_hosts import eventually, takes_more
 from tests.daemon.puppet import EPOCH, Puppet, sever_all, with_puppet
 
 pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")
 
 GROUP = 16384
 CUTS = (0.1, 0.3, 0.5, 0.7)  # of the bytes that the slowest member has moved
+STALL_S = 2.0  # of tests that wait for it to pass
 MBIT = 160  # slow enough that the members move together: what is in sockets is little beside what is to come
 
 
@@ -69,11 +70,12 @@ def ways(engine: Engine) -> list[Way]:
     return [parcel.way for parcel in parcels(engine)]
 
 
-def is_stuck(engine: Engine) -> bool:
-    """The sockets are full, and a wire has one more in hand."""
-    before = ways(engine)
+def is_stuck(engine: Engine, x: Puppet) -> bool:
+    """Nobody reads at the other end, the sockets are full, and a wire has one more in hand."""
+    before, channel = ways(engine), engine._channels._channels[x.peer]
     threading.Event().wait(0.02)
-    return Way.FILLED in before and ways(engine) == before
+    nobody_reads = x.arrived.at_gate >= len(channel.wires) and not takes_more(channel)
+    return nobody_reads and Way.FILLED in before and ways(engine) == before
 
 
 def test_a_chunk_that_is_asked_for_while_a_wire_has_it_in_hand_is_counted_once() -> None:
@@ -81,9 +83,9 @@ def test_a_chunk_that_is_asked_for_while_a_wire_has_it_in_hand_is_counted_once()
     with with_puppet(case) as (engines, events, x):
         x.ask("a")
         x.hear(Kind.GO, 0)
-        x.diary.gate.clear()
+        x.arrived.gate.clear()
         x.go("a")
-        eventually(lambda: is_stuck(engines["a"]))
+        eventually(lambda: is_stuck(engines["a"], x))
         in_hand = [parcel for parcel in parcels(engines["a"]) if parcel.way is Way.FILLED]
         x.say("a", Kind.GO, 1, bytes(128))  # nothing has come
         eventually(lambda: not set(in_hand) & set(parcels(engines["a"])))  # others go in their stead
@@ -142,9 +144,9 @@ def test_who_begins_anew_again_and_again_does_not_fill_the_queue() -> None:
     with with_puppet(case) as (engines, events, x):
         x.ask("a")
         x.hear(Kind.GO, 0)
-        x.diary.gate.clear()
+        x.arrived.gate.clear()
         x.go("a")
-        eventually(lambda: is_stuck(engines["a"]))
+        eventually(lambda: is_stuck(engines["a"], x))
         outbox = engines["a"]._channels._channels["x"].outbox
         for _attempt in range(50):
             x.epoch += 1
@@ -213,7 +215,7 @@ def test_a_strangers_go_before_the_plan_ends_nothing() -> None:
 
 
 def test_who_asks_for_more_of_what_has_ended_hears_so_and_ends_too() -> None:
-    case = Case(("a", "x"), codec="fp32", elements=2 * GROUP, stall_s=0.6)
+    case = Case(("a", "x"), codec="fp32", elements=2 * GROUP, stall_s=STALL_S)
     with with_puppet(case) as (engines, events, x):
         x.meet()
         engines["a"].abort(transfer_id(case.name))
@@ -230,7 +232,7 @@ def test_who_asks_for_more_of_what_has_ended_hears_so_and_ends_too() -> None:
 
 
 def test_who_gave_up_before_the_other_began_says_so_and_is_not_blamed() -> None:
-    before, case = Case(("a", "b"), name="before"), Case(("a", "b"), stall_s=0.6)
+    before, case = Case(("a", "b"), name="before"), Case(("a", "b"), stall_s=STALL_S)
     with swarm("a", "b") as engines:
         for events in [before.start(engines[member], member) for member in before.members]:
             events.done()  # so that connections stand

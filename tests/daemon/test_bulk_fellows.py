@@ -137,12 +137,14 @@ def test_who_says_that_it_holds_what_it_does_not_is_found_out_and_another_brings
 
 
 def test_those_that_wait_for_each_other_without_any_donor_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(piece_fetch, "FELLOWS_ALONE_S", 0.5)
+    monkeypatch.setattr(piece_fetch, "FELLOWS_ALONE_S", 1e9)
     a, b = Fellow("a", (1, 2, 3)), Fellow("b", (3, 4, 5))
     with swarm("a", "b") as engines:
         b_engine = engines["b"]
         b_engine.serve(b.serve)
         a.start(engines["a"], (), ("b",))
+        eventually(lambda: a.came == {1, 2, 3, 4, 5})
+        monkeypatch.setattr(piece_fetch, "FELLOWS_ALONE_S", 0.0)
         end = a.end()
     assert isinstance(end, TransferFailed) and "nobody" in end.reason
     assert a.came == {1, 2, 3, 4, 5}

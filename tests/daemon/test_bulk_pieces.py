@@ -166,7 +166,7 @@ def test_without_an_honest_donor_it_ends_with_what_each_did_and_what_was_right_i
 
 
 def test_a_donor_that_vanishes_is_done_without() -> None:
-    asker, gone = Asker(("a", "b"), stall_s=0.5), threading.Event()
+    asker, gone = Asker(("a", "b")), threading.Event()
     with swarm("asker", "a", "b") as engines:
         first = Donor()
 

@@ -6,12 +6,14 @@ import os
 import socket
 import ssl
 import threading
+from typing import Any
 
 import pytest
 
+from intellectd.daemon.bulk import dial
 from intellectd.daemon.bulk.certificate import Identity, claimed_by
 from intellectd.daemon.bulk.engine import Engine
-from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkError
+from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkError, LinkLost
 from intellectd.daemon.bulk.interface import Endpoint
 from intellectd.daemon.bulk.limits import HANDSHAKES_MAX, TRUSTED_MAX
 from intellectd.daemon.bulk.sockets import join_address, split_address
@@ -29,6 +31,12 @@ from tests.daemon.bulk_swarm import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+
+
+@pytest.fixture
+def one_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever does not get in gives up, and does not try again for as long as a transfer may stall."""
+    monkeypatch.setattr(dial, "DIAL_BACKOFF_FIRST_S", 1e9)
 
 
 def serves_still(engines: dict[str, Engine], asker: str, donor: str) -> bool:
@@ -49,11 +57,12 @@ def test_a_certificate_that_is_not_pinned_gets_no_answer() -> None:
         assert serves_still(engines, "b", "a")
 
 
+@pytest.mark.usefixtures("one_attempt")
 def test_a_server_whose_certificate_is_not_the_pinned_one_gets_no_request() -> None:
     with swarm("a") as engines, Outsider("b") as impostor, Outsider("b") as real:
         trust_all(engines, b=Endpoint(impostor.endpoint.address, real.endpoint.certificate))
         events = Events()
-        engines["a"].start_fetch(fetch_job("b", "secret", bytearray(1), stall_s=0.3), events)
+        engines["a"].start_fetch(fetch_job("b", "secret", bytearray(1)), events)
         with pytest.raises(ssl.SSLError):
             impostor.accept(engines["a"].endpoint)
         end = events.failed()
@@ -61,16 +70,18 @@ def test_a_server_whose_certificate_is_not_the_pinned_one_gets_no_request() -> N
     assert "CERTIFICATE_VERIFY_FAILED" in end.reason
 
 
+@pytest.mark.usefixtures("one_attempt")
 def test_a_trusted_peer_cannot_stand_in_for_another() -> None:
     with swarm("a", "b", "c") as engines:
         table = {peer: engine.endpoint for peer, engine in engines.items()}
         table["b"] = Endpoint(engines["c"].endpoint.address, engines["b"].endpoint.certificate)
         engines["a"].trust(table)
         events = Events()
-        engines["a"].start_fetch(fetch_job("b", "secret", bytearray(1), stall_s=0.3), events)
+        engines["a"].start_fetch(fetch_job("b", "secret", bytearray(1)), events)
         assert "not the one it announced" in events.failed().reason
 
 
+@pytest.mark.usefixtures("one_attempt")
 def test_a_peer_that_announces_anothers_certificate_harms_only_itself() -> None:
     with swarm("a", "b") as engines:
         thief = Endpoint("127.0.0.1:1", engines["b"].endpoint.certificate)
@@ -79,20 +90,35 @@ def test_a_peer_that_announces_anothers_certificate_harms_only_itself() -> None:
         assert serves_still(engines, "b", "a") and serves_still(engines, "a", "b")
         for peer, words in (("thief", "made by 'b'"), ("junk", "unusable"), ("long", "5000 bytes")):
             events = Events()
-            engines["a"].start_fetch(fetch_job(peer, peer, bytearray(1), stall_s=0.1), events)
+            engines["a"].start_fetch(fetch_job(peer, peer, bytearray(1)), events)
             assert words in events.failed().reason
 
 
-def test_a_peer_taken_off_the_table_is_out() -> None:
+def test_a_peer_taken_off_the_table_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with swarm("a", "b") as engines:
         assert serves_still(engines, "b", "a")
         engines["a"].trust({})
-        events = Events()
-        engines["b"].start_fetch(fetch_job("a", "still", bytearray(10), stall_s=0.3), events)
-        end = events.failed()
+        with monkeypatch.context() as patched:
+            patched.setattr(dial, "DIAL_BACKOFF_FIRST_S", 1e9)
+            events = Events()
+            engines["b"].start_fetch(fetch_job("a", "still", bytearray(10)), events)
+            end = events.failed()
         assert (end.suspect, end.silent) == ("a", False)
-        trust_all(engines)
-        assert serves_still(engines, "b", "a")
+        attempt, turned_away = dial.Dialler._attempt, threading.Event()
+
+        def counted(*words: Any) -> Any:
+            try:
+                return attempt(*words)
+            except LinkLost:
+                turned_away.set()
+                raise
+
+        monkeypatch.setattr(dial.Dialler, "_attempt", counted)
+        again = Events()
+        engines["b"].start_fetch(fetch_job("a", "still", bytearray(10)), again)
+        assert turned_away.wait(EVENT_S)
+        trust_all(engines)  # it asks again, and is let in
+        again.done()
 
 
 def test_a_peer_that_learns_of_us_while_we_dial_is_reached() -> None:
@@ -198,6 +224,7 @@ def test_close_leaves_no_thread_and_no_file() -> None:
     assert len(os.listdir("/proc/self/fd")) == files
 
 
+@pytest.mark.usefixtures("one_attempt")
 def test_a_name_is_dialled_at_whichever_of_its_addresses_answers() -> None:
     with swarm("a", "b") as engines:
         _host, port = split_address(engines["a"].endpoint.address)  # IPv4 alone; the name may have ::1 too
@@ -206,5 +233,5 @@ def test_a_name_is_dialled_at_whichever_of_its_addresses_answers() -> None:
         assert serves_still(engines, "b", "a")
         engines["b"].trust({"a": Endpoint("no such host", table["a"].certificate)})
         events = Events()
-        engines["b"].start_fetch(fetch_job("a", "it", bytearray(1), stall_s=0.1), events)
+        engines["b"].start_fetch(fetch_job("a", "it", bytearray(1)), events)
         assert "'no such host' cannot be used" in events.failed().reason

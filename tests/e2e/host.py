@@ -26,7 +26,7 @@ LIGHT_TRAINER = Path(__file__).with_name("light_trainer.py")
 # Limits for a machine much slower than two busy cores: they make a hang a failure, nothing waits for them to pass.
 START_S_MAX = 120.0
 STEP_S_MAX = 120.0
-STOP_S_MAX = 20.0
+STOP_S_MAX = 60.0
 LOOK_S = 0.2
 NEVER = f"round={10**9 - 1}"
 LOG_CHARS_SHOWN = 6000
@@ -46,6 +46,8 @@ bulk_listen = "127.0.0.1:0"
 listen = ""
 """
 
+TIMERS = "beacon_s = 0.5, suspect_s = 5, expel_s = 10, grace_min_s = 10, grace_max_s = 10, attempt_s = 5, stall_s = 5"
+
 Answer = dict[str, Any]
 
 
@@ -58,10 +60,14 @@ def light_trainer(gate: Path, *mib: str) -> tuple[str, ...]:
 
 
 def run_toml(start_peers: int, *more: str) -> str:
-    """A run of the tiny trainer, with timers for one busy machine: a death shows within seconds."""
+    """A run of the tiny trainer, with timers for one busy machine.
+
+    A death shows within seconds. Nobody who lives is left out because it was a few seconds behind the others: their
+    waiting costs nothing where all are ready.
+    """
     lines = ['name = "e2e"', 'model = { kind = "external" }', "inner = { steps = 4 }"]
     lines += [f"swarm = {{ start_peers = {start_peers} }}"]
-    lines += ["timers = { beacon_s = 0.5, suspect_s = 3, expel_s = 10, grace_max_s = 5, attempt_s = 3, stall_s = 3 }"]
+    lines += [f"timers = {{ {TIMERS} }}"]
     return "\n".join([*lines, *more, ""])
 
 
@@ -118,18 +124,26 @@ class Host:
 
     def wait_ready(self) -> None:
         """As systemd would: the daemon says READY=1."""
+        assert self.ready_or_ended(), self.told(f"it ended with {self.ended()} before it was ready")
+        status = self.status()
+        self.peer, self.address = status["peer"], status["addresses"][0]
+
+    def ready_or_ended(self) -> bool:
+        """Whether it has said READY=1; if not, it has ended."""
         said = b""
         try:
             ended = os.pidfd_open(self.process.pid)
         except ProcessLookupError:  # a forked one that has ended is nobody's any more, its forkserver waited for it
-            raise AssertionError(self.told(f"it ended with {self.ended()} before it was ready")) from None
+            self._ready.close()
+            return False
         with self._ready, open(ended, "rb"):
             while not said.startswith(b"READY=1"):  # before that it may tell what it is doing
                 readable, _, _ = select.select([self._ready, ended], [], [], START_S_MAX)
-                assert self._ready in readable, self.told(f"it ended, or never got ready; its last word was {said!r}")
+                assert readable, self.told(f"it never got ready; its last word was {said!r}")
+                if self._ready not in readable:
+                    return False
                 said = self._ready.recv(1024)
-        status = self.status()
-        self.peer, self.address = status["peer"], status["addresses"][0]
+        return True
 
     def kill(self) -> None:
         """SIGKILL to the daemon alone."""

@@ -64,6 +64,15 @@ class Swarm:
                 return round_
         raise AssertionError(host.told(f"it had no part in any of {TRIES_MAX} rounds"))
 
+    def until_together(self, hosts: Sequence[Host]) -> int:
+        """Let the run go on round by round until these and nobody else have a part in one: that round."""
+        everybody = sorted(host.peer for host in hosts)
+        for _ in range(TRIES_MAX):
+            round_ = self.advance(hosts, 1)
+            if sorted(hosts[0].rounds(self.run_id)[round_]["roster"]) == everybody:
+                return round_
+        raise AssertionError(hosts[0].told(f"{everybody} were not alone together in any of {TRIES_MAX} rounds"))
+
     def log_of(self, host: Host) -> list[Entry]:
         """Read from the disk of a host that has stopped; every record and certificate verified again."""
         store = RunStore(host.state / "runs" / self.run_id)

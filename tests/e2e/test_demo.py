@@ -52,12 +52,14 @@ def test_json_is_the_documented_schema_and_nothing_stays(temporary: Path) -> Non
     for row in said["rounds"]:
         assert list(row) == ["round", "roster", "loss", "tokens", "duration_s", "wire_bytes", "state_digest"]
         assert all(peer.startswith("12D3Koo") for peer in row["roster"])
-        assert row["tokens"] > 0 and row["duration_s"] >= 0 and row["wire_bytes"] > 0
+        assert row["tokens"] > 0 and row["duration_s"] >= 0
+        assert row["wire_bytes"] > 0 or len(row["roster"]) == 1
         assert len(bytes.fromhex(row["state_digest"])) == 32
     late = said["late_joiner"]
     assert list(late) == ["peer", "joined_round", "first_contributed_round", "catchup_s", "catchup_bytes"]
     assert late["joined_round"] < late["first_contributed_round"] and late["catchup_bytes"] > 0
-    assert late["peer"] in said["rounds"][-1]["roster"] and said["killed"] not in said["rounds"][-1]["roster"]
+    first = said["rounds"][late["first_contributed_round"] - 1]  # `ok` says that it was not the only one
+    assert late["peer"] in first["roster"] and said["killed"] not in said["rounds"][-1]["roster"]
     assert said["loss"]["last"] < said["loss"]["solo"] < said["loss"]["first"]
     assert processes_of(temporary) == []
     assert list(temporary.iterdir()) == []

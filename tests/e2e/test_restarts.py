@@ -48,8 +48,10 @@ def test_a_killed_trainer_is_restarted_and_its_host_contributes_again(swarm: Swa
     swarm.advance(hosts, 2)
     first = other.trainer_pid()
     os.kill(first, signal.SIGKILL)
-    other.wait_until(swarm.run_id, lambda run: run["trainer"] == "absent")
-    assert any("SIGKILL" in warning for warning in other.run_status()["warnings"])
+    other.wait_until(
+        swarm.run_id,
+        lambda run: run["trainer"] == "absent" and any("SIGKILL" in warning for warning in run["warnings"]),
+    )
     swarm.until_contributed(other, seen_by=hosts)
     assert other.trainer_pid() != first
     agree(hosts)
