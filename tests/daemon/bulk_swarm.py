@@ -27,7 +27,7 @@ from intellectd.daemon.bulk.sockets import split_address
 from intellectd.kernels import ops
 from intellectd.kernels.codec import codec_by_name, update_codec
 
-EVENT_S = 20.0  # far above what anything here takes: a test that waits this long has failed
+EVENT_S = 60.0  # far above what anything here takes: a test that waits this long has failed
 STALL_S = 15.0  # of tests in which nothing stalls, however busy the machine is
 
 

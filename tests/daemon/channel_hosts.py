@@ -22,7 +22,7 @@ from intellectd.daemon.bulk.streams import Streams
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import ChannelRequest, Request
 
-WAIT_S = 20.0  # far above what anything here takes: a test that waits this long has failed
+WAIT_S = 60.0  # far above what anything here takes: a test that waits this long has failed
 STALL_S = 15.0
 
 Word = tuple[object, ...]  # ("found", peer), ("lost", peer, reason, refused), ("control", peer, header, payload) ...

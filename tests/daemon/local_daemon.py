@@ -32,7 +32,7 @@ from intellectd.kernels.codec import codec_by_name
 from intellectd.kernels.layout import Layout
 
 RUN_ID = "run-1"
-START_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 60.0
 
 
 @dataclass

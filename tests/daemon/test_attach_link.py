@@ -56,7 +56,7 @@ class Attached:
         await send_frame(self.sock, frame)
 
     async def until(self, kind: type) -> Any:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             while not any(isinstance(event, kind) for event in self.events):
                 await self.heard.wait()
         return next(event for event in self.events if isinstance(event, kind))

@@ -351,4 +351,4 @@ def test_chunks_are_held_back_by_the_limits_and_controls_are_not() -> None:
         assert not one.done.is_set(), "1 MiB at 0.5 Mbit/s takes a quarter of a minute"
         began = now_s()
         a.close()
-        assert now_s() - began < WAIT_S / 2
+        assert now_s() - began < 10

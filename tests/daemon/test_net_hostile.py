@@ -112,7 +112,7 @@ async def test_who_says_nothing_is_dropped(
     kind: str, clock: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if kind == "libp2p":
-        monkeypatch.setattr("intellectd.daemon.p2p.serve.PREAMBLE_SECONDS_MAX", 0.2)
+        monkeypatch.setattr("intellectd.daemon.p2p.serve.PREAMBLE_SECONDS_MAX", 0.5)
     async with world_of(kind) as world:
         host, villain = await world.open(), await world.open()
         await raw_stream(villain, host)

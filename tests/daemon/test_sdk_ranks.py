@@ -97,7 +97,7 @@ def test_two_ranks_of_fsdp2_are_one_peer(tmp_path: Path) -> None:
         for process in ranks:
             process.start()
         for process in ranks:
-            process.join(120)
+            process.join(300)
         assert [process.exitcode for process in ranks] == [0, 0]
     assert run.anchor is not None and alone.anchor is not None
     for slot in alone.layout.slots if alone.layout else ():  # the toy adds 1 to padding, too

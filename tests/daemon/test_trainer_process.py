@@ -23,7 +23,7 @@ from intellectd.daemon.trainer_process import (
 )
 
 SOON = Pauses(first_s=0.01, s_max=0.02)
-TEST_TIMEOUT_S = 20.0
+TEST_TIMEOUT_S = 60.0
 
 
 def python(code: str, *arguments: object) -> TrainerCommand:
