@@ -231,16 +231,23 @@ def test_who_asks_for_more_of_what_has_ended_hears_so_and_ends_too() -> None:
     assert (end.suspect, end.reason) == (None, "x has ended this transfer")
 
 
-def test_who_gave_up_before_the_other_began_says_so_and_is_not_blamed() -> None:
+def test_who_gave_up_before_the_other_began_says_so_and_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
     before, case = Case(("a", "b"), name="before"), Case(("a", "b"), stall_s=STALL_S)
     with swarm("a", "b") as engines:
         for events in [before.start(engines[member], member) for member in before.members]:
             events.done()  # so that connections stand
-        parked = engines["a"]._collectives._parked
+        table = engines["a"]._collectives
+        heard, on_control = list[Kind](), table.on_control
+
+        def listening(peer: str, header: Header, payload: bytes) -> None:
+            on_control(peer, header, payload)
+            heard.append(header.kind)
+
+        monkeypatch.setattr(table, "on_control", listening)
         case.start(engines["b"], "b")
-        eventually(lambda: len(parked) == 1)
+        eventually(lambda: len(table._parked) == 1)
         engines["b"].abort(transfer_id(case.name))
-        eventually(lambda: not parked)
+        eventually(lambda: Kind.ABORT in heard)  # on another wire than what was said before it, perhaps
         end = case.start(engines["a"], "a").failed()
     assert (end.suspect, end.reason) == (None, "b has ended this transfer")
 
