@@ -303,8 +303,7 @@ def test_a_host_whose_own_delta_is_not_finite_tells_its_neighbours_so(schedule: 
     case = Case(("a", "x"), **FP32, schedule=schedule)
     case.deltas[0][:] = INF * (len(case.deltas[0]) // 4)
     with with_puppet(case) as (_engines, events, x):
-        x.meet()
-        x.send("a", 0, 1 if schedule == "direct" else 0, x.own(0))
+        x.go("a")
         assert x.hear(Kind.ABORT)[1] == b"a"
         end = events["a"].failed()
     assert end.suspect is None and "its own delta is not finite" in end.reason

@@ -167,8 +167,8 @@ def test_the_deadline_ends_a_fetch_that_moves() -> None:
         connection.sendall(encode_header(Header(Kind.OBJECT, length=1000)))
         connection.settimeout(0.02)
         while True:  # a byte now and then, until the asker has had enough
-            connection.sendall(b"x")
             try:
+                connection.sendall(b"x")
                 if not connection.recv(1):
                     return
             except TimeoutError:
