@@ -68,7 +68,7 @@ def attach(path: Path, model: Toy, optimizer: torch.optim.Optimizer, **more: Any
 def test_a_run_from_first_parameters_to_last_anchor(
     path: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("intellectd.daemon.sdk.diloco.LOG_INTERVAL_S", 1e9)
+    monkeypatch.setattr("intellectd.daemon.sdk.diloco.LOG_INTERVAL_S", 60.0)
     run, model = Run(rounds=3, steps=2), Toy(dtype=dtype)
     with torch.no_grad():
         model.first.weight.zero_()
