@@ -43,7 +43,7 @@ PEERS = ("p0", "p1", "p2", "p3")
 DELAY_MS, MBIT, LOSS, QUEUE_MS = 50.0, 500.0, 1e-4, 100.0  # a queue of one round trip
 CODEC = "int8"
 ELEMENTS = 512 * 2**20 // 4
-WARM_ROUNDS, WARM_ROUNDS_QUICK = 6, 3
+WARM_ROUNDS, WARM_ROUNDS_QUICK = 10, 5
 TUNED = Path(__file__).parents[2] / "deploy/sysctl.d/90-intellectd.conf"
 # Between two rounds, as outer steps are minutes apart. Without it nearly every round would have one of the 200 ms in
 # which BBR lets a path run dry to see its round trip, once in 10 s of sending (draft-cardwell-iccrg-bbr, 4.3.4.4) on
@@ -51,7 +51,7 @@ TUNED = Path(__file__).parents[2] / "deploy/sysctl.d/90-intellectd.conf"
 PAUSE_S = 12.0
 # Further rounds are begun only if they and what is left of iperf3 end by then, as the last turn of all lets expect; one
 # warm round there is.
-RUN_S_MAX, RUN_S_MAX_QUICK = 420.0, 165.0
+RUN_S_MAX, RUN_S_MAX_QUICK = 420.0, 160.0
 IPERF_S, IPERF_OMIT_S = 13, 3.0
 IPERF_ALL_S = IPERF_S + 2.0  # with its network
 TOGETHER_BYTES = 10 << 30  # of memory: three swarms of 2 GB, and 3 GB while the last one begins
