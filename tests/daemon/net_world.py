@@ -15,7 +15,7 @@ from intellectd.daemon.p2p.network import RpcNetwork
 from intellectd.daemon.p2p.streams import ByteStream
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
-PATIENCE_S = 15.0  # for anything that should happen; nothing waits this long unless the test fails
+PATIENCE_S = 60.0  # for anything that should happen; nothing waits this long unless the test fails
 NOBODY = "12D3KooWGRUrbUcLyGE9xKdMmKjDsHmKDqUvDcBkGQBz9rm8vFrE"
 Opener = Callable[..., AbstractAsyncContextManager[RpcNetwork]]
 

@@ -220,7 +220,7 @@ async def test_no_value_is_valid_here() -> None:
         assert dht.value_store.size() == 0
 
 
-async def test_thirty_queries_at_once_are_all_answered() -> None:
+async def test_more_queries_at_once_than_stock_serves_are_all_answered() -> None:
     """Stock, a node serves 12 and resets the rest: hosts that start together stay alone for ten minutes."""
     async with world_of("libp2p") as world:
         host, friend = await world.open(), await world.open()
@@ -231,9 +231,9 @@ async def test_thirty_queries_at_once_are_all_answered() -> None:
             answered.append(await get_providers(friend._host, _id(host), KEY.encode()))  # type: ignore[attr-defined]
 
         async with trio.open_nursery() as nursery:
-            for _ in range(30):
+            for _ in range(16):
                 nursery.start_soon(ask)
-        assert len(answered) == 30
+        assert len(answered) == 16
 
 
 async def test_nobody_else_can_join_our_port() -> None:
