@@ -5,7 +5,11 @@ import trio.testing
 
 
 @pytest.fixture(params=["memory", "libp2p"])
-def kind(request: pytest.FixtureRequest) -> str:
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "libp2p":
+        from tests.daemon.net_world import patient  # it takes a second, which most tests need not wait for
+
+        patient(monkeypatch)
     return str(request.param)
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import pytest
 import trio
 
 from intellectd.daemon.memory_net import MemoryHub, open_memory_network
@@ -18,6 +19,20 @@ LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 PATIENCE_S = 60.0  # for anything that should happen; nothing waits this long unless the test fails
 NOBODY = "12D3KooWGRUrbUcLyGE9xKdMmKjDsHmKDqUvDcBkGQBz9rm8vFrE"
 Opener = Callable[..., AbstractAsyncContextManager[RpcNetwork]]
+
+
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real hosts of one process share its one thread, and that with a busy machine: what ends a stranger's connection
+    in seconds must not end theirs."""
+    for module, *names in (
+        ("dialer", "DIAL_SECONDS_MAX"),
+        ("host", "DIAL_SECONDS_MAX", "STREAM_OPEN_SECONDS_MAX"),
+        ("connections", "STREAM_OPEN_SECONDS_MAX"),
+        ("link", "PREAMBLE_SECONDS_MAX"),
+        ("serve", "PREAMBLE_SECONDS_MAX"),
+    ):
+        for name in names:
+            monkeypatch.setattr(f"intellectd.daemon.p2p.{module}.{name}", PATIENCE_S / 2)
 
 
 class World:

@@ -23,9 +23,14 @@ from intellectd.daemon.p2p.addresses import parse_dialable
 from intellectd.daemon.p2p.host import Libp2pNetwork
 from intellectd.daemon.p2p.lookup import get_providers
 from intellectd.daemon.peer_id import peer_id_of_public_key
-from tests.daemon.net_world import PATIENCE_S, connect, echo, eventually, world_of
+from tests.daemon.net_world import PATIENCE_S, connect, echo, eventually, patient, world_of
 
 KEY = "/intellectd/0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient(monkeypatch)
 
 
 def test_only_the_version_whose_faults_are_known_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
