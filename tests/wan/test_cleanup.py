@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.wan.fixture import Make
-from tests.wan.network import WanError, why_not
+from tests.wan.network import WanError, why_no_nat, why_not
 from tests.wan.topology import Host, Route, Topology, uniform
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,10 @@ def interfaces() -> list[str]:
 
 
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
-@pytest.mark.parametrize("nat", ["nat", "plain"])
+@pytest.mark.parametrize(
+    "nat",
+    [pytest.param("nat", marks=pytest.mark.skipif(why_no_nat() is not None, reason=str(why_no_nat()))), "plain"],
+)
 def test_a_killed_owner_leaves_nothing(nat: str) -> None:
     before = interfaces(), Path("/proc/net/route").read_text()
     owner, processes = started(nat, "wait")
