@@ -34,8 +34,10 @@ def test_where_it_is_not_allowed_nothing_happens() -> None:
 
 
 def weight(pid: int) -> int | None:
-    """The niceness of its session; None where the kernel does not weigh sessions."""
+    """The niceness of its session; None where the kernel does not weigh sessions, or not this one: that of the system's
+    first process has no group, and its file is empty."""
     try:
-        return int(Path("/proc", str(pid), "autogroup").read_text().split()[-1])
+        words = Path("/proc", str(pid), "autogroup").read_text().split()
     except OSError:
         return None
+    return int(words[-1]) if words else None
