@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from intellectd.daemon.errors import EXIT_USAGE, OperatorError
 
+ROUNDS_SHOWN = 20  # what a terminal shows at once
 PACKAGE = "intellectd.daemon.cli"
 EPILOG = """\
 exit codes:
@@ -193,6 +194,9 @@ def _look_verbs(verbs: Any) -> None:
         verb.add_argument("--watch", action="store_true", help="again every two seconds, until interrupted")
         if name != "runs":
             _maybe_run(verb)
+    rounds = _verb(verbs, "rounds", "rounds:rounds", "the newest rounds of a run, and their records' hashes")
+    rounds.add_argument("run_id", metavar="RUN", nargs="?", default="", help="its id or name; the only one without it")
+    rounds.add_argument("--last", metavar="N", type=int, default=ROUNDS_SHOWN, help=f"how many ({ROUNDS_SHOWN})")
     netcheck = _verb(verbs, "netcheck", "look:netcheck", "who reaches whom, how fast, and what to do about it")
     _maybe_run(netcheck)
     _verb(verbs, "metrics", "look:metrics", "the metrics as Prometheus would read them")

@@ -88,11 +88,15 @@ class Operations:
         return netcheck(self._host, self._named(request), trio.current_time() - self._started_at)
 
     async def _rounds(self, request: dict[str, Any]) -> dict[str, Any]:
+        """From `since` on, or the newest `last`; as many as fit. Who wants the rest asks since the one after."""
         service = self._registry.get(_text(request, "run_id", ""))
+        remembered = service.journal.rounds
         since = max(1, int(_number(request, "since", 0)))
+        if "last" in request:
+            since = max(since, next(reversed(remembered), 0) + 1 - max(1, int(_number(request, "last", 0))))
         rounds: list[dict[str, Any]] = []
         size = 0
-        for number, seen in service.journal.rounds.items():
+        for number, seen in remembered.items():
             if number >= since:
                 size += ROUND_BYTES + MEMBER_BYTES * len(seen.roster)
                 if rounds and (size > ROUNDS_BYTES_MAX or len(rounds) >= ROUNDS_PER_ANSWER_MAX):

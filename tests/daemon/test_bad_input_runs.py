@@ -153,6 +153,7 @@ async def test_questions_that_make_no_sense(autojump_clock: Clock) -> None:
             ("wait", {"run_id": run_id, "for": "synced", "timeout_s": "soon"}, "timeout_s is 'soon', not a number"),
             ("wait", {"run_id": run_id, "for": "synced", "timeout_s": float("nan")}, "not a number"),
             ("rounds", {"run_id": run_id, "since": "all"}, "since is 'all', not a number"),
+            ("rounds", {"run_id": run_id, "last": "all"}, "last is 'all', not a number"),
             ("rounds", {"run_id": ["x"]}, "run_id is missing or no text"),
             ("join", {"run_id": run_id, "peers": "me"}, "peers is no list of texts"),
             ("export", {"run_id": run_id, "path": "here"}, "no absolute path"),
@@ -199,6 +200,11 @@ async def test_the_history_comes_in_answers_that_fit(autojump_clock: Clock, monk
             assert 0 < len(answer) <= 3
             seen += [r["round"] for r in answer]
         assert seen == list(range(1, 10))
+        newest = (await host.ask("rounds", run_id=run_id, last=2))["rounds"]
+        assert [r["round"] for r in newest] == [8, 9]
+        first_of_many = (await host.ask("rounds", run_id=run_id, last=4))["rounds"]  # the rest is asked for since 9
+        assert [r["round"] for r in first_of_many] == [6, 7, 8]
+        assert len((await host.ask("rounds", run_id=run_id, last=0))["rounds"]) == 1
 
 
 async def test_questions_about_one_run(autojump_clock: Clock) -> None:

@@ -1,5 +1,6 @@
-"""What the README shows works as shown: its run.toml, its commands, its code."""
+"""What the README shows works as shown: its run.toml, its commands, its code; and any command that any text names."""
 
+import argparse
 import re
 import runpy
 import shlex
@@ -11,7 +12,8 @@ import torch
 from intellectd.daemon.cli.parser import build_parser
 from intellectd.protocol.manifest import config_from_toml
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
@@ -50,6 +52,21 @@ def test_every_command_is_one_that_the_parser_takes() -> None:
     for command in commands:
         for one in spelled_out(command):
             assert build_parser().parse_args(shlex.split(one)[1:]).verb, one
+
+
+def test_a_command_that_a_text_names_is_there() -> None:
+    """In documents, hints and messages. What follows the verb is for the tests of that verb."""
+    tops = ("daemon", "protocol", "kernels", "deploy", "tests")
+    texts = [ROOT / "README.md", *(path for top in tops for path in (ROOT / top).rglob("*.*"))]
+    kinds = (".py", ".md", ".toml", ".service", ".conf", ".json")
+    named = {
+        (verb, path.relative_to(ROOT).as_posix())
+        for path in texts
+        if path.suffix in kinds
+        for verb in re.findall(r"`intellectd ([a-z]+)", path.read_text(encoding="utf-8"))
+    }
+    (verbs,) = [a.choices for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    assert len(named) > 30 and [(verb, where) for verb, where in sorted(named) if verb not in verbs] == []
 
 
 def spelled_out(command: str) -> list[str]:
