@@ -108,7 +108,8 @@ class Network(Protocol):
         ...
 
     async def announce(self, key: str) -> None:
-        """Tell the DHT that this peer serves `key` (at most 50 bytes); kept fresh until `withdraw`."""
+        """Tell the DHT that this peer serves `key` (at most 50 bytes); kept fresh until `withdraw`. Raises NetworkError
+        for more keys than other nodes take of one host."""
         ...
 
     def withdraw(self, key: str) -> None: ...

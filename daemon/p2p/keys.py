@@ -3,7 +3,12 @@
 Owns their bounds. Refuses to know what a key stands for.
 """
 
+from intellectd.daemon.net import NetworkError
 from intellectd.daemon.p2p.limits import KEY_BYTES_MAX, KEYS_ANNOUNCED_MAX
+
+
+class TooManyKeys(NetworkError):
+    """The directory would not take one more of this host."""
 
 
 def key_bytes(key: str) -> bytes:
@@ -20,9 +25,10 @@ class Announced:
         self._keys: dict[str, None] = {}
 
     def add(self, key: str) -> None:
+        """Raises TooManyKeys, and ValueError for what is no key."""
         key_bytes(key)
         if key not in self._keys and len(self._keys) >= KEYS_ANNOUNCED_MAX:
-            raise ValueError(f"{KEYS_ANNOUNCED_MAX} keys are announced already; withdraw one before {key!r}")
+            raise TooManyKeys(f"{KEYS_ANNOUNCED_MAX} keys of this host are announced already: withdraw one first")
         self._keys[key] = None
 
     def discard(self, key: str) -> None:

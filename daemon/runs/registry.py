@@ -14,6 +14,7 @@ from intellectd.daemon.attach_request import AttachRequest, read_request
 from intellectd.daemon.control import ControlError
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.net import NetworkError
+from intellectd.daemon.p2p.limits import KEYS_ANNOUNCED_MAX
 from intellectd.daemon.runs.answers import Answers
 from intellectd.daemon.runs.founding import Founding
 from intellectd.daemon.runs.host import Host
@@ -27,7 +28,7 @@ from intellectd.daemon.store.run_store import RunStore
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.manifest import RunConfig
 
-RUNS_MAX = 16  # on one host; each has its state in memory
+RUNS_MAX = KEYS_ANNOUNCED_MAX  # on one host: its peers find each by a key of its own in the directory
 LEAVE_S_MAX = 45.0  # of waiting in one question; who wants to wait longer asks again
 LEFT_REMEMBERED_MAX = 64  # runs left in one life of a daemon, for who asks again
 
@@ -80,9 +81,9 @@ class Registry:
         return found
 
     async def init(self, config: RunConfig) -> Founded:
-        self._room()
         if self.founding is not None:
             raise ControlError("busy", f"run {self.founding.name!r} is being created here", "wait for it")
+        self._room()
         founding = self.founding = Founding(self.host, config)
         try:
             founded = await founding.found()
@@ -98,9 +99,9 @@ class Registry:
 
     async def take_in(self, importing: Importing) -> Founded:
         """A new run from a checkpoint. Raises ControlError or StorageError."""
-        self._room()
         if self.importing is not None:
             raise ControlError("busy", f"run {self.importing.name!r} is being imported here", "wait for it")
+        self._room()
         self.importing = importing
         try:
             founded = await importing.found()
@@ -233,7 +234,8 @@ class Registry:
         self.host.nursery.start_soon(service.serve)
 
     def _room(self) -> None:
-        if len(self.runs) + len(self._joining) >= RUNS_MAX:
+        coming = len(self._joining) + sum(made is not None for made in (self.founding, self.importing))
+        if len(self.runs) + coming >= RUNS_MAX:
             raise ControlError("too_many_runs", f"this host is in {RUNS_MAX} runs already", "leave one first")
 
     def _dial(self, addresses: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import trio.testing
 
 from intellectd.daemon.control import ControlError, send_frame
 from intellectd.daemon.runs.founding import Founding
+from intellectd.daemon.runs.registry import RUNS_MAX
 from intellectd.daemon.store import snapshot_writer
 from intellectd.kernels.layout import TensorSpec
 from intellectd.protocol.manifest import config_from_toml
@@ -217,6 +219,33 @@ async def test_an_init_that_nobody_waits_for_any_more_makes_nothing(autojump_clo
             nursery.cancel_scope.cancel()
         await until(lambda: registry.founding is None)
         nothing_is_left(host)
+
+
+async def test_a_run_more_than_a_host_can_announce_is_refused_and_harms_no_other(autojump_clock: Clock) -> None:
+    """The directory takes so many keys of one host. The runs of a host come from elsewhere, too: a copied folder."""
+    async with shell() as world:
+        host = await world.host("a", trainer=Mute("mute", run="nothing"))
+
+        async def init(name: str) -> str:
+            trainer = FakeTrainer(name, run=name)
+            trainer.serve(world.nursery, host.config.socket)
+            try:
+                return await host.init(toml=f'name = "{name}"\n[model]\nkind = "external"')
+            finally:
+                await trainer.end()
+
+        runs = [await init(f"run{number}") for number in range(RUNS_MAX)]
+        await trio.sleep(1)  # each has looked for its peers
+        with pytest.raises(Refused, match=f"too_many_runs: this host is in {RUNS_MAX} runs already"):
+            await init("one-too-many")
+        shutil.copytree(host.state / "runs" / runs[0], world.folder / "copy")
+        await host.ask("leave", run_id=runs[0])
+        await init("in-its-place")
+        await host.end()
+        (world.folder / "copy").rename(host.state / "runs" / runs[0])
+        await host.start()
+        await trio.sleep(100)
+        assert host.failure is None and len((await host.ask("runs"))["runs"]) == RUNS_MAX + 1
 
 
 async def test_a_trainer_without_a_name_is_not_guessed_about(autojump_clock: Clock) -> None:
