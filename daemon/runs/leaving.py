@@ -30,6 +30,7 @@ class Parting:
         self.run_id = service.run_id
         self.over = trio.Event()  # its folder is aside
         self.warnings: list[str] = []
+        self.trouble = ""  # why its folder is not aside yet
         self._service: RunService | None = service
         self._hurried = False
 
@@ -41,6 +42,8 @@ class Parting:
 
     def waits_for(self) -> str:
         service = self._service
+        if self.trouble:
+            return f"its files to be put aside, which is tried again and again: {self.trouble}"
         if service is None or not _stand(service).seat_is_needed:
             return "its farewell to reach the others, and its trainer to end"
         return f"a round that is decided without this host's vote ({why(service, service.reach)})"

@@ -12,7 +12,7 @@ import trio
 from intellectd.daemon.atomic import StorageError, make_dir, storage_errors
 from intellectd.daemon.attach_request import AttachRequest, read_request
 from intellectd.daemon.control import ControlError
-from intellectd.daemon.logs import get_log
+from intellectd.daemon.logs import get_log, log_if_changed
 from intellectd.daemon.net import NetworkError
 from intellectd.daemon.p2p.limits import KEYS_ANNOUNCED_MAX
 from intellectd.daemon.runs.answers import Answers
@@ -30,6 +30,7 @@ from intellectd.protocol.manifest import RunConfig
 
 RUNS_MAX = KEYS_ANNOUNCED_MAX  # on one host: its peers find each by a key of its own in the directory
 LEAVE_S_MAX = 45.0  # of waiting in one question; who wants to wait longer asks again
+PUT_ASIDE_AGAIN_S = 20.0  # after a disk refused: twice in one question
 LEFT_REMEMBERED_MAX = 64  # runs left in one life of a daemon, for who asks again
 
 log = get_log("runs")
@@ -201,17 +202,30 @@ class Registry:
             host.network.withdraw(service.discovery_key)
             host.metrics.forget_run(service.config.name, service.model_kind, host.identity.peer_id)
             del self.runs[service.run_id]
-            aside = host.left_dir / service.run_id
-            await host.runner(lambda: put_aside(service.store.path, aside))
-            del self._leaving[service.run_id]
-            self._left.pop(service.run_id, None)
-            self._left[service.run_id] = parting
-            while len(self._left) > LEFT_REMEMBERED_MAX:
-                del self._left[next(iter(self._left))]
-            parting.over.set()
+        aside = host.left_dir / service.run_id
+        while not await self._put_aside(service, parting, aside):
+            await trio.sleep(PUT_ASIDE_AGAIN_S)
+        del self._leaving[service.run_id]
+        self._left.pop(service.run_id, None)
+        self._left[service.run_id] = parting
+        while len(self._left) > LEFT_REMEMBERED_MAX:
+            del self._left[next(iter(self._left))]
+        parting.over.set()
         log.info("left a run; its files were put aside", run=service.config.name, path=str(aside))
         for warning in parting.warnings:
             log.warning("left a run", run=service.config.name, warning=warning.replace(service.run_id, "<run-id>"))
+
+    async def _put_aside(self, service: RunService, parting: Parting, aside: Path) -> bool:
+        """A disk that refuses is a reason to leave: it must not take the other runs of this host along. While it does,
+        the folder keeps its mark where it is, and the next start goes on from there."""
+        try:
+            with trio.CancelScope(shield=True):
+                await self.host.runner(lambda: put_aside(service.store.path, aside))
+        except StorageError as error:
+            parting.trouble, run = error.message, service.config.name
+            log_if_changed(log.warning, f"aside {run}", "a run's files are not put aside", run=run, reason=str(error))
+            return False
+        return True
 
     def get(self, run_id: str) -> RunService:
         """By id, by name, or the only one for "". Raises ControlError."""

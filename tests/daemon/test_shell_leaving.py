@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from intellectd.daemon.runs.leaving import put_aside
+from intellectd.daemon.runs.registry import LEAVE_S_MAX
 from intellectd.daemon.runs.status import ails
 from tests.daemon.shell_world import Host, shell
 from tests.daemon.test_shell_swarm import finish_alike, refusal, rosters, swarm
@@ -131,6 +132,26 @@ async def test_leaving_outlives_a_restart_and_takes_as_long_as_it_takes(autojump
         set_pace(hosts, 10.0)
         await gone.start()  # the mark is gone with the change of mind
         await finish_alike(hosts, 6)
+
+
+async def test_a_folder_that_cannot_be_put_aside_harms_nobody_and_is_tried_again(autojump_clock: Clock) -> None:
+    """A full disk is a reason to leave: the daemon, and whatever else it runs, must not end of it."""
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=400)
+        (host.state / "left").write_bytes(b"in the way")
+        answer = await host.ask("leave", run_id=run_id, now=True)
+        assert not answer["left"] and str(host.state / "left") in answer["waits_for"]
+        assert (await host.ask("runs"))["runs"] == []
+        assert (await refusal(host, "join", run_id=run_id, peers=[])).code == "busy"
+        await host.end()
+        await host.start()  # it stands in its place still, and is left again
+        answer = await host.ask("leave", run_id=run_id, now=True)
+        assert not answer["left"] and str(host.state / "left") in answer["waits_for"]
+        (host.state / "left").unlink()
+        assert (await host.ask("leave", run_id=run_id, timeout_s=LEAVE_S_MAX))["left"]
+        assert (host.state / "left" / run_id / "manifest").is_file()
+        await host.ask("join", run_id=run_id, peers=[])
+        await host.wait("round=3")
 
 
 async def test_a_voter_whose_folder_was_thrown_away_votes_for_nothing_until_it_is_named_anew(
