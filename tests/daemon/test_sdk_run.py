@@ -1,5 +1,7 @@
 """The SDK against a real daemon's socket: attach, adopt, deliver, survive a restart, and say what is wrong."""
 
+import fcntl
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from intellectd.daemon.attach_events import (
     TrainerReady,
 )
 from intellectd.daemon.frames import encode_frame, recv_frame
+from intellectd.daemon.sdk.client import DaemonClient, LinkLost
+from intellectd.daemon.sdk.messages import Welcome
 from tests.daemon.local_daemon import RUN_ID, Daemon, Run, serving
 
 TOKENS = 5
@@ -335,6 +339,24 @@ def test_garbage_from_the_daemon_costs_the_connection_not_the_round(path: Path, 
     assert [r.round for r in run.heard(TrainerReady)] == [1]
     assert len(run.heard(TrainerAttached)) == 2
     assert d.finish_reason == "all rounds are done"
+
+
+def test_a_program_with_a_thousand_open_files_hears_the_daemon_too() -> None:
+    """Loaders of data share tensors by descriptors; select(2) takes those below 1024."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 2048), limits[1]))
+    try:
+        here, there = socket.socketpair()
+        with here, there, socket.socket(fileno=fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, 1024)) as high:
+            client = DaemonClient(high, Welcome(RUN_ID, "peer", 1, False, {}, False, False), torch.zeros(1), -1)
+            assert client.receive(0.0) is None
+            there.sendall(encode_frame({"op": "finish"}))
+            assert client.receive(10.0) == {"op": "finish"}
+            there.close()
+            with pytest.raises(LinkLost, match="closed the connection"):
+                client.receive(10.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_the_harness_stops(path: Path) -> None:
