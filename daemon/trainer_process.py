@@ -23,7 +23,7 @@ from intellectd.daemon.parent_death import end_with_parent
 RESTART_FIRST_S = 1.0
 RESTART_S_MAX = 60.0  # a host that lacks memory or a package is asked once a minute, not in a tight loop
 STEADY_S = 60.0  # a child that lived this long starts again from the first pause
-STOP_S_MAX = 10.0  # from SIGTERM to SIGKILL; nothing of a trainer's needs saving
+STOP_S_MAX = 10.0  # from SIGTERM, or its own end, to SIGKILL for all; nothing of a trainer's needs saving
 LINE_BYTES_MAX = 4096  # of its output per log line; a longer one is cut into several
 READ_BYTES_MAX = 65536
 LAST_WORDS_LINES, LAST_WORD_CHARS_MAX = 3, 300  # what went wrong and what to do next; all of it is in the log
@@ -123,8 +123,7 @@ class TrainerProcess:
         log.info("the trainer started", pid=child.pid)
         words = LastWords()
         try:
-            await _log_output(child, words)
-            await _exited(child)
+            await _until_ended(child, words)
         finally:
             with trio.CancelScope(shield=True):
                 await _end(child)
@@ -148,21 +147,35 @@ def _spawn(command: TrainerCommand) -> subprocess.Popen[bytes]:
     )
 
 
-async def _log_output(child: subprocess.Popen[bytes], words: LastWords) -> None:
-    """Until it closes its output, which is when it and its children are gone, or nearly."""
+async def _until_ended(child: subprocess.Popen[bytes], words: LastWords) -> None:
+    """And until what it started is through with its output, or is late with that: it may live on for ever."""
+    silent = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_log_output, child, words, silent)
+        await _exited(child)
+        with trio.move_on_after(STOP_S_MAX):
+            await silent.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _log_output(child: subprocess.Popen[bytes], words: LastWords, silent: trio.Event) -> None:
+    """Until nobody has it open any more."""
     assert child.stdout is not None
     stream = trio.lowlevel.FdStream(os.dup(child.stdout.fileno()))
     child.stdout.close()
     rest = b""
-    async with stream:
-        while piece := await stream.receive_some(READ_BYTES_MAX):
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                _log_line(line, words)
-            if len(rest) >= LINE_BYTES_MAX:
-                _log_line(rest, words)
-                rest = b""
-    _log_line(rest, words)
+    try:
+        async with stream:
+            while piece := await stream.receive_some(READ_BYTES_MAX):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    _log_line(line, words)
+                if len(rest) >= LINE_BYTES_MAX:
+                    _log_line(rest, words)
+                    rest = b""
+    finally:
+        _log_line(rest, words)
+    silent.set()
 
 
 def _log_line(line: bytes, words: LastWords) -> None:

@@ -138,6 +138,24 @@ print("no end", end="")
     assert max(map(len, heard)) <= 4096
 
 
+async def test_one_whose_children_outlive_it_is_restarted_and_they_end_with_it(
+    ear: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As loaders of data and launched ranks do: they have its output open, and would have it thought alive for ever."""
+    monkeypatch.setattr("intellectd.daemon.trainer_process.STOP_S_MAX", 0.05)
+    code = """
+import os, subprocess
+child = subprocess.Popen(["sleep", "1000"])
+print(f"left {child.pid}", flush=True)
+os._exit(3)
+"""
+    process = TrainerProcess(python(code), SOON)
+    async with running(process):
+        await ear.count("the trainer started", 2)
+        assert is_gone(int((await ear.line("left")).split()[1]))
+        assert process.last_failure.startswith("exit status 3: left ")
+
+
 async def test_at_stop_it_is_asked_and_its_children_end_with_it(ear: Ear, tmp_path: Path) -> None:
     code = """
 import os, signal, subprocess, sys
