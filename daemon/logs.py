@@ -1,12 +1,14 @@
 """Log lines on stderr: one for each event an operator cares about, with its facts as fields.
 
 Owns the three forms (a terminal's, journald's, JSON) and how foreign libraries are heard. Refuses to know
-where the lines go after that; rotation is journald's business. Never pass a run id: knowing it admits.
+where the lines go after that; rotation is journald's business. Run ids, which admit whoever knows them, stand in paths
+and in what libraries and trainers say: here they lose their middle: more people read a log than command a daemon.
 """
 
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -14,11 +16,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from intellectd.protocol.run_id import BODY_CHARS, CHECK_CHARS, PREFIX
+
 ROOT = "intellectd"
 LINE_CHARS_MAX = 8192  # journald splits at 48 KiB; a hostile peer's text must not fill a disk
 CHANGES_KEPT = 1024  # subjects of log_if_changed; peers × a few
 # sd-daemon(3): what journald makes of a leading <N>
 _PRIORITY = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
+
+# As RFC 4648's base32 has it. What is left tells one of a host's runs from another, and no more.
+_RUN_ID = re.compile(rf"({PREFIX})[a-z2-7]{{{BODY_CHARS - 4}}}([a-z2-7]{{{CHECK_CHARS + 4}}})")
 
 _last_said: OrderedDict[str, str] = OrderedDict()
 
@@ -96,7 +103,7 @@ class HumanFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         area = record.name.removeprefix(ROOT + ".")
         facts = "".join(f" {key}={_fact(value)}" for key, value in _fields(record).items())
-        body = _one_line(f"{area}: {record.getMessage()}{facts}")
+        body = without_run_ids(_one_line(f"{area}: {record.getMessage()}{facts}"))
         if self._for_journal:
             return f"<{_PRIORITY.get(record.levelname, 6)}>{body}"
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -115,7 +122,11 @@ class JsonFormatter(logging.Formatter):
             "event": record.getMessage()[:LINE_CHARS_MAX],
         }
         facts = {key: value for key, value in _fields(record).items() if key not in line}
-        return json.dumps({**line, **facts}, default=str, ensure_ascii=False)
+        return without_run_ids(json.dumps({**line, **facts}, default=str, ensure_ascii=False))
+
+
+def without_run_ids(text: str) -> str:
+    return _RUN_ID.sub(r"\1…\2", text)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

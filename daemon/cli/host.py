@@ -20,6 +20,8 @@ def run(arguments: Any) -> int:
     try:
         code: int = importlib.import_module("intellectd.daemon.start").main(config)
     except OperatorError as error:
+        if "JOURNAL_STREAM" in os.environ:  # more people read that than may know a run's id
+            error.message, error.hint = logs.without_run_ids(error.message), logs.without_run_ids(error.hint)
         if config.log.format != "json" or arguments.json:
             raise
         logs.get_log("daemon").error(error.message, next=error.hint, exit_code=error.exit_code)

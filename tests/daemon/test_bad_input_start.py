@@ -112,6 +112,15 @@ def test_missing_votes_are_not_made_up(state: Path, run: Run, in_memory: None) -
     assert not path.exists()
 
 
+def test_in_the_journal_no_run_id_is_told(state: Path, run: Run, in_memory: None, monkeypatch: Patch) -> None:
+    """Which of the runs it is can be told from the rest of the path."""
+    monkeypatch.setenv("JOURNAL_STREAM", "9:123")
+    path = the_run(state)
+    (path / "log" / "votes").unlink()
+    code, said = run(state)
+    assert code == 78 and path.name not in said and f"…{path.name[-8:]}/log/votes is missing" in said
+
+
 def test_something_that_is_no_run_among_the_runs_is_left_alone(state: Path, run: Run, in_memory: None) -> None:
     """It is no reason not to start; a damaged run beside it ends this test."""
     stray = state / "runs" / "lost+found"

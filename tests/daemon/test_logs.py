@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from intellectd.daemon import logs
+from intellectd.protocol import run_id as run_ids
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,19 @@ def test_a_hostile_text_stays_in_its_line(format_name: str) -> None:
     log.info("peer refused", version="1\n<2>round: all is lost\x1b[2J")
     assert len(stream.getvalue().splitlines()) == 1
     assert "\x1b" not in stream.getvalue()
+
+
+@pytest.mark.parametrize("format_name", ["human", "json"])
+def test_a_run_id_is_cut_wherever_it_comes_from(format_name: str) -> None:
+    """Knowing it admits, and paths of the state directory hold it."""
+    run_id = run_ids.from_manifest_hash(bytes(range(32)))
+    log, stream = lines_of(format_name)
+    log.info("left a run", path=f"/var/lib/intellectd/left/{run_id}")
+    log.error("halted", reason=f"/runs/{run_id}/log/records is damaged; move /runs/{run_id} away")
+    logging.getLogger("library").warning("of %s", run_id)
+    said = stream.getvalue()
+    assert run_id not in said and said.count(f"{run_id[:3]}…{run_id[-8:]}") == 4
+    assert f"/left/{run_id[:3]}" in said
 
 
 def test_a_hostile_length_is_cut() -> None:
