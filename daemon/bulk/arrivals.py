@@ -113,9 +113,17 @@ class Arrivals:
     def _gather(
         self, neighbour: Neighbour, chunk: Chunk, number: int, step: int, part: memoryview
     ) -> tuple[Send, ...] | None:
-        gathering = self._gathering
-        self._await(neighbour, lambda: gathering.is_turn(chunk, step) or self._lost_before(neighbour, chunk, number))
-        if not neighbour.has(number):
+        gathering, makes_way = self._gathering, False
+
+        def is_decided() -> bool:
+            nonlocal makes_way
+            if gathering.is_turn(chunk, step):
+                return True
+            makes_way = self._lost_before(neighbour, chunk, number)
+            return makes_way
+
+        self._await(neighbour, is_decided)
+        if makes_way:  # not "has come": another wire may have brought it again since
             return None
         with self._books.buffers.inside:
             is_last = gathering.add(chunk, step, part)

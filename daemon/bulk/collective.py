@@ -123,7 +123,7 @@ class Collective:
             neighbour.missed = missed is None or neighbour.peer in missed
             self._say_go(neighbour)
             if neighbour.departures:
-                neighbour.channel.tell(self._word(Kind.WAITING, ASK), plan.transfer_id)
+                self._tell(neighbour, self._word(Kind.WAITING, ASK), plan.transfer_id)
         for peer, header in early.items():
             if peer in found:  # anybody can say GO of anything
                 self.on_control(peer, header, b"")
@@ -155,7 +155,7 @@ class Collective:
         if failure is not None:
             self.fail(failure)
         for neighbour in told:
-            neighbour.channel.tell(self._word(Kind.WAITING, HELD if neighbour.waits_here else 0))
+            self._tell(neighbour, self._word(Kind.WAITING, HELD if neighbour.waits_here else 0))
         for neighbour in nudged:
             self._say_what_came(neighbour)
         if books.settling:
@@ -171,7 +171,7 @@ class Collective:
         if now - self._settles_s > SETTLE_S:
             self._departures.nobody_is_there(unsure)
         for neighbour in unsure:
-            neighbour.channel.tell(self._word(Kind.WAITING, ASK_AGAIN), self.plan.transfer_id)
+            self._tell(neighbour, self._word(Kind.WAITING, ASK_AGAIN), self.plan.transfer_id)
 
     def _report(self) -> None:
         always = len(self.plan.chunks) <= PROGRESS_EACH_CHUNKS_MAX
@@ -281,14 +281,21 @@ class Collective:
 
     def _say_go(self, neighbour: Neighbour) -> None:
         if neighbour.arrivals:
-            neighbour.channel.tell(self._word(Kind.GO, MISSED if neighbour.missed else 0), self.plan.transfer_id)
+            self._tell(neighbour, self._word(Kind.GO, MISSED if neighbour.missed else 0), self.plan.transfer_id)
 
     def _say_what_came(self, neighbour: Neighbour, flag: int = AGAIN) -> None:
         self._say_go(neighbour)
         with self._books.changed:
             pages = list(neighbour.pages())
         for first, bits in pages:
-            neighbour.channel.tell(self._word(Kind.GO, flag, first), bits)
+            self._tell(neighbour, self._word(Kind.GO, flag, first), bits)
+
+    def _tell(self, neighbour: Neighbour, header: Header, payload: bytes = b"") -> None:
+        """In any thread, also in those of other neighbours' wires: that this one takes no words is its own fault."""
+        try:
+            neighbour.channel.tell(header, payload)
+        except OverflowError as error:
+            self.fail(Failure(neighbour.peer, f"{neighbour.peer}: {error}", silent=True))
 
     # ---- its connections
 
@@ -323,4 +330,4 @@ class Collective:
             return
         self._say_what_came(neighbour, AFTER_LOSS)
         if neighbour.parcels:
-            neighbour.channel.tell(self._word(Kind.WAITING, ASK_AGAIN), self.plan.transfer_id)
+            self._tell(neighbour, self._word(Kind.WAITING, ASK_AGAIN), self.plan.transfer_id)

@@ -86,8 +86,8 @@ class Buffers:
         """out <- out + own, weighted, and divided where it is the owner's turn."""
         if self._summing.add(chunk.start, chunk.stop, final):
             return
-        if not ops.finite(self._plan.codec, self._part(chunk)):
-            raise self._not_finite(chunk)
+        if not self._summing.start(chunk.start, chunk.stop, memoryview(bytearray(chunk.size))):
+            raise self._not_finite(chunk)  # or too large by its weight
         raise WireError(f"the partial sum it sent in chunk {chunk.index} is not finite")
 
     def merge(self, chunk: Chunk, incoming: memoryview, final: bool) -> None:

@@ -1,0 +1,163 @@
+"""One member's half of a collective, without connections: who holds a chunk, and whose fault it is (SPEC D10)."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from intellectd.daemon.bulk.arrivals import Arrivals
+from intellectd.daemon.bulk.books import Books
+from intellectd.daemon.bulk.collective import Collective
+from intellectd.daemon.bulk.collective_buffers import Buffers
+from intellectd.daemon.bulk.collective_plan import plan_of
+from intellectd.daemon.bulk.departures import Departures
+from intellectd.daemon.bulk.errors import WireError
+from intellectd.daemon.bulk.frames import Header, Kind
+from intellectd.daemon.bulk.limits import GATHERED_MAX
+from intellectd.daemon.bulk.neighbour import Neighbour, item
+from intellectd.daemon.bulk.transfer import Transfer
+from intellectd.kernels import ops
+from intellectd.kernels.codec import FP32
+from tests.daemon.bulk_swarm import Case, Events, transfer_id
+
+pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+
+GROUP = 16384
+EPOCH = 1
+
+
+class NoChannel:
+    """Takes so many words."""
+
+    width = 1
+    relay = ""
+
+    def __init__(self, words: int = 1000) -> None:
+        self.words = words
+
+    def tell(self, header: Header, payload: bytes = b"") -> None:
+        if not self.words:
+            raise OverflowError("1024 control frames wait for one peer")
+        self.words -= 1
+
+    def send(self, item: object, *, first: bool = False) -> None: ...
+
+    def drop(self, transfer: int) -> None: ...
+
+    def drop_chunks(self, transfer: int) -> None: ...
+
+
+class Held:
+    """frames.Incoming, of this payload."""
+
+    def __init__(self, payload: memoryview) -> None:
+        self.payload = payload
+
+    def open_into(self, place: memoryview) -> None:
+        place[:] = self.payload
+
+
+def met(case: Case, me: str) -> tuple[Books, Arrivals]:
+    plan = plan_of(case.job(me), me)
+    job = case.job(me)
+    transfer = Transfer(transfer_id(case.name), 10.0, 60.0, Events())
+    books = Books(plan, Buffers(plan, job.own, job.out), transfer, EPOCH)
+    bits = bytes(-(-2 * len(plan.chunks) // 8))
+    books.meet(
+        {
+            plan.members[number]: Neighbour(
+                number,
+                plan.members[number],
+                plan.arrivals.get(number, 0),
+                plan.departures.get(number, 0),
+                NoChannel(),
+                0.0,
+                bytearray(bits),
+            )
+            for number in plan.neighbours
+        }
+    )
+    return books, Arrivals(books, Departures(books), lambda _neighbour: None)
+
+
+def test_a_part_that_makes_way_is_the_one_that_another_wire_brings_then() -> None:
+    """It was given back, and comes again before the thread that had it looks."""
+    case = Case(("a", "b", "c"), "fp32", (GATHERED_MAX + 3) * 16 * GROUP, schedule="direct", shape=(0, 1, 0))
+    books, arrivals = met(case, "b")
+    a, far, check = books.neighbours["a"], books.plan.chunks[GATHERED_MAX], books.check
+    a.breaks("reset")  # so what lacks most may come behind this
+
+    def comes_again() -> None:
+        check()
+        assert not a.has(item(far.index, False))
+        a.take(item(far.index, False))
+
+    books.check = comes_again  # type: ignore[method-assign]
+    header = Header(Kind.CHUNK, EPOCH, 0, far.index, books.plan.key, far.part_size)
+    arrivals.on_chunk("a", header, Held(memoryview(case.deltas[0])[far.part_start : far.part_stop]))
+    assert books.transfer.failure is None
+    assert a.has(item(far.index, False)), "it is the other thread's"
+    assert a.arrivals == books.plan.arrivals[0]
+
+
+def test_a_part_too_large_by_its_weight_is_not_the_fault_of_who_sent_the_sum() -> None:
+    case = Case(("a", "b", "c"), "fp32", 3 * GROUP)
+    own = torch.zeros(3 * GROUP)
+    own[:] = 1e38  # finite, but not 1,500 times
+    ops.encode(FP32, own, ops.as_bytes(case.deltas[1]))
+    books, arrivals = met(case, "b")
+    chunk = next(chunk for chunk in books.plan.chunks if books.plan.program.arrival(chunk.index, 0) is not None)
+    header = Header(Kind.CHUNK, EPOCH, 0, chunk.index, books.plan.key, chunk.size)
+    arrivals.on_chunk("a", header, Held(memoryview(bytes(chunk.size))))
+    failure = books.transfer.failure
+    assert failure is not None and failure.mine and failure.suspect is None
+    assert "its own delta is not finite" in failure.reason
+
+
+def test_a_sum_that_is_not_finite_is_the_fault_of_who_sent_it() -> None:
+    case = Case(("a", "b", "c"), "fp32", 3 * GROUP)
+    books, arrivals = met(case, "b")
+    chunk = next(chunk for chunk in books.plan.chunks if books.plan.program.arrival(chunk.index, 0) is not None)
+    header = Header(Kind.CHUNK, EPOCH, 0, chunk.index, books.plan.key, chunk.size)
+    with pytest.raises(WireError, match="partial sum"):
+        arrivals.on_chunk("a", header, Held(memoryview(b"\xff" * chunk.size)))
+    failure = books.transfer.failure
+    assert failure is not None and failure.suspect == "a"
+
+
+class Channels:
+    """channel_port.ChannelsPort: to "c" no word goes any more."""
+
+    def __init__(self) -> None:
+        self.needed: list[str] = []
+
+    def need(self, peer: str, _stall_s: float) -> NoChannel:
+        self.needed.append(peer)
+        return NoChannel(0 if peer == "c" else 1000)
+
+    def release(self, peer: str) -> None:
+        self.needed.remove(peer)
+
+    def measured(self, _peer: str) -> None: ...
+
+
+class Table:
+    """collective.Table: of nothing that was said before."""
+
+    def parked(self, _collective: Collective) -> list[Any]:
+        return []
+
+    def missed(self, _collective: Collective) -> set[str]:
+        return set()
+
+    def leave(self, _collective: Collective) -> None: ...
+
+
+def test_who_takes_no_words_is_to_blame_and_not_the_host_that_has_some_for_it() -> None:
+    case = Case(("a", "b", "c"), "fp32", 3 * GROUP)
+    plan, job, events, channels = plan_of(case.job("b"), "b"), case.job("b"), Events(), Channels()
+    transfer = Transfer(transfer_id(case.name), 10.0, 60.0, events)
+    Collective(plan, Buffers(plan, job.own, job.out), transfer, channels, Table(), EPOCH).run()
+    end = events.failed()
+    assert (end.suspect, end.silent) == ("c", True) and "control frames wait" in end.reason
+    assert channels.needed == []
