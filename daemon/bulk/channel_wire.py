@@ -169,7 +169,11 @@ class Wire:
                 self._pinged_s = now_s()
                 task = Control(Header(Kind.PING, transfer=_token(self._pinged_s)))
             if not isinstance(task, Control) or task.header.kind not in _OWN:
-                self._fill_after_idleness()
+                try:
+                    self._fill_after_idleness()
+                except BaseException:  # a chunk, too: nothing was tried with it, so nobody will think it lost
+                    outbox.put_back(task)
+                    raise
             if not isinstance(task, Control):
                 writer.write_chunk(task)
                 continue

@@ -53,11 +53,14 @@ class Outbox:
             self._controls[control] = None
             self._changed.notify()
 
-    def put_back(self, control: Control) -> None:
-        """A wire that broke may not have brought it over."""
+    def put_back(self, task: Control | Outgoing) -> None:
+        """A wire that broke may not have brought this word over, or did not begin with this chunk."""
         with self._changed:
-            self._controls[control] = None
-            self._controls.move_to_end(control, last=False)
+            if isinstance(task, Control):
+                self._controls[task] = None
+                self._controls.move_to_end(task, last=False)
+            else:
+                self._chunks.appendleft(task)
             self._changed.notify()
 
     def send(self, item: Outgoing, first: bool = False) -> None:

@@ -11,11 +11,13 @@ import pytest
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.channel import Channel
 from intellectd.daemon.bulk.channel_wire import Wire
+from intellectd.daemon.bulk.errors import LinkLost
+from intellectd.daemon.bulk.frame_writer import FrameWriter
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind
 from intellectd.daemon.bulk.limits import DIAL_BACKOFF_MAX_S
 from intellectd.daemon.bulk.streams import Streams
 from tests.daemon.bulk_swarm import closed, read_exactly
-from tests.daemon.channel_hosts import STALL_S, Host, eventually, hosts, piece
+from tests.daemon.channel_hosts import STALL_S, WAIT_S, Host, eventually, hosts, piece
 from tests.daemon.channel_outsider import chunk, host_and_outsider
 
 
@@ -46,6 +48,30 @@ def test_a_control_frame_in_the_hands_of_a_wire_that_breaks_is_said_again() -> N
         wire._socket.shutdown(socket.SHUT_WR)  # what is written from now on fails
         channel.tell(Header(Kind.GO, transfer=5))
         assert b.diary.next("control")[2] == Header(Kind.GO, transfer=5)
+
+
+def test_what_a_wire_has_not_begun_with_when_it_breaks_goes_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says nothing at first, for BBR's sake (D5), and breaks in that."""
+    breaks, fills = [LinkLost("Connection reset by peer")] * 2, FrameWriter.write_filling
+
+    def filling(writer: FrameWriter, count: int) -> None:
+        if breaks:
+            raise breaks.pop()
+        fills(writer, count)
+
+    monkeypatch.setattr("intellectd.daemon.bulk.channel_wire.FILLED_AFTER_S", 0.0)
+    monkeypatch.setattr(Wire, "congestion", lambda _wire: "bbr")
+    monkeypatch.setattr(FrameWriter, "write_filling", filling)
+    with hosts("a", "b") as (a, b):
+        channel = a.channels.need("b", STALL_S)
+        first, second = piece(b"first", 1), piece(b"second", 2)
+        channel.send(first), channel.send(second)
+        b.diary.await_chunks(2)
+        assert first.done.wait(WAIT_S) and second.done.wait(WAIT_S) and not breaks
+        breaks.append(LinkLost("Connection reset by peer"))
+        channel.tell(Header(Kind.GO, transfer=5))
+        assert b.diary.next("control")[2] == Header(Kind.GO, transfer=5)
+        assert not breaks
 
 
 def test_a_wire_that_breaks_beside_others_is_a_loss_and_a_find() -> None:
