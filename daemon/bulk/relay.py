@@ -52,6 +52,8 @@ class Relay:
         link.hand_over(None, FOREVER_S)
         why = Refusal.UNKNOWN_PEER if not self._knows(request.to) or request.to == link.peer else None
         with self._lock:
+            if why is None:
+                self._forget_joined({link.peer, request.to})
             other, stop = self._met(link, request.to) if why is None else (None, None)
             if why is None and other is None and not self._waits(link, request.to):
                 why = Refusal.BUSY
@@ -75,6 +77,12 @@ class Relay:
                 stop.set()
         for one in waiting:
             one.link.close()
+
+    def _forget_joined(self, pair: set[str]) -> None:
+        """Under the lock. A pair has one wire: who asks anew has lost it, and the other is to hear that at once."""
+        for stop in [stop for stop, joined in self._joined.items() if set(joined) == pair]:
+            del self._joined[stop]
+            stop.set()
 
     def _met(self, link: Link, to: str) -> tuple[Link | None, Stop | None]:
         """Under the lock: who waits for this one, if there is room for them."""

@@ -26,7 +26,7 @@ from intellectd.daemon.bulk.wire import (
     encode_request,
 )
 from tests.daemon.bulk_swarm import Case, trust_all
-from tests.daemon.channel_hosts import eventually
+from tests.daemon.channel_hosts import WAIT_S, eventually
 
 MEMBERS = ("a", "b", "r")
 OPEN, HIDDEN = Endpoint("127.0.0.1:1", b""), Endpoint("", b"")
@@ -116,6 +116,7 @@ class Visitor:
     def __init__(self, peer: str) -> None:
         self.peer, self.heard, self.is_closed = peer, list[Header](), False
         self._here, self.there = socket.socketpair()
+        self.there.settimeout(WAIT_S)
 
     def hand_over(self, _stop: Stop | None, _deadline: float) -> None: ...
 
@@ -178,6 +179,20 @@ def test_the_lower_id_begins_and_their_bytes_are_counted() -> None:
         assert b.there.recv(9) == b""
         b.there.close()
         eventually(lambda: relay.pairs() == [])
+
+
+def test_who_asks_anew_has_lost_what_joined_it_and_the_other_hears_it_at_once() -> None:
+    """Its way to the relay died without a word; and two that ask over and over have no more room than one wire's."""
+    with relaying() as relay:
+        b, a = visits(relay, "b", "a"), visits(relay, "a", "b")
+        assert relay.pairs() == [("b", "a")]
+        for _again in range(RELAYS_MAX):
+            waits = visits(relay, "a", "b")
+            assert b.there.recv(9) == a.there.recv(9) == b"" and relay.pairs() == []
+            a, b = waits, visits(relay, "b", "a")
+            assert relay.pairs() == [("a", "b")] and not a.is_closed and not b.is_closed
+        d, c = visits(relay, "d", "c"), visits(relay, "c", "d")
+        assert relay.pairs() == [("a", "b"), ("d", "c")] and not c.is_closed and not d.is_closed
 
 
 @pytest.mark.parametrize("error", [WireError("it said more"), LinkSilent("it took nothing"), LinkLost("it is gone")])

@@ -35,6 +35,13 @@ class Falling(Pipes):
 
 
 class Stalling(Falling):
+    """From then on it passes nothing on, also of those that meet there anew."""
+
+    def _rest(self, came: int, went: int) -> None:
+        if Falling.fallen.is_set():
+            self.fall()
+        super()._rest(came, went)
+
     def fall(self) -> None:
         while True:  # until it is closed
             self._stop.wait(60.0)
