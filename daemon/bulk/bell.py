@@ -22,6 +22,7 @@ class Bell:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._fd = -1  # also where there is no file left for it
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:

@@ -195,7 +195,11 @@ class Channels:
     def _dial_if_lacking(self, channel: Channel) -> None:
         if not channel.lacks_wires() or not self._dialable(channel.peer):
             return
-        stop = Stop()
+        try:
+            stop = Stop()
+        except OSError as error:  # of files: it is dialled when it is needed, or known, anew
+            channel.dial_failed(LinkLost(f"this host cannot dial: {error.strerror}"))
+            return
         with self._changed:
             if self._closed or channel.peer in self._dialling:
                 stop.close()

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from intellectd.daemon.bulk.bell import now_s
-from intellectd.daemon.bulk.errors import BulkClosed
+from intellectd.daemon.bulk.errors import BulkClosed, BulkExhausted
 
 
 class Crew:
@@ -18,12 +18,16 @@ class Crew:
         self._dismissed = False
 
     def start(self, name: str, work: Callable[[], None]) -> None:
+        """Raises BulkClosed, BulkExhausted."""
         thread = threading.Thread(target=work, name=name, daemon=True)
         with self._lock:
             if self._dismissed:
                 raise BulkClosed()
             self._threads = [other for other in self._threads if other.is_alive()]
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise BulkExhausted(f"the system has no thread left: {error}") from None
             self._threads.append(thread)
 
     def join(self, timeout_s: float) -> list[str]:

@@ -149,7 +149,10 @@ def _connect(address: str, stop: Stop, until: float) -> socket.socket:
 
 def _connect_to(family: int, where: Any, stop: Stop, until: float) -> socket.socket:
     stop.check()
-    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:  # a host without IPv6 may have a name's other address, and one without a file a later try
+        raise LinkLost(f"no connection: {error.strerror}") from None
     try:
         connection.setblocking(False)
         tune(connection)

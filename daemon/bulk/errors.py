@@ -30,6 +30,10 @@ class BulkBusy(BulkError):
         super().__init__(f"{limit} transfers are running; wait for one to end")
 
 
+class BulkExhausted(BulkError):
+    """The system has no thread or no file left for it; names which."""
+
+
 class Stopped(Exception):
     """The transfer was aborted or has failed in its other thread: leave at once."""
 

@@ -81,7 +81,12 @@ class Listener:
         except OSError:
             self._stop.wait(ACCEPT_PAUSE_S)
             return
-        stop = self._admit()
+        try:
+            stop = self._admit()
+        except OSError:  # the last file went to the connection, and none is left for its stop
+            connection.close()
+            self._stop.wait(ACCEPT_PAUSE_S)
+            return
         if stop is None:
             connection.close()
             return

@@ -22,10 +22,11 @@ def resolve(host: str, port: int, stop: Stop, until: float) -> Found:
     with suppress(socket.gaierror):  # an address needs no lookup
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     stop.check()
+    answer: Mailbox[Found | OSError] = Mailbox(1)  # before a place is taken: there may be no file for it
     under_way = _under_way
     if not under_way.acquire(blocking=False):
+        answer.close()
         raise LinkLost(f"{LOOKUPS_MAX} names are being looked up already")
-    answer: Mailbox[Found | OSError] = Mailbox(1)
 
     def look_up() -> None:
         try:
@@ -39,6 +40,7 @@ def resolve(host: str, port: int, stop: Stop, until: float) -> Found:
         threading.Thread(target=look_up, name="bulk-lookup", daemon=True).start()
     except RuntimeError as error:
         under_way.release()
+        answer.close()
         raise LinkLost(f"it cannot be looked up: {error}") from None
     try:
         wait_readable((stop, answer), until - now_s())

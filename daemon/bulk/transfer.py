@@ -6,7 +6,7 @@ Owns the stop, the first failure, the progress reports and the terminal event. R
 import threading
 
 from intellectd.daemon.bulk.bell import Stop, now_s
-from intellectd.daemon.bulk.errors import DeadlinePassed, Failure
+from intellectd.daemon.bulk.errors import BulkExhausted, DeadlinePassed, Failure
 from intellectd.daemon.bulk.interface import (
     LinkSeen,
     OnBulkEvent,
@@ -30,7 +30,10 @@ class Transfer:
         self.stall_s = stall_s
         self.started_s = now_s()
         self.deadline = self.started_s + deadline_s
-        self.stop = Stop()
+        try:
+            self.stop = Stop()
+        except OSError as error:
+            raise BulkExhausted(f"the system has no file left: {error.strerror}") from None
         self._on_event = on_event
         self._lock = threading.Lock()
         self._failure: Failure | None = None
