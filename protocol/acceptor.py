@@ -36,6 +36,11 @@ class Acceptor:
     def votes(self) -> bool:
         return self._context.peer in self._head.voters and not self.abstains and not self.behind
 
+    @property
+    def voted(self) -> bool:
+        """May this decision, or a later one, have been decided by a vote of this host's?"""
+        return self.accepted is not None or self.behind
+
     def promise(
         self, prepare: Prepare, state_digest: bytes, completed: Collective | None, silent: list[str], busy: str | None
     ) -> list[Out]:

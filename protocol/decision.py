@@ -58,6 +58,9 @@ class Decision:
         here = self.alive_voters(now)
         if not is_quorum(self.head.voters, here):
             return False, f"only {len(here)} of {len(self.head.voters)} voters are here: no quorum"
+        if self.acceptor.accepted is not None and self.members.has_listened(now):
+            # Nothing else can be proposed: whoever is ready makes no difference. But who leads is heard first.
+            return True, "this host has accepted a value that may be decided"
         return may, reason
 
     def rightful(self, sender: str, ballot: Ballot) -> None:

@@ -57,8 +57,10 @@ class Herald:
         ready: Ready | None,
         leaving: bool,
         standing: Quorum,
+        voted: bool,
         links: list[Link],
     ) -> Beacon:
+        """`voted` is no news: it is sent with what is."""
         self._sequence += 1
         return Beacon(
             incarnation=self._incarnation,
@@ -69,6 +71,7 @@ class Herald:
             applied=applied,
             state=state,
             leaving=leaving,
+            voted=voted,
             addresses=list(self._addresses),
             bulk=self._bulk[0],
             certificate=self._bulk[1],

@@ -145,7 +145,9 @@ class Keeper:
     def _new_round(self, now: float) -> Round:
         self.membership.follow(self.head, now)
         vote = self._votes.get(self.head.generation)
-        return Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
+        round_ = Round(self.context, self.head, self.membership, now, vote, self.catchup.held)
+        round_.parts.acceptor.abstains = self.seat.lost  # from its first moment on: it may be asked before it is told
+        return round_
 
     # ---- other lines of history
 

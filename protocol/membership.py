@@ -98,7 +98,12 @@ class Membership:
 
     def has_listened(self, now: float) -> bool:
         """Long enough to have heard whoever is alive."""
-        return self.listened_s(now) >= self._timers.suspect_s
+        return now >= self.listened_at
+
+    @property
+    def listened_at(self) -> float:
+        """When that is so."""
+        return self._listening_since + self._timers.suspect_s
 
     def alive(self, peer: str, now: float) -> bool:
         """It told us itself, less than suspect_s ago."""
@@ -292,6 +297,7 @@ def repeats(beacon: Beacon, before: Beacon) -> bool:
         and beacon.snapshots == before.snapshots
         and beacon.updates_from == before.updates_from
         and beacon.leaving == before.leaving
+        and beacon.voted == before.voted
         and beacon.incarnation == before.incarnation
         and beacon.generation == before.generation
         and beacon.head_round == before.head_round

@@ -99,6 +99,7 @@ class Beacon(Message, frozen=True, array_like=True):
     applied: Annotated[int, Meta(ge=-2, le=limits.ROUND_MAX)]  # -2: no state yet; -1: the first parameters
     state: Name
     leaving: bool
+    voted: bool  # I accepted a value in the decision that follows my head: it may be decided (SPEC A13)
     addresses: Annotated[
         list[Annotated[str, Meta(max_length=limits.ADDRESS_CHARS_MAX)]], Meta(max_length=limits.ADDRESSES_MAX)
     ]

@@ -393,7 +393,7 @@ class Node(Keeper):
         links, alive = self.membership.links, self.membership.alive_beacons(now)
         idle = ready is None and self.round.reducing is None and not self._leaves
         probe = self.prober.look([a.peer for a in self.head.blob.assignments], alive, links, idle, now)
-        beacon = self.herald.beacon(*content, links.told(now))
+        beacon = self.herald.beacon(*content, self.round.parts.acceptor.voted, links.told(now))
         return [*self.membership.send_beacon(beacon, waits_s, journal, now), *probe]
 
 

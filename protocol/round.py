@@ -50,7 +50,8 @@ class Round:
         self.paused = False  # a better line of history may be there (G8)
         self.decided: Entry | None = None
         self._broken: dict[Ballot, None] = {}  # whose transfers were aborted last
-        self._broken_groups: dict[tuple[str, ...], Ballot] = {}  # likewise, of a round in groups, by their members
+        self._broken_groups: dict[tuple[str, ...], None] = {}  # likewise, of a round in groups, by their members
+        self._broke_under: Ballot | None = None  # the plan of those
         self._accused: dict[str, Ballot] = {}  # by suspect: under which it was accused last
         self._may_since: float | None = None
         self._worked_at = float("-inf")  # when a transfer last moved
@@ -143,7 +144,7 @@ class Round:
             return float("inf")
         parts = self.parts
         ends = [parts.muster.deadline(now), parts.attempts.deadline(now)]
-        ends += [parts.suspicion.deadline(now), self.leading.deadline(now)]
+        ends += [parts.suspicion.deadline(now), self.leading.deadline(now), parts.members.listened_at]
         return soonest(ends, now)
 
     def _why_no_voter(self) -> str:
@@ -322,8 +323,10 @@ class Round:
         if suspect is not None and saw:
             parts.suspicion.part(accuser, suspect)
         group = tuple(parts.exchange.part_of(ballot, accuser))
-        again = not group or self._broken_groups.get(group) == ballot
-        self._broken_groups[group] = ballot
+        if group and ballot != self._broke_under:  # of the plan before nothing is found any more
+            self._broken_groups, self._broke_under = {}, ballot
+        again = not group or group in self._broken_groups
+        self._broken_groups |= {group: None} if group else {}
         self._accuse(None if again else accuser, suspect if saw or not message.silent else None, message, now)
         self.leading.broke(ballot, accuser)
         plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"

@@ -80,12 +80,14 @@ class Seat:
         return vote is not None and vote.at.round <= head.round
 
     def stands(self, head: Head, applied: int, alive: Mapping[str, Beacon]) -> list[PersistVote]:
-        """If this host is no voter and stands at the head, as a quorum of the voters say that they do, what is decided
-        from here on is decided in this life: the journal begins, before any seat can come of it."""
+        """If this host is no voter and stands at the head, as a quorum of the voters say that they do, none of which
+        has voted there, what is decided from here on is decided in this life: the journal begins, before any seat can
+        come of it. Had one voted, the next record might be decided, a seat of a forgotten life in it."""
         if self.may_be_named(head) or self.lost or applied != head.round or len(self._votes) >= limits.LINES_VOTED_MAX:
             return []
         said = {v: alive[v] for v in head.voters if v in alive and alive[v].state != ABSTAINING}
-        there = [v for v, beacon in said.items() if beacon.head == head.hash and beacon.applied == head.round]
+        stand = {v: b for v, b in said.items() if b.head == head.hash and b.applied == head.round}
+        there = [v for v, beacon in stand.items() if not beacon.voted]
         return [first_mark(head)] if is_quorum(head.voters, there) else []
 
     def may_be_named(self, head: Head) -> bool:

@@ -122,6 +122,7 @@ class Host:
             "applied": head.round,
             "state": "training",
             "leaving": False,
+            "voted": False,
             "addresses": [],
             "bulk": "bulk",
             "certificate": b"cert",

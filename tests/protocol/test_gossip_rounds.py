@@ -3,9 +3,11 @@
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import messages as m
-from intellectd.protocol.ids import hash_of
+from intellectd.protocol.collectives import together
+from intellectd.protocol.context import leader_order
+from intellectd.protocol.ids import Ballot, hash_of
 from tests.protocol import puppets as say
-from tests.protocol.gossip_history import FOUR, MINE, SIX, grouped, led, name_and_root, result_of, round_of
+from tests.protocol.gossip_history import FOUR, MINE, SIX, grouped, led, name_and_root, part, result_of, round_of
 from tests.protocol.history import UPDATE_BYTES, History
 from tests.protocol.playbook import Host, opened
 
@@ -63,6 +65,19 @@ def test_a_group_that_breaks_is_left_out_and_the_others_go_on() -> None:
     finish(run, pa, own)
     value = accepts(pa)[0].proposal
     assert [c.peer for c in value.blob.contributions] == own and len(value.record.shape) == 1
+
+
+def test_what_is_remembered_of_broken_groups_is_of_one_plan() -> None:
+    """SPEC L1: who leads may make up as many plans as it likes, and break each."""
+    run, pa, (own, other) = begun(*FOUR)
+    theirs = Ballot(1, leader_order(run.head.voters, run.head.hash)[1])
+    for number, left in enumerate((other, other[::-1], other[:1], other[1:])):
+        ballot = Ballot(theirs.attempt + number * len(FOUR), theirs.leader)
+        groups = sorted([own, left], key=lambda group: [set(group) <= set(g) for g in run.head.groups].index(True))
+        plan = m.Plan(run.head.at, ballot, together([part(run, group) for group in groups]), run.head.codec)
+        pa.told(pa.says(theirs.leader, plan), pa.says(left[0], say.abort(run, ballot, None)))
+        assert pa.node.round.parts.exchange.newest == ballot
+    assert len(pa.node.round._broken_groups) <= len(run.head.groups)
 
 
 def test_ones_own_group_breaks() -> None:

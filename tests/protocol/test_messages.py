@@ -41,7 +41,7 @@ beacons = st.builds(
     hashes,
     st.integers(-2, limits.ROUND_MAX),
     names,
-    st.booleans(),
+    *(st.booleans(), st.booleans()),
     st.lists(texts, max_size=3),
     texts,
     st.binary(max_size=100),
@@ -179,7 +179,7 @@ def test_the_longest_honest_beacon_is_within_its_bound() -> None:
     line = m.Lineage(64, 64, 2**53, True, True)
     links = [m.Link(peer, limits.RATE_STEP_MAX, limits.RTT_STEP_MAX)] * limits.LINKS_TOLD_MAX
     beacon = m.Beacon(
-        *(2**53, 2**53, RUN, 2**40, RUN, 2**40, "a" * 32, True, ["x" * 256] * 16, "x" * 256, bytes(2048)),
+        *(2**53, 2**53, RUN, 2**40, RUN, 2**40, "a" * 32, True, True, ["x" * 256] * 16, "x" * 256, bytes(2048)),
         *(ready, m.Transfer(RUN, 2**53, 2**53), [2**40] * 8, 2**40, line, links),
     )
     assert len(m.seal(RUN, peer, beacon, TagCrypto(peer))) < limits.BEACON_BYTES_MAX // 2

@@ -105,6 +105,21 @@ def test_a_locked_value_is_proposed_again() -> None:
     assert accept_of(pa).proposal == high
 
 
+def test_a_value_that_was_accepted_is_finished_whoever_is_ready() -> None:
+    """SPEC A3: PB died with it, and nobody here has a trainer any more; it may be decided, and a run go on from it."""
+    run = swarm("PB", "PA", "PC", config=run_config({"start_peers": 3, "min_peers": 2}))
+    value, theirs, mine = say.proposal(run, "PB", "PC"), Ballot(0, "PB"), Ballot(1, "PA")
+    pa = Host(run).meet("PC")
+    pa.told(ev.UpdateHeld(value.record.update_root), pa.says("PB", say.accept(run, theirs, value))).skip()
+    while not pa.unread and pa.now < 150.0:
+        pa.told(pa.beacon("PC", state="synced"))
+        pa.told(pa.after(1))
+    pa << "on disk: promised 1.PA, accepted 0.PB" << "to PB: prepare 1.PA" << "to PC: prepare 1.PA"
+    pa.told(pa.says("PC", say.promise(run, mine)), pa.after(1.1))
+    pa << "to PB: accept 1.PA round 1 by PB+PC" << "on disk: promised 1.PA, accepted 1.PA"
+    pa << "to PC: accept 1.PA round 1 by PB+PC"
+
+
 def test_a_result_that_lies_on_disks_is_not_computed_again() -> None:
     """SPEC C5: the same members are planned, in the order of then."""
     run, pa = leader()

@@ -2,7 +2,9 @@
 
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
+from intellectd.protocol.context import leader_order
 from intellectd.protocol.ids import Ballot
+from intellectd.protocol.messages import Beacon
 from intellectd.protocol.records import record_hash
 from intellectd.protocol.seat import NO_BALLOT, Seat, first_mark
 from tests.protocol import puppets as say
@@ -10,6 +12,12 @@ from tests.protocol.history import History, run_config
 from tests.protocol.playbook import Host, opened, swarm
 
 FIRST = Ballot(0, "PB")
+
+
+def said(host: Host) -> Beacon:
+    beacon = opened(host.beacons[-1])
+    assert isinstance(beacon, Beacon)
+    return beacon
 
 
 def test_without_a_journal_it_does_not_vote_and_asks_to_be_let_go() -> None:
@@ -22,6 +30,14 @@ def test_without_a_journal_it_does_not_vote_and_asks_to_be_let_go() -> None:
     pa >> pa.says("PB", say.accept(run, FIRST, say.proposal(run, "PB", "PC")))
     pa.silent()
     assert pa.node.round.reason.startswith("this host's votes are lost")
+
+
+def test_it_does_not_vote_even_if_asked_before_all_else() -> None:
+    run = swarm("PB", "PA", "PC")
+    for asked in (say.prepare(run, FIRST), say.accept(run, FIRST, say.proposal(run, "PB", "PC"))):
+        pa = Host(run, vote=None)
+        pa >> pa.says("PB", asked)
+        pa.silent()
 
 
 def test_it_votes_again_after_a_record_without_it_and_one_with_it() -> None:
@@ -81,6 +97,57 @@ def test_a_crash_while_it_reads_of_an_old_seat_does_not_make_it_a_new_one() -> N
     pa = Host(log, applied=-2, entries=read, vote=None)
     pa.told(ev.MessageReceived("PB", pa.sealed("PB", seated)))
     assert pa.node.seat.lost
+
+
+def test_who_stands_where_voters_have_voted_may_have_lived_further_on() -> None:
+    """PB has accepted round 2, which gives PA a seat, and heard no more. PA has: it promised in round 3, and forgot."""
+    run = History(run_config(), founder="PB")
+    run.opening("PB", "PC")
+    before = run.round("PB", "PC", able=["PA", "PB", "PC"])
+    log = list(run.entries)
+    seated = run.round("PA", "PB", "PC")
+    order = leader_order(run.head.voters, run.head.hash)
+    asked = [say.prepare(run, Ballot(order.index(peer), peer)) for peer in order if peer != "PA"]
+    lived = Host(run, vote=first_mark(run.heads[1]))
+    lived >> lived.says(asked[1].ballot.leader, asked[1])
+    lived << f"on disk: promised {asked[1].ballot.attempt}.{asked[1].ballot.leader}"
+    lived.skip()
+
+    stands = {"head_round": 1, "head": record_hash(before.record), "applied": 1}
+    pa = Host(run, entries=log, vote=None, applied=1, applied_digest=run.states[1])
+    pa >> pa.beacon("PB", **stands, voted=True)  # PB is the senior of two: a quorum
+    pa >> ev.MessageReceived("PB", pa.sealed("PB", seated))
+    pa << "log: round 2 by PA+PB+PC"
+    pa.told(ev.UpdateHeld(seated.record.update_root), ev.Applied(2, run.states[2])).skip()
+    pa >> pa.says(asked[0].ballot.leader, asked[0])
+    pa.silent()
+
+    unaware = Host(run, entries=log, vote=None, applied=1, applied_digest=run.states[1])
+    unaware >> unaware.beacon("PB", **stands)
+    unaware << "on disk: promised 0.11"
+
+
+def test_a_voter_says_that_it_has_voted_until_the_record_is_here() -> None:
+    """With every beacon, in any life; it is no news for which one is sent."""
+    run = swarm("PB", "PA", "PC")
+    value = say.proposal(run, "PB", "PC")
+    pa = Host(run).meet("PB", "PC")
+    pa.told(ev.UpdateHeld(value.record.update_root), pa.after(6))
+    assert not said(pa).voted
+    pa.told(pa.says("PB", say.accept(run, FIRST, value)))
+    vote = pa.one(ef.PersistVote)
+    pa.told(pa.after(6)).skip()
+    assert said(pa).voted
+    later = Host(run, vote=vote).meet("PB")
+    later.told(later.after(1)).skip()
+    assert said(later).voted
+    decided = run.decide(value)
+    pa.told(ev.MessageReceived("PB", pa.sealed("PB", decided)))
+    pa.told(pa.after(6)).skip()
+    assert pa.node.head.round == 1 and not said(pa).voted
+    behind = Host(run, vote=first_mark(run.heads[1]), entries=run.entries[:1], applied=0).meet("PB")
+    behind.told(behind.after(1)).skip()
+    assert said(behind).voted, "its log was cut: it may have voted in any round since"
 
 
 def test_the_founders_journal_begins_with_the_run() -> None:

@@ -104,6 +104,7 @@ class Company:
     attempts would come to the same record of themselves."""
 
     turns = 0  # of who is alive: never
+    listened_at = 0.0
 
     def __init__(self, world: "Small", me: str) -> None:
         self._world, self._me, self.attempt = world, me, 0
@@ -115,6 +116,9 @@ class Company:
 
     def silent(self, peer: str, now: float) -> bool:
         return False
+
+    def has_listened(self, now: float) -> bool:
+        return True
 
     def heard_s(self, peer: str, now: float) -> float:
         return 0.0
@@ -135,7 +139,7 @@ class Company:
         state = "synced" if unfit else "ready"
         where = (head.generation, max(head.round, -1), head.hash, max(head.round, -1))
         line = m.Lineage(0, 0, head.tokens_total, True, peer in head.voters)
-        return m.Beacon(1, 1, *where, state, False, [], "bulk", b"", ready, None, [], 0, line, [])
+        return m.Beacon(1, 1, *where, state, False, False, [], "bulk", b"", ready, None, [], 0, line, [])
 
 
 class Small:
