@@ -188,7 +188,7 @@ class DiLoCo:
     def log(self, loss: Any = None, tokens: int = 0, grad_norm: Any = None) -> None:
         """Once per inner step, before or after it. Tokens weigh this peer's part in the average; the norm of the
         gradient is for the metrics. Tensors are read once a second, not in each step."""
-        if isinstance(self._now, Finish):
+        if isinstance(self._attached(), Finish):
             return
         self._meter.count_log(loss, int(tokens), grad_norm)
         now_s = time.monotonic()
@@ -220,12 +220,16 @@ class DiLoCo:
         else:
             self._end_round(self._now)
 
-    def _settled(self) -> Assignment | Finish:
+    def _attached(self) -> Assignment | Finish:
         if self._now is None:
             raise RuntimeError("not attached: use `with intellectd.DiLoCo(...) as d:`")
-        if self._is_due and isinstance(self._now, Assignment):
-            self._end_round(self._now)
         return self._now
+
+    def _settled(self) -> Assignment | Finish:
+        now = self._attached()
+        if self._is_due and isinstance(now, Assignment):
+            self._end_round(now)
+        return self._attached()
 
     def _end_round(self, now: Assignment) -> None:
         self._is_due = False

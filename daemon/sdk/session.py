@@ -50,6 +50,7 @@ class Session:
         self._done: RoundDone | None = None  # delivered and not answered
 
     def begin(self) -> Assignment | Finish:
+        self._round = self._done = None  # who left in the midst of a round and comes again has given it up
         try:
             self._attach(ATTACH_TIMEOUT_S)
         except NotReady as error:

@@ -187,6 +187,8 @@ def test_use_outside_with_is_an_error_of_the_callers() -> None:
     d = intellectd.DiLoCo(None, model, torch.optim.SGD(model.parameters()))
     with pytest.raises(RuntimeError, match="not attached"):
         _ = d.finished
+    with pytest.raises(RuntimeError, match="not attached"):
+        d.log(loss=1.0, tokens=1)
 
 
 @pytest.mark.parametrize("steps", [0, -1])

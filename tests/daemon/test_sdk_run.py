@@ -248,6 +248,24 @@ def test_a_run_that_went_on_meanwhile_gives_its_own_round(path: Path, caplog: py
     assert [r.round for r in run.heard(TrainerReady)] == [7]
 
 
+def test_who_leaves_in_the_midst_of_a_round_and_enters_again_begins_anew(path: Path) -> None:
+    """What was trained of it was given up with the block: the daemon must not wait for its end, nor this program for
+    another order."""
+    run, model = Run(steps=3, rounds=2), Toy()
+    optimizer = sgd(model)
+    with serving(run, path):
+        again = attach(path, model, optimizer)
+        with again as d:
+            assert next(train(d, model, optimizer)) == (1, 0)
+            one_step(model, optimizer)
+        with run.heard_one:
+            assert run.heard_one.wait_for(lambda: bool(run.heard(TrainerDetached)), 60.0)
+        with again as d:
+            assert [at for at in train(d, model, optimizer) if at[0] == 1] == [(1, 0), (1, 1), (1, 2)]
+    assert [attached.training_round for attached in run.heard(TrainerAttached)] == [None, None]
+    assert [r.round for r in run.heard(TrainerReady)] == [1, 2]
+
+
 def test_a_daemon_that_stays_away_ends_the_training_with_a_reason(path: Path) -> None:
     run, model = Run(steps=3), Toy()
     optimizer = sgd(model)
