@@ -12,6 +12,7 @@ import trio
 from intellectd.daemon.atomic import StorageError, make_dir, storage_errors
 from intellectd.daemon.attach_request import AttachRequest, read_request
 from intellectd.daemon.control import ControlError
+from intellectd.daemon.errors import OperatorError
 from intellectd.daemon.logs import get_log, log_if_changed
 from intellectd.daemon.net import NetworkError
 from intellectd.daemon.p2p.limits import KEYS_ANNOUNCED_MAX
@@ -166,8 +167,10 @@ class Registry:
             if pin is not None:
                 await self.host.runner(lambda: write_pin(path, pin))
             return await open_service(self.host, path)
-        except BaseException:  # damaged, perhaps: it must not keep the daemon from its next start
+        except BaseException as error:  # damaged, perhaps: it must not keep the daemon from its next start
             await self.host.runner(lambda: move_folder(path, left))
+            if isinstance(error, OperatorError):  # in whose words it lies where it was opened
+                error.message, error.hint = (t.replace(str(path), str(left)) for t in (error.message, error.hint))
             raise
 
     async def leave(self, run_id: str, now: bool = False, wait_s: float = LEAVE_S_MAX) -> Parting:

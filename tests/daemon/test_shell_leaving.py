@@ -173,6 +173,19 @@ async def test_a_voter_whose_folder_was_thrown_away_votes_for_nothing_until_it_i
         await finish_alike(hosts, 7)
 
 
+async def test_a_folder_that_was_damaged_meanwhile_is_named_where_it_lies(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=4)
+        await host.wait("round=2")
+        await host.ask("leave", run_id=run_id, now=True)
+        aside = host.state / "left" / run_id
+        (aside / "log" / "votes").write_bytes(b"nonsense")
+        error = await refusal(host, "join", run_id=run_id, peers=[])
+        assert f"{aside}/log/votes is damaged" in error.message and str(aside) in error.hint
+        assert (aside / "log" / "votes").read_bytes() == b"nonsense"
+        assert list((host.state / "runs").iterdir()) == []
+
+
 async def test_when_the_senior_of_two_forgot_its_votes_both_say_that_nothing_goes_on(autojump_clock: Clock) -> None:
     """SPEC A13, Q1: heard is not enough."""
     async with shell() as world:
