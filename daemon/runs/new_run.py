@@ -76,7 +76,7 @@ def write_run(host: Host, draft_name: str, manifest: Manifest, put_state: Callab
     keys = host.config.state_dir / "owner-keys"
     make_dir(keys, 0o700)
     draft, building = keys / f".{draft_name}.pem", host.runs_dir / f".{draft_name}"
-    made = [draft]
+    made, named = [draft], list[Path]()
     try:
         signed = _sign(OwnerKey.create(draft), manifest)
         run_id = run_ids.from_manifest_hash(manifest_hash(signed.manifest))
@@ -92,8 +92,12 @@ def write_run(host: Host, draft_name: str, manifest: Manifest, put_state: Callab
             made.append(key_path)
             fsync_dir(keys)
             os.replace(building, path)
+            named.append(path)
             fsync_dir(path.parent)
     except BaseException:
+        with contextlib.suppress(OSError):  # no run without its owner's key: first it loses its name
+            for path in named:
+                os.replace(path, building)
         shutil.rmtree(building, ignore_errors=True)
         for key in made:
             with contextlib.suppress(OSError):

@@ -154,7 +154,7 @@ async def test_more_tensors_than_a_manifest_can_tell(autojump_clock: Clock) -> N
         nothing_is_left(host)
 
 
-@pytest.mark.parametrize("place", ["key", "log", "manifest", "snapshot", "rename"])
+@pytest.mark.parametrize("place", ["key", "log", "manifest", "snapshot", "rename", "name"])
 async def test_a_disk_that_fills_up_leaves_nothing_behind(
     place: str, autojump_clock: Clock, monkeypatch: Patch
 ) -> None:
@@ -165,10 +165,13 @@ async def test_a_disk_that_fills_up_leaves_nothing_behind(
         host = await world.host("a")
         real_open, real_replace = os.open, os.replace
         names = {"key": "owner-keys/.", "log": "/log/.records", "manifest": "/.manifest"}
+        runs = host.state / "runs"
 
         def fails_to_open(path: Any, *arguments: Any, **named: Any) -> int:
             if place in names and names[place] in str(path):
                 full()
+            if place == "name" and path == runs and any(found.name.startswith("rn1") for found in runs.iterdir()):
+                full()  # it has its name, which is to be made durable
             return real_open(path, *arguments, **named)
 
         def fails_to_rename(source: Any, target: Any) -> None:
