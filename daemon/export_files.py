@@ -19,6 +19,7 @@ from intellectd.daemon.errors import OperatorError
 from intellectd.kernels.layout import Layout, Slot
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SPOOLS = "exports"  # in the state directory: what the command line fetches from there, in a folder a run
 PIECE_ELEMENTS = 4 * 1024 * 1024  # read, cast and written at once: 16 MiB of fp32
 SHARD_BYTES = 5 * 10**9  # as transformers 4 saves models
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -11,7 +11,7 @@ from typing import Any
 
 from intellectd.daemon.atomic import make_dir
 from intellectd.daemon.control import ControlError
-from intellectd.daemon.export_files import ExportError, Foothold, ForbiddenHere, is_same
+from intellectd.daemon.export_files import SPOOLS, ExportError, Foothold, ForbiddenHere, is_same
 from intellectd.daemon.export_hf import DTYPES, export_hf, export_tensors
 from intellectd.daemon.runs.compute import Stopped
 from intellectd.daemon.runs.export_state import NO_TOKENIZER
@@ -66,7 +66,7 @@ async def export(service: RunService, path: str, kind: str, seen: object, dtype:
 
 def spool_of(service: RunService) -> Path:
     """One export a run waits here at most. By the id: a name may be `..`."""
-    return service.host.config.state_dir / "exports" / service.run_id
+    return service.host.config.state_dir / SPOOLS / service.run_id
 
 
 async def drop_spool(service: RunService) -> None:

@@ -13,6 +13,7 @@ from intellectd.daemon.atomic import StorageError, make_dir, storage_errors
 from intellectd.daemon.attach_request import AttachRequest, read_request
 from intellectd.daemon.control import ControlError
 from intellectd.daemon.errors import OperatorError
+from intellectd.daemon.export_files import SPOOLS
 from intellectd.daemon.logs import get_log, log_if_changed
 from intellectd.daemon.net import NetworkError
 from intellectd.daemon.p2p.limits import KEYS_ANNOUNCED_MAX
@@ -80,6 +81,10 @@ class Registry:
                 log.warning("something that is no run lies among the runs; it is left alone", path=str(path))
             else:
                 found.append(path)
+        mine = [path.name for path in found]
+        for export in (self.host.config.state_dir / SPOOLS).glob("*"):
+            if export.name not in mine and _is_run_id(export.name.lstrip(".").partition(".")[0]):
+                remove(export)  # as large as a model: cut short by a crash, or of a run that was left meanwhile
         return found
 
     async def init(self, config: RunConfig) -> Founded:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from intellectd.daemon.export_files import foothold, is_same
 from intellectd.daemon.runs.compute import Compute, Work
+from intellectd.protocol.run_id import from_manifest_hash
 from tests.daemon.shell_trainer import LAYOUT
 from tests.daemon.shell_world import shell
 from tests.daemon.test_shell_swarm import refusal, swarm
@@ -60,6 +61,23 @@ async def test_a_daemon_that_sees_another_directory_writes_at_home(autojump_cloc
         assert not spool.exists()
         answer = await host.ask("export", path=str(target), format="safetensors", seen=list(foothold(target)))
         assert answer["path"] == str(target)
+
+
+async def test_what_a_crash_left_of_an_export_goes_with_the_next_start(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Nobody would ever look for it, and it is as large as the model. What an operator put there stays."""
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=2)
+        await host.wait("finished")
+        exports = host.state / "exports"
+        left = from_manifest_hash(bytes(32))
+        for name in (run_id, f".{run_id}.k2j3h4", left, "mine", ".mine.a1b2"):
+            (exports / name).mkdir(parents=True)
+            (exports / name / "model.safetensors").write_bytes(b"weights")
+        await host.end()
+        await host.start()
+        assert sorted(path.name for path in exports.iterdir()) == sorted([run_id, "mine", ".mine.a1b2"])
 
 
 def test_a_foothold_is_the_deepest_directory_that_exists(tmp_path: Path) -> None:
