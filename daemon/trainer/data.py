@@ -57,7 +57,8 @@ def load_text(source: str, context: int, environ: Mapping[str, str] = os.environ
     parts: dict[bool, list[bytes]] = {False: [], True: []}
     total = 0
     for path, name in _files(root, pattern):
-        body = path.read_bytes()[: limit - total]
+        with path.open("rb") as file:  # one file may be larger than all that is wanted, and than memory
+            body = file.read(min(limit - total, os.fstat(file.fileno()).st_size))
         parts[_is_held_out(name)].append(body)
         total += len(body)
         if total >= limit:

@@ -1,12 +1,21 @@
 """The built-in trainer's text and schedule: the same split everywhere, and what is said where text is missing."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
 
-from intellectd.daemon.trainer.data import DATA_ENV, HELD_OUT_ONE_IN, TEXT_BYTES_MAX, DataError, load_text
+from intellectd.daemon.trainer.data import (
+    DATA_ENV,
+    HELD_OUT_ONE_IN,
+    TEXT_BYTES_MAX,
+    DataError,
+    _digest,
+    _is_held_out,
+    load_text,
+)
 from intellectd.daemon.trainer.evaluate import held_out_sequences
 from intellectd.daemon.trainer.train import Recipe
 
@@ -72,6 +81,22 @@ def test_missing_text_is_explained(environ: dict[str, str], message: str) -> Non
     with pytest.raises(DataError, match=message) as caught:
         load_text("books", 8, environ)
     assert caught.value.hint
+
+
+def test_of_a_huge_file_no_more_is_read_than_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of a corpus may have more bytes than the host has memory."""
+    monkeypatch.setattr("intellectd.daemon.trainer.data.DIRECTORY_BYTES_MAX", 2000)
+    environ = directory(tmp_path, 0)
+    names = sorted((f"{number}.txt" for number in range(100)), key=_digest)
+    held_out, trained = next(filter(_is_held_out, names)), names[-1]
+    (tmp_path / held_out).write_bytes(b"x" * 100)
+    with (tmp_path / trained).open("wb") as file:
+        file.truncate(64 * 2**20)
+    tracemalloc.start()
+    text = load_text("books", 8, environ)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(text.held_out), len(text.train)) == (100, 1900) and peak < 2**20
 
 
 def test_too_little_text_is_said_with_the_part_that_lacks_it(tmp_path: Path) -> None:
