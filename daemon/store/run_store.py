@@ -12,14 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_atomic
+from intellectd.daemon.atomic import StorageFull, fsync_dir, make_dir, storage_errors, write_atomic
 from intellectd.daemon.store import log_files
 from intellectd.daemon.store.arriving import Arriving
 from intellectd.daemon.store.asked import Asked
-from intellectd.daemon.store.budget import KEEP_FEW
+from intellectd.daemon.store.budget import KEEP_FEW, Retention
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
 from intellectd.daemon.store.residuals import Residuals
-from intellectd.daemon.store.snapshot import State, check_room, part_of, snapshot_bytes
+from intellectd.daemon.store.snapshot import State, check_room, free_bytes, part_of, snapshot_bytes
 from intellectd.daemon.store.snapshot_writer import SnapshotWriter, write_snapshot
 from intellectd.daemon.store.updates import Updates
 from intellectd.kernels.digest import state_leaves
@@ -265,9 +265,26 @@ class RunStore:
         return SnapshotWriter(self._room_for(state, round_, spare_bytes), state, max(0, round_), digest)
 
     def _room_for(self, state: State, round_: int, spare_bytes: int) -> Path:
-        path = self.snapshot_path(round_)
-        check_room(path.parent, snapshot_bytes(state.theta.numel()), spare_bytes)
+        path, wanted = self.snapshot_path(round_), snapshot_bytes(state.theta.numel())
+        try:
+            check_room(path.parent, wanted, spare_bytes)
+        except StorageFull:
+            if not self._gave_room(wanted + spare_bytes):
+                raise
         return path
+
+    def _gave_room(self, wanted_bytes: int) -> bool:
+        """By states before the newest that the log proves, if that suffices. Without a newer one updates since would be
+        kept until the disk is full, and no round goes on without room for its own."""
+        reached = self.reached_snapshots()
+        size = self._snapshot_size(reached)
+        kept = [*Retention(bytes_max=1).kept(reached, size, len(self._log)), self.asked.newest()]
+        older = [round_ for round_ in reached if round_ not in kept]
+        if not older or free_bytes(self.path) + len(older) * size < wanted_bytes:
+            return False
+        for round_ in older:
+            self.snapshot_path(round_).unlink(missing_ok=True)
+        return True
 
     def take_snapshot(self, file: Path, round_: int) -> None:
         """A file that is a snapshot already, whole and durable, becomes this round's. Raises StorageError."""

@@ -45,15 +45,20 @@ def snapshot_bytes(elements: int) -> int:
 
 def check_room(folder: Path, wanted_bytes: int, spare_bytes: int) -> None:
     """Raises StorageFull before a snapshot takes the room that the log and the next updates need."""
-    with storage_errors(folder):
-        free = os.statvfs(folder)
-    left = free.f_bavail * free.f_frsize
+    left = free_bytes(folder)
     if left < wanted_bytes + spare_bytes:
         raise StorageFull(
             f"cannot write a snapshot to {folder}: {left // 2**20} MiB are free, it takes {wanted_bytes // 2**20} MiB "
             f"and {spare_bytes // 2**20} MiB are kept for the next rounds",
             f"free some space on the disk of {folder}",
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Raises StorageError."""
+    with storage_errors(folder):
+        free = os.statvfs(folder)
+    return free.f_bavail * free.f_frsize
 
 
 def read_snapshot(path: Path, elements: int, round_: int) -> Snapshot:

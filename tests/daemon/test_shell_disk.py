@@ -14,6 +14,7 @@ from intellectd.daemon.atomic import StorageFull
 from intellectd.daemon.errors import EXIT_PERMISSION
 from intellectd.daemon.runs.perform import Performer
 from intellectd.daemon.store import frame_file, snapshot, snapshot_writer
+from intellectd.daemon.store.run_store import snapshots_in
 from intellectd.daemon.store.updates import Updates
 from intellectd.protocol import effects as ef
 from tests.daemon.shell_trainer import FakeTrainer
@@ -100,6 +101,45 @@ async def test_a_full_disk_stops_snapshots_loudly_and_never_training(
         await host.start()
         assert (await host.status())["round"] >= 12
         await host.wait("finished")
+
+
+async def test_a_disk_with_room_for_two_states_and_not_for_three_is_enough(
+    autojump_clock: Clock, monkeypatch: Patch
+) -> None:
+    """Of what is kept the older state gives way to the next one. Else the updates since would fill the disk, round by
+    round, and then no round goes on here."""
+    monkeypatch.setattr("intellectd.daemon.runs.snapshots.LOG_SPARE_BYTES", 0)  # states are small here
+    async with shell() as world:
+        run_id, host = await one_host(world, rounds=28)
+        folder = host.state / "runs" / run_id
+        await host.wait("round=4")
+        await host.until(lambda run: (folder / "snapshots" / "00000004.safetensors").is_file())
+        sizes = {path.parent.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        room = int(2.5 * sizes["snapshots"]) + 12 * sizes["updates"] + 2 * snapshot.HEADER_BYTES_MAX
+        real, real_statvfs = os.posix_fallocate, os.statvfs
+
+        def left() -> int:
+            return room - sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+        def statvfs(path: Any) -> Any:
+            free = list(real_statvfs(path))
+            free[1], free[4] = 1, left()  # f_frsize, f_bavail
+            return os.statvfs_result(free)
+
+        def fallocate(descriptor: int, offset: int, length: int) -> None:
+            if length > left():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(descriptor, offset, length)
+
+        monkeypatch.setattr(os, "statvfs", statvfs)
+        monkeypatch.setattr(os, "posix_fallocate", fallocate)
+        status = await host.wait("finished")
+        assert not any("no snapshot" in warning for warning in status["warnings"])
+        assert snapshots_in(folder)[-1] >= 24
+        await host.end()
+        monkeypatch.undo()
+        await host.start()
+        assert (await host.status())["round"] == 28
 
 
 async def test_a_joiner_whose_disk_takes_no_snapshot_trains_all_the_same(
