@@ -53,6 +53,7 @@ class Round:
         self._broken_groups: dict[tuple[str, ...], None] = {}  # likewise, of a round in groups, by their members
         self._broke_under: Ballot | None = None  # the plan of those
         self._accused: dict[str, Ballot] = {}  # by suspect: under which it was accused last
+        self._spoke: dict[str, Ballot] = {}  # by accuser: likewise
         self._may_since: float | None = None
         self._worked_at = float("-inf")  # when a transfer last moved
 
@@ -308,12 +309,12 @@ class Round:
         of = f"attempt {ballot.attempt} in round {self.head.round + 1}"
         text = f"the transfer of {of} broke {where}: {message.reason}"
         if ballot < self._newest():  # word of an attempt that a later one has ended already
-            self._accuse(None if again else accuser, seen, message, now)
+            self._accuse(accuser, again, seen, message, now)
             stopped = parts.exchange.stop() if plan is not None and plan.ballot == ballot else []
             return [Note("transfer_aborted", text, "debug"), *stopped]
         self.leading.aborted(ballot)
         parts.attempts.failed(ballot.attempt, now, again)
-        self._accuse(None if again else accuser, seen, message, now)
+        self._accuse(accuser, again, seen, message, now)
         return [Note("transfer_aborted", text, "debug" if again else "warning"), *parts.exchange.stop()]
 
     def _group_broke(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
@@ -327,7 +328,7 @@ class Round:
             self._broken_groups, self._broke_under = {}, ballot
         again = not group or group in self._broken_groups
         self._broken_groups |= {group: None} if group else {}
-        self._accuse(None if again else accuser, suspect if saw or not message.silent else None, message, now)
+        self._accuse(accuser, again, suspect if saw or not message.silent else None, message, now)
         self.leading.broke(ballot, accuser)
         plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"
         mine = plan is not None and plan.ballot == ballot and self.context.peer in group
@@ -337,12 +338,15 @@ class Round:
         level: Literal["debug", "warning"] = "warning" if mine and not again else "debug"
         return [Note("transfer_aborted", text, level), *(parts.exchange.stop() if mine else [])]
 
-    def _accuse(self, accuser: str | None, suspect: str | None, message: Abort, now: float) -> None:
-        """Whoever is left out misses the next attempt, however long the pause before it."""
-        if suspect != self.context.peer:
-            parts = self.parts
-            stale = suspect is not None and parts.members.overdue(suspect, now)
-            parts.suspicion.accuse(accuser, suspect, message.silent, stale, parts.attempts.resumes_at(now))
+    def _accuse(self, accuser: str, again: bool, suspect: str | None, message: Abort, now: float) -> None:
+        """Whoever is left out misses the next attempt, however long the pause before it. Words may come twice and late:
+        of each accuser one counts a ballot, and none that it said before one that counted."""
+        spoke, parts = self._spoke.get(accuser), self.parts
+        if suspect == self.context.peer or (spoke is not None and message.ballot <= spoke):
+            return
+        self._spoke[accuser] = message.ballot
+        stale, at = suspect is not None and parts.members.overdue(suspect, now), parts.attempts.resumes_at(now)
+        parts.suspicion.accuse(None if again else accuser, suspect, message.silent, stale, at)
 
     def _saw(self, ballot: Ballot, accuser: str, suspect: str) -> bool:
         """Is it no hearsay, as far as it is known here? Who gives up tells its neighbours whom it suspects, and they

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from intellectd.protocol import limits
 from intellectd.protocol.ids import Stream
 from intellectd.protocol.proposal import next_blob, next_voters, tokens_after
-from intellectd.protocol.records import Blob, check_entry
+from intellectd.protocol.records import Assignment, Blob, Pending, check_entry
 from tests.protocol import puppets as say
 from tests.protocol.history import History, ready_of, run_config
 from tests.sim.tags import TagCrypto
@@ -51,6 +51,32 @@ def test_every_stream_is_somewhere_exactly_once(story: list[tuple[list[str], lis
         assert all(stream in here for stream in made), "a stream is lost"
         made.update(dict.fromkeys(here))
         head = head.next(entry)
+
+
+def by_the_words(before: Blob, after: Blob, round_: int) -> Blob:
+    """What R8 and R9 say of the lists of record `round_`, word by word, of who contributed and who is named in it."""
+    used, named = {c.peer: c.streams for c in after.contributions}, sorted(a.peer for a in after.assignments)
+    given_ = [Pending(a.peer, stream, round_) for a in before.assignments for stream in a.streams]
+    left = [p for p in [*before.pending, *given_] if p.stream not in used.get(p.peer, [])]
+    stays = [p for p in left if p.peer in named and p.peer not in used and p.since in (round_, round_ - 1)]
+    waiting = [*before.unconsumed, *(p.stream for p in left if p not in stays)]
+    slots = {a.peer: a.slot for a in before.assignments if a.peer in named}
+    for peer in named:
+        slots.setdefault(peer, min(n for n in range(len(PEERS) + 1) if n not in slots.values()))
+    listed = []
+    for peer in sorted(named, key=slots.__getitem__):
+        stream = waiting.pop(0) if waiting else Stream(round_ + 1, slots[peer])
+        listed.append(Assignment(peer, slots[peer], 10, [stream]))
+    return Blob(after.contributions, listed, stays, waiting, [])
+
+
+@given(rounds)
+def test_the_lists_are_those_that_the_words_make(story: list[tuple[list[str], list[str], list[str], bool]]) -> None:
+    """SPEC R8, R9: order and all, for the record has the hash of them."""
+    before = Blob([], [], [], [], [])
+    for entry in play(story).entries:
+        assert entry.blob == by_the_words(before, entry.blob, entry.record.round)
+        before = entry.blob
 
 
 @given(rounds)

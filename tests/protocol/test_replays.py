@@ -78,6 +78,24 @@ def test_the_same_words_twice_are_as_good_as_once() -> None:
         assert all(isinstance(effect, ef.Send) for effect in again), [describe(effect) for effect in again]
 
 
+def test_an_accusation_that_is_said_twice_has_one_witness() -> None:
+    """SPEC A10, W9: PC was only silent, to one neighbour, once; whoever passes on envelopes may do so again."""
+    run, pa = following()
+    pa.told(pa.says("PB", say.prepare(run, THEIRS)), pa.says("PB", say.plan(run, THEIRS, "PB", "PC", "PA"))).skip()
+    word = say.abort(run, THEIRS, "PC", silent=True)
+    pa.told(pa.says("PB", word), pa.says("PB", word)).skip()
+    suspicion, later = pa.node.round.parts.suspicion, Ballot(THEIRS.attempt + 3, "PB")
+    assert not suspicion.excluded("PC", pa.now)
+    pa.told(pa.says("PB", say.plan(run, later, "PB", "PC", "PA")))
+    pa.told(pa.says("PB", say.abort(run, later, "PA")), pa.says("PB", word)).skip()
+    assert not suspicion.excluded("PC", pa.now), "nor when it was said long ago"
+    pa.told(pa.says("PA", word), pa.says("PC", say.abort(run, later, None))).skip()
+    last = Ballot(later.attempt + 3, "PB")
+    pa.told(pa.says("PB", say.plan(run, last, "PB", "PC", "PA")))
+    pa.told(pa.says("PB", say.abort(run, last, "PC", silent=True))).skip()
+    assert suspicion.excluded("PC", pa.now), "of another transfer it is a second"
+
+
 # ---- records
 
 
