@@ -10,6 +10,7 @@ from intellectd.protocol.effects import Out
 from intellectd.protocol.entries import GOSSIP, Record
 from intellectd.protocol.ids import NO_HASH, Ballot
 from intellectd.protocol.messages import Accept, Prepare
+from intellectd.protocol.quorum import is_quorum
 from intellectd.protocol.records import BadRecord
 
 
@@ -55,13 +56,22 @@ class Voting:
             return []
         record = accept.proposal.record
         if record.state_digest != digest:
-            decision.diverged = True
+            decision.diverged = decision.diverged or self._is_denied(accept)
             return []
         if not decision.holds(_owed_bytes(record)):
             return []  # our own transfer brings the bytes, or the node fetches what is `wanted`
         self._accept = None
         decision.attempts.moved(now)
         return decision.acceptor.accept(accept)
+
+    def _is_denied(self, accept: Accept) -> bool:
+        """Does a quorum stand on this proposal's state instead of ours, as its leader and beacons say? One alone, whose
+        word costs nothing, makes nobody drop a state; the next record will say so if it is right (K6)."""
+        decision, digest = self._decision, accept.proposal.record.state_digest
+        beacons = {v: decision.members.beacon(v) for v in decision.head.voters}
+        ready = {v: b.ready for v, b in beacons.items() if b is not None and b.ready is not None}
+        there = [v for v, r in ready.items() if r.at == decision.head.at and r.state_digest == digest]
+        return is_quorum(decision.head.voters, dict.fromkeys([accept.ballot.leader, *there]))
 
     @property
     def wanted(self) -> Wanted | None:

@@ -6,6 +6,7 @@ from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot, hash_of
 from intellectd.protocol.records import Collective
 from tests.protocol import puppets as say
+from tests.protocol.history import ready_of
 from tests.protocol.playbook import History, Host, opened, run_config, swarm
 
 FIRST, SECOND = Ballot(0, "PB"), Ballot(1, "PC")
@@ -117,6 +118,11 @@ def test_a_voter_on_another_state_fetches_the_agreed_one() -> None:
     astray = Host(run).meet("PC")
     astray.told(astray.beacon("PB", snapshots=[0])).skip()
     value = say.proposal(run, "PB", "PC", state=hash_of("agreed"))
+    astray.told(ev.UpdateHeld(value.record.update_root))
+    astray >> astray.says("PB", say.accept(run, FIRST, value))
+    astray.silent()  # the leader's word alone, which may lie
+    there = ready_of(run.head, "PC", hash_of("agreed"))
+    astray >> astray.beacon("PC", state="ready", ready=there)
     astray >> astray.says("PB", say.accept(run, FIRST, value))
     astray << "fetch state -1 from PB"
     astray.silent()
