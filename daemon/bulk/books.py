@@ -29,7 +29,7 @@ class Books:
         self.left = bytearray(len(plan.chunks))  # this host's part of the chunk has gone to the next member
         self.resulted = bytearray(len(plan.chunks))  # its result has come, or is about to be put into its place
         self.moved_bytes = self.received_bytes = self.sent_bytes = 0
-        self.chunk_at = now_s()  # when one came last
+        self.chunk_at = now_s()  # when one came last, or some of one
         self._arrivals, self._departures = sum(plan.arrivals.values()), sum(plan.departures.values())
 
     def meet(self, neighbours: dict[str, Neighbour]) -> None:

@@ -22,7 +22,7 @@ from intellectd.daemon.bulk.departures import Departures
 from intellectd.daemon.bulk.errors import DeadlinePassed, Failure, NeighbourAborted, Stopped, WireError, failure_of
 from intellectd.daemon.bulk.frames import Header, Kind
 from intellectd.daemon.bulk.interface import LinkSeen
-from intellectd.daemon.bulk.limits import PEER_ID_BYTES_MAX, PROGRESS_EACH_CHUNKS_MAX, SETTLE_S, WATCH_S
+from intellectd.daemon.bulk.limits import HELD_STALLS, PEER_ID_BYTES_MAX, PROGRESS_EACH_CHUNKS_MAX, SETTLE_S, WATCH_S
 from intellectd.daemon.bulk.neighbour import Neighbour, is_older
 from intellectd.daemon.bulk.transfer import Transfer
 
@@ -107,10 +107,11 @@ class Collective:
     def _meet(self) -> None:
         plan, now = self.plan, now_s()
         bits = -(-2 * len(plan.chunks) // 8)
+        patience_s = self.transfer.stall_s * (HELD_STALLS if plan.program.holds else 1)
         found: dict[str, Neighbour] = {}
         for number in plan.neighbours:
             peer = plan.members[number]
-            channel = self._channels.need(peer, self.transfer.stall_s)
+            channel = self._channels.need(peer, patience_s)
             owed, owe = plan.arrivals.get(number, 0), plan.departures.get(number, 0)
             found[peer] = Neighbour(number, peer, owed, owe, channel, now, bytearray(bits))
         early = dict(self._table.parked(self))
@@ -305,9 +306,11 @@ class Collective:
         return bool(self._books.neighbours)
 
     def on_bytes(self, peer: str) -> None:
-        neighbour = self._books.neighbours.get(peer)
+        """Of a chunk that is wanted: of many on a slow line none may be whole for long."""
+        neighbour, now = self._books.neighbours.get(peer), now_s()
         if neighbour is not None:
-            neighbour.heard(now_s())
+            neighbour.heard(now)
+            self._books.chunk_at = now
 
     def on_lost(self, peer: str, reason: str, refused: bool) -> None:
         neighbour = self._books.neighbours.get(peer)

@@ -148,6 +148,9 @@ class Departures:
                 parcel.way = Way.FILLED
         return True
 
+    def moved(self, parcel: Parcel) -> None:
+        parcel.to.moved_at = now_s()
+
     def sent(self, parcel: Parcel) -> None:
         books = self._books
         with books.changed:

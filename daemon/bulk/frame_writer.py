@@ -6,11 +6,12 @@ wait. Refuses to know queues and what is in a frame.
 
 import select
 import socket
+from collections.abc import Callable
 
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.errors import LinkLost, LinkSilent
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind, Outgoing, encode_header
-from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX
+from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX, ON_BYTES_EVERY
 from intellectd.daemon.bulk.outbox import Control
 from intellectd.daemon.bulk.pace import SharedBucket
 from intellectd.daemon.bulk.sealed import TAG_BYTES, Cipher
@@ -43,7 +44,7 @@ class FrameWriter:
             return False
         if not self._size:
             raise RuntimeError("a chunk that was not sealed")
-        self._write(self._size, self._pace)
+        self._write(self._size, self._pace, item.moved)
         item.sent()
         return True
 
@@ -81,8 +82,8 @@ class FrameWriter:
         self._cipher.seal(self._header, payload, buffer[HEADER_BYTES:size])
         self._size = size
 
-    def _write(self, size: int, pace: SharedBucket | None) -> None:
-        done, send, left = 0, self._socket.send, self._buffer[:size]
+    def _write(self, size: int, pace: SharedBucket | None, moved: Callable[[], None] | None = None) -> None:
+        done, told, send, left = 0, 0, self._socket.send, self._buffer[:size]
         most = size if pace is None else pace.piece_bytes
         while done < size:
             try:
@@ -93,6 +94,9 @@ class FrameWriter:
             except OSError as error:
                 raise LinkLost(error.strerror or str(error)) from None
             done += count
+            if moved is not None and size > done >= told + ON_BYTES_EVERY:
+                told = done
+                moved()
             if pace is not None and (pause_s := pace.take(count)):
                 self.paced_s += pause_s
                 self._stop.wait(pause_s)

@@ -80,8 +80,8 @@ def decode_header(raw: bytes | bytearray | memoryview) -> Header:
 
 
 class Outgoing(Protocol):
-    """A chunk on its way to a peer. The wire that takes it calls `fill` once, then, if that said True, `sent` once;
-    a wire that breaks in between calls neither, and says so by Handler.on_lost."""
+    """A chunk on its way to a peer. The wire that takes it calls `fill` once, then, if that said True, `moved` now and
+    then and `sent` once; a wire that breaks in between calls none of them, and says so by Handler.on_lost."""
 
     @property
     def header(self) -> Header:
@@ -93,6 +93,10 @@ class Outgoing(Protocol):
         encrypted into the wire's own buffer and no longer needed. False: the transfer is over, nothing is sent.
         `room`: the payload's place in that buffer, of its exact length. What has to be made first may be made there,
         and `seal(room)` encrypts it where it is."""
+        ...
+
+    def moved(self) -> None:
+        """Some of it has been given to the socket, 64 KiB or more since the last time: many wires share a slow line."""
         ...
 
     def sent(self) -> None:

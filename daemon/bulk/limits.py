@@ -81,6 +81,10 @@ HEARTBEATS_PER_STALL = 4
 STARVED_STALLS = 3
 STUCK_STALLS = 2  # alive, and takes nothing: seen by its neighbour before those behind it starve
 
+# A wire whose reader holds a chunk until others' have come takes nothing meanwhile, and is not to be given up: in each
+# stall_s one comes at least, or the collective is about to starve, and all other wires may hold one that goes before.
+HELD_STALLS = 24  # STREAMS_MAX
+
 # What is on a wire that fell behind goes again on another after so long without a byte from that neighbour: longer than
 # a round trip of any link that is of use, far shorter than what a collapsed window takes to open.
 NUDGE_S = 0.5
@@ -160,5 +164,6 @@ CLOSE_S = 5.0  # all threads together; they leave within GOODBYE_S unless one is
 ACCEPT_PAUSE_S = 0.2  # when accept() fails (out of file descriptors): do not spin
 LISTEN_BACKLOG = 128
 
+assert HELD_STALLS >= STREAMS_MAX
 assert PARKED_S < HANDSHAKE_S
 assert SERVES_PER_PEER_MAX < SERVES_MAX

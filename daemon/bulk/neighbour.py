@@ -32,6 +32,8 @@ def is_older(epoch: int, than: int | None) -> bool:
 class Sends(Protocol):
     def fill(self, parcel: "Parcel", seal: Callable[[memoryview], None], room: memoryview) -> bool: ...
 
+    def moved(self, parcel: "Parcel") -> None: ...
+
     def sent(self, parcel: "Parcel") -> None: ...
 
 
@@ -65,6 +67,9 @@ class Parcel:
 
     def fill(self, seal: Callable[[memoryview], None], room: memoryview) -> bool:
         return self._collective.fill(self, seal, room)
+
+    def moved(self) -> None:
+        self._collective.moved(self)
 
     def sent(self) -> None:
         self._collective.sent(self)

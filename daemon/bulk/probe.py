@@ -66,6 +66,8 @@ class _Piece:
         seal(NOTHING)
         return True
 
+    def moved(self) -> None: ...
+
     def sent(self) -> None:
         """Given to the socket is not arrived."""
 

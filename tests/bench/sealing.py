@@ -53,6 +53,8 @@ class Chunk:
         seal(self._data)
         return True
 
+    def moved(self) -> None: ...
+
     def sent(self) -> None:
         self._left.release()
 

@@ -45,6 +45,8 @@ class Piece:
         self.filled.set()
         return True
 
+    def moved(self) -> None: ...
+
     def sent(self) -> None:
         self.done.set()
 

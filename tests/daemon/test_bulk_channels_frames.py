@@ -1,15 +1,21 @@
 """daemon/bulk/frames.py: what is written is read back, and any other bytes give WireError. SPEC D3, D4."""
 
+import socket
 import struct
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from intellectd.daemon.bulk.bell import Stop
 from intellectd.daemon.bulk.errors import WireError
+from intellectd.daemon.bulk.frame_writer import FrameWriter
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind, decode_header, encode_header
-from intellectd.daemon.bulk.limits import CONTROL_BYTES_MAX, FRAME_BYTES_MAX
-from intellectd.daemon.bulk.sealed import TAG_BYTES, AesGcm, derive_keys
+from intellectd.daemon.bulk.limits import CONTROL_BYTES_MAX, FRAME_BYTES_MAX, ON_BYTES_EVERY
+from intellectd.daemon.bulk.sealed import TAG_BYTES, AesGcm, Clear, derive_keys
+from tests.daemon.bulk_swarm import read_exactly
+from tests.daemon.channel_hosts import WAIT_S, Piece
 
 FROM_DIALLER = "0c1835a45f5370c152c24cf3102b402e987c6628caa6c248a6f64294834596d3"
 WIRE_ID = "cd9d8d4b9490cb1e"
@@ -90,3 +96,28 @@ def test_keys_and_frames_have_the_bytes_that_the_rules_give_them() -> None:
     cipher.seal(header, payload, memoryview(sealed))
     assert header.hex() == "0201000200000003000000000000000400000007" + "00000000"
     assert sealed.hex() == SEALED
+
+
+def test_a_chunk_says_on_its_way_that_it_moves() -> None:
+    """Long before it is gone: nobody is silent who takes it slowly."""
+    here, there = socket.socketpair()
+    here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ON_BYTES_EVERY)  # the kernel takes twice that at once
+    here.setblocking(False)
+    payload, moves = bytes(2**20), list[str]()
+
+    class Moving(Piece):
+        def moved(self) -> None:
+            moves.append("moved")
+
+        def sent(self) -> None:
+            moves.append("sent")
+
+    writer = FrameWriter(here, Stop(), Clear(), None)
+    writer.stall_s = WAIT_S
+    drain = threading.Thread(target=read_exactly, args=(there, HEADER_BYTES + len(payload)))
+    drain.start()
+    assert writer.write_chunk(Moving(Header(Kind.CHUNK, transfer=1, length=len(payload)), payload))
+    drain.join()
+    here.close(), there.close()
+    assert moves[0] == "moved" and moves[-1] == "sent"
+    assert moves.count("sent") == 1 and len(moves) <= 1 + len(payload) // ON_BYTES_EVERY

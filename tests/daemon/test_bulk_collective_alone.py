@@ -13,7 +13,8 @@ from intellectd.daemon.bulk.collective_plan import plan_of
 from intellectd.daemon.bulk.departures import Departures
 from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import Header, Kind
-from intellectd.daemon.bulk.limits import GATHERED_MAX
+from intellectd.daemon.bulk.interface import TransferFailed
+from intellectd.daemon.bulk.limits import GATHERED_MAX, HELD_STALLS
 from intellectd.daemon.bulk.neighbour import Neighbour, item
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.kernels import ops
@@ -130,9 +131,11 @@ class Channels:
 
     def __init__(self) -> None:
         self.needed: list[str] = []
+        self.patience: dict[str, float] = {}
 
-    def need(self, peer: str, _stall_s: float) -> NoChannel:
+    def need(self, peer: str, stall_s: float) -> NoChannel:
         self.needed.append(peer)
+        self.patience[peer] = stall_s
         return NoChannel(0 if peer == "c" else 1000)
 
     def release(self, peer: str) -> None:
@@ -153,11 +156,37 @@ class Table:
     def leave(self, _collective: Collective) -> None: ...
 
 
-def test_who_takes_no_words_is_to_blame_and_not_the_host_that_has_some_for_it() -> None:
-    case = Case(("a", "b", "c"), "fp32", 3 * GROUP)
+def run(case: Case) -> tuple[Collective, Channels, TransferFailed]:
+    """Of b's half, which ends as soon as c takes no words."""
     plan, job, events, channels = plan_of(case.job("b"), "b"), case.job("b"), Events(), Channels()
     transfer = Transfer(transfer_id(case.name), 10.0, 60.0, events)
-    Collective(plan, Buffers(plan, job.own, job.out), transfer, channels, Table(), EPOCH).run()
-    end = events.failed()
+    collective = Collective(plan, Buffers(plan, job.own, job.out), transfer, channels, Table(), EPOCH)
+    collective.run()
+    return collective, channels, events.failed()
+
+
+def test_who_takes_no_words_is_to_blame_and_not_the_host_that_has_some_for_it() -> None:
+    _collective, channels, end = run(Case(("a", "b", "c"), "fp32", 3 * GROUP))
     assert (end.suspect, end.silent) == ("c", True) and "control frames wait" in end.reason
     assert channels.needed == []
+
+
+@pytest.mark.parametrize(("schedule", "stalls"), [("ring", 1), ("direct", HELD_STALLS)])
+def test_a_wire_whose_reader_may_hold_chunks_for_others_is_not_given_up_in_one_stall(
+    schedule: str, stalls: int
+) -> None:
+    """One slow member among many wires: each of them takes something seldom, and nobody is at fault."""
+    _collective, channels, _end = run(Case(("a", "b", "c"), "fp32", 3 * GROUP, schedule=schedule))
+    assert channels.patience == dict.fromkeys("ac", 10.0 * stalls)
+
+
+def test_some_of_a_chunk_that_comes_or_goes_is_something() -> None:
+    """Where many wires share a slow line none of their chunks is whole for long."""
+    collective, _channels, _end = run(Case(("a", "b", "c"), "fp32", 3 * GROUP))
+    books = collective._books
+    a, c = books.neighbours["a"], books.neighbours["c"]
+    books.chunk_at = a.heard_at = c.moved_at = 0.0
+    collective.on_bytes("a")
+    assert books.chunk_at > 0.0 and a.heard_at > 0.0
+    next(iter(c.parcels.values())).moved()
+    assert c.moved_at > 0.0

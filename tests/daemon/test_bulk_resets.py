@@ -27,6 +27,9 @@ class Sends:
     def fill(self, *_what: object) -> bool:
         raise AssertionError
 
+    def moved(self, *_what: object) -> None:
+        raise AssertionError
+
     def sent(self, *_what: object) -> None:
         raise AssertionError
 
