@@ -63,6 +63,7 @@ def open_run(path: Path, identity: Identity, retention: Retention = KEEP_FEW) ->
         state = OuterState(layout_of(manifest))
         applied, digest = _load_state(store, manifest, state, entries)
         store.prune()
+        store.forget_arrived(applied)
         return Opened(
             path.name,
             store,

@@ -18,6 +18,7 @@ from intellectd.daemon.store.arriving import Arriving
 from intellectd.daemon.store.asked import Asked
 from intellectd.daemon.store.budget import KEEP_FEW, Retention
 from intellectd.daemon.store.frame_file import CorruptFile, FrameFile
+from intellectd.daemon.store.incoming import Incoming
 from intellectd.daemon.store.residuals import Residuals
 from intellectd.daemon.store.snapshot import State, check_room, free_bytes, part_of, snapshot_bytes
 from intellectd.daemon.store.snapshot_writer import SnapshotWriter, write_snapshot
@@ -303,6 +304,15 @@ class RunStore:
                 theta, momentum = part_of(path, "theta"), part_of(path, "momentum")
                 self._leaves = key, b"".join(state_leaves(theta, momentum, LEAVES_THREADS))
             return self._leaves[1]
+
+    def forget_arrived(self, applied: int) -> None:
+        """What came of a state that leads no further than the one that is here. Raises StorageError."""
+        folder = self.path / INCOMING_NAME
+        begun = Incoming.begun_in(folder)
+        if applied >= -1 and folder.is_dir() and (begun is None or begun[0] <= max(0, applied)):
+            with storage_errors(folder):
+                for left in sorted(folder.iterdir()):
+                    left.unlink()
 
     # ---- retention
 

@@ -12,7 +12,8 @@ from intellectd.daemon.runs.examine import examine
 from intellectd.daemon.runs.opening import open_run
 from intellectd.daemon.store import log_files
 from intellectd.daemon.store.frame_file import CorruptFile, Frames
-from intellectd.daemon.store.run_store import VOTES_KEPT_MAX, RunStore
+from intellectd.daemon.store.incoming import Incoming
+from intellectd.daemon.store.run_store import INCOMING_NAME, VOTES_KEPT_MAX, RunStore
 from intellectd.daemon.store.snapshot import State
 from intellectd.kernels.digest import state_digest, update_root
 from intellectd.protocol.branch import branch_bytes, branch_record
@@ -24,9 +25,11 @@ from intellectd.protocol.run_id import run_key
 from intellectd.protocol.seat import NO_BALLOT
 from tests.daemon.ram import ram_path
 from tests.daemon.shell_made import ROUNDS, copy_run
+from tests.daemon.shell_trainer import LAYOUT
 from tests.daemon.shell_world import digest_of
 
 __all__ = ["ram_path"]
+ELEMENTS = LAYOUT.elements
 OURS = Identity.generate()  # whose log it is does not matter to the checks
 
 
@@ -132,6 +135,19 @@ def test_what_a_crash_left_half_written_is_removed(folder: Path) -> None:
         (folder / name).write_bytes(b"half")
     RunStore(folder).close()
     assert [path for path in folder.rglob(".*")] == []
+
+
+@pytest.mark.parametrize(("round_", "stays"), [(4, False), (8, False), (12, True)])
+def test_of_a_state_that_leads_no_further_nothing_is_kept(round_: int, stays: bool, folder: Path) -> None:
+    """It was begun and then not needed: the updates were here sooner. It has the size of a state."""
+    incoming = Incoming(folder / INCOMING_NAME, ELEMENTS, round_, bytes(32))
+    incoming.prove(0)
+    incoming.sync()
+    opened = open_run(folder, OURS)
+    assert opened.applied == 8 and opened.state.layout.elements == ELEMENTS
+    assert Incoming.lies_in(folder / INCOMING_NAME, round_, bytes(32)) == stays
+    assert any((folder / INCOMING_NAME).iterdir()) == stays
+    opened.store.close()
 
 
 def test_retention_keeps_what_a_provable_catch_up_needs(folder: Path) -> None:
