@@ -103,6 +103,11 @@ class Metrics:
     def mfu(self, run: str, share: float) -> None:
         self._mfu.labels(run).set(share)
 
+    def trainer_gone(self, run: str) -> None:
+        """Nothing computes: what it made of the device must not stand there as if something did."""
+        for gauge in (self._grad_norm, self._mfu):
+            gauge.remove(run)
+
     def heldout_loss(self, run: str, loss: float) -> None:
         self._heldout_loss.labels(run).set(loss)
 

@@ -238,6 +238,10 @@ class Journal:
             self.train_loss = line.loss
             self._metrics.train_loss(self.run_name, line.loss)
 
+    def trainer_gone(self) -> None:
+        self._metrics.trainer_gone(self.run_name)
+        self.phase("idle")
+
     def _count_training(self, round_: int, tokens: int, steps: int) -> None:
         """Both are of the round so far: a counter that moved only at its end would show no rate in between."""
         if round_ != self._counted[0]:

@@ -250,7 +250,7 @@ class RunService:
             case trainer_events.TrainerAttached():
                 log.info("a trainer is attached", run=name, pid=event.pid)
             case trainer_events.TrainerDetached():
-                journal.phase("idle")
+                journal.trainer_gone()
             case trainer_events.TrainerReady():
                 journal.trained(event)
                 self.post(ev.TrainerReady(event.round, event.tokens, event.steps))

@@ -117,6 +117,22 @@ async def test_a_joiner_without_a_trainer_is_told_to_start_one(autojump_clock: C
         assert status["warnings"] == []
 
 
+async def test_without_a_trainer_nothing_is_told_of_what_it_makes_of_the_device(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=400)
+        await host.wait("round=2")
+        of_trainer = {'intellectd_mfu_ratio{run="shell"}', 'intellectd_grad_norm{run="shell"}'}
+        assert of_trainer <= (await samples(host)).keys()
+        assert host.trainer is not None
+        await host.trainer.end()
+        await host.until(lambda run: run["trainer"] == "absent")
+        told = await samples(host)
+        assert told['intellectd_trainer_attached{run="shell"}'] == 0 and not of_trainer & told.keys()
+        host.trainer.serve(world.nursery, host.config.socket)
+        await host.wait("round=4")
+        assert of_trainer <= (await samples(host)).keys()
+
+
 async def test_a_restart_keeps_the_losses_and_the_pace(autojump_clock: Clock) -> None:
     async with shell() as world:
         _, (host,) = await swarm(world, "a", rounds=3)
@@ -194,6 +210,7 @@ async def test_the_metrics_of_a_catch_up(autojump_clock: Clock) -> None:
     async with shell() as world:
         run_id, hosts = await swarm(world, "ab", rounds=12)
         await hosts[0].wait("round=6")
+        training = await samples(hosts[0])
         late = await world.host("late", hosts[0])
         await late.ask("join", run_id=run_id, peers=[hosts[0].address])
         await late.wait("synced")
@@ -214,7 +231,7 @@ async def test_the_metrics_of_a_catch_up(autojump_clock: Clock) -> None:
         assert seen["intellectd_dht_routing_table_peers"] == 2
         assert seen['intellectd_network_bytes_total{direction="in",protocol="control"}'] > 0
         assert seen['intellectd_allreduce_failures_total{reason="silent",run="shell"}'] == 0
-        exported = [sample.partition("{")[0] for one in (seen, *told) for sample in one]
+        exported = [sample.partition("{")[0] for one in (training, seen, *told) for sample in one]
         lacking = {name for name in dashboard_metrics() if name not in exported}
         assert lacking == {  # the hosts here share a process: no link is measured, and none is planned by or apart
             "intellectd_allreduce_planned_seconds",
