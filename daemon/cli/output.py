@@ -55,9 +55,13 @@ def write_json(answer: Mapping[str, Any]) -> None:
 
 def complain(message: str, hint: str = "") -> None:
     """What was wrong, then what to do next."""
-    write_error(f"{paint('intellectd:', 'red', sys.stderr)} {message}")
+    write_error(f"{paint('intellectd:', 'red', sys.stderr)} {_lines(message)}")
     if hint:
-        write_error(f"  {hint}")
+        write_error(f"  {_lines(hint)}")
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 class ProgressLine:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from intellectd.daemon.cli import completion
-from intellectd.daemon.cli.main import main
+from intellectd.daemon.cli.main import _tell, main
 from intellectd.daemon.cli.parser import build_parser
 from intellectd.daemon.config import SETTINGS
 from intellectd.daemon.errors import OperatorError
@@ -34,7 +34,7 @@ def usage_error(words: list[str], capsys: Capture) -> str:
 def test_nothing_heavy_is_imported(words: list[str], tmp_path: Path) -> None:
     program = f"""
 import sys
-from intellectd.daemon.cli.main import main
+from intellectd.daemon.cli.main import _tell, main
 try:
     main(sys.argv[1:])
 except SystemExit:
@@ -76,6 +76,13 @@ def test_a_dead_daemons_socket_is_no_daemon(tmp_path: Path, capsys: Capture) -> 
         dead.bind(str(path))
     assert main(["--socket", str(path), "status"]) == 3
     assert "no daemon is running" in capsys.readouterr().err
+
+
+def test_what_a_stranger_said_does_not_drive_the_terminal(capsys: Capture) -> None:
+    """A refusal repeats what a peer answered to the daemon. Its lines stay lines: that of a nested error has some."""
+    error = OperatorError("12D3: \x1b[2Jno such run\x07\n  ask another", "hint\r\x1b]0;gone\x07")
+    assert _tell(error, as_json=False) == 1
+    assert capsys.readouterr().err == "intellectd: 12D3: �[2Jno such run�\n  ask another\n  hint��]0;gone�\n"
 
 
 @pytest.mark.parametrize(
