@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio.testing
 
+from intellectd.daemon.runs import leaving, registry
 from intellectd.daemon.runs.pinning import read_pin, write_pin
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.store.log_files import LEFT_NAME
@@ -80,8 +81,16 @@ async def test_a_joiner_with_the_right_history_is_as_quick_as_any(autojump_clock
         assert read_pin(world.service(late).store.path) == bytes.fromhex(wanted)
 
 
-async def test_a_pin_for_a_run_that_this_host_is_in(autojump_clock: Clock) -> None:
-    """What lies here has the record, or it is said; leaving and joining again makes the host begin anew."""
+async def test_a_pin_for_a_run_that_this_host_is_in(autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies here has the record, or it is said; leaving and joining again makes the host begin anew. The folder
+    comes back with the pin in it: a crash between the two would have the next start follow any history."""
+    pinned: list[bytes | None] = []
+
+    def take_up(aside: Path, target: Path) -> None:
+        leaving.take_up(aside, target)
+        pinned.append(read_pin(target))
+
+    monkeypatch.setattr(registry, "take_up", take_up)
     async with shell() as world:
         run_id, hosts = await swarm(world, "ab", rounds=40)
         await hosts[0].wait("round=3")
@@ -94,6 +103,7 @@ async def test_a_pin_for_a_run_that_this_host_is_in(autojump_clock: Clock) -> No
         await hosts[1].ask("join", **given, head=record_of(world, hosts[1], 1))
         await hosts[1].ask("leave", run_id=run_id)
         await hosts[1].ask("join", **given, head=NOWHERE)
+        assert pinned == [bytes.fromhex(NOWHERE)]
         status = await hosts[1].until(lambda run: "is shown here" in run["reason"])
         assert status["state"] == "joining"
         await hosts[0].wait("round=8")
