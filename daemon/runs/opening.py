@@ -45,6 +45,7 @@ class Opened:
     incarnation: int
     history: History
     pin: bytes | None  # the record that this host's history must contain
+    written_at: float | None  # of the state that is loaded, seconds since 1970
 
 
 def open_run(path: Path, identity: Identity, retention: Retention = KEEP_FEW) -> Opened:
@@ -79,6 +80,7 @@ def open_run(path: Path, identity: Identity, retention: Retention = KEEP_FEW) ->
             store.next_incarnation(int(time.time() * 1000)),
             load_history(path),
             read_pin(path),
+            store.snapshot_path(applied).stat().st_mtime if applied != NO_STATE else None,
         )
     except BaseException:
         store.close()

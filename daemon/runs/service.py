@@ -56,6 +56,8 @@ class RunService:
         self.journal = Journal(self.config.name, host.metrics, self.config.outer.codec)
         self.journal.recall(opened.history)
         self.journal.restore(opened.entries)
+        if opened.written_at is not None:
+            host.metrics.snapshot_written(self.config.name, max(0, opened.applied), opened.written_at)
         self._history = HistoryKeeper(self.store.path, host.runner, lambda: self.journal.history)
         self.journal.on_news = self._history.changed
         self.compute = Compute(host.runner)

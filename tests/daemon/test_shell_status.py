@@ -144,7 +144,12 @@ async def test_a_restart_keeps_the_losses_and_the_pace(autojump_clock: Clock) ->
         host.trainer = None
         await host.start()
         assert {key: (await host.status())[key] for key in kept} == before
-        assert (await samples(host))['intellectd_heldout_loss{run="shell"}'] == before["loss"]
+        told = await samples(host)
+        assert told['intellectd_heldout_loss{run="shell"}'] == before["loss"]
+        # Else a disk that takes no state any more would be told of by nothing after a restart.
+        assert told['intellectd_checkpoint_outer_step{run="shell"}'] == 0
+        (newest,) = (host.state / "runs").glob("*/snapshots/*")
+        assert told['intellectd_checkpoint_last_success_timestamp_seconds{run="shell"}'] == newest.stat().st_mtime
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"losses": {"a": 1}}', '{"losses": {"1": NaN}}', "[" * 9999])
