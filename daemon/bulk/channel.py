@@ -104,6 +104,11 @@ class Channel:
         with self._changed:
             return list(self._wires.values())
 
+    @property
+    def at_work(self) -> list[Wire]:
+        """Those that stand and take no leave, the newest last."""
+        return [wire for wire in self.wires if not wire.is_retiring()]
+
     def counters(self) -> TcpCounters | None:
         """Of the wires that stand; None where there are none, or the kernel does not tell."""
         found = [counters for wire in self.wires if (counters := wire.counters()) is not None]

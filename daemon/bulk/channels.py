@@ -275,9 +275,18 @@ class Channels:
             return
         unneeded = [other for other in channels if other.wires and not other.is_needed and other is not channel]
         if not unneeded:
-            raise LinkLost(f"this host has {WIRES_MAX} connections of channels, all of which are needed")
+            self._spare_one(channel, channels)
+            return
         for wire in min(unneeded, key=lambda other: other.used_s).wires[:STREAMS_MAX]:
             wire.end(LinkLost("its place was needed for another peer"))
+
+    def _spare_one(self, channel: Channel, channels: list[Channel]) -> None:
+        """All are needed: one that has none goes before another's many, which may stand since a transfer with fewer
+        peers. Raises LinkLost."""
+        most = max(channels, key=lambda other: len(other.at_work))
+        if not channel.is_needed or channel.at_work or len(most.at_work) < 2:
+            raise LinkLost(f"this host has {WIRES_MAX} connections of channels, all of which are needed")
+        most.at_work[-1].retire()
 
     def _all_ended(self, timeout_s: float) -> bool:
         until = now_s() + timeout_s

@@ -178,6 +178,29 @@ def test_wires_are_bounded_over_all_peers_and_those_that_nobody_needs_go_first(m
             said.discard(a.diary.next("lost", "found"))
 
 
+@pytest.mark.parametrize("dialler", ["a", "c"])
+def test_a_needed_channel_without_a_wire_goes_before_anothers_many(
+    monkeypatch: pytest.MonkeyPatch, dialler: str
+) -> None:
+    """A ring of two neighbours leaves each with many; the next transfer has more neighbours than places are left."""
+    with hosts("a", "b", "c") as (a, b, c):
+        monkeypatch.setattr("intellectd.daemon.bulk.channels.WIRES_MAX", 3)
+        monkeypatch.setattr("intellectd.daemon.bulk.channel.DIAL_PATIENCE_S", 0.0)
+        want_wires(a, "b", 3)
+        channel = a.channels.need("b", STALL_S)
+        eventually(lambda: a.wires("b") == b.wires("a") == 3)
+        if dialler == "c":
+            a.know(b, c=Endpoint("", c.endpoint.certificate))
+        a.channels.need("c", STALL_S)
+        if dialler == "c":
+            c.channels.need("a", STALL_S)
+        eventually(lambda: a.wires("c") == c.wires("a") == 1)
+        eventually(lambda: a.wires("b") == b.wires("a") == 2)
+        channel.send(piece(b"still there"))
+        b.diary.await_chunks(1)
+        assert not [word for host in (a, b, c) for word in host.diary.words.queue if word[0] == "lost"]
+
+
 def test_control_frames_go_before_all_chunks_and_what_is_dropped_is_not_sent() -> None:
     with hosts("a", "b") as (a, b):
         channel = a.channels._channel("b")  # nobody needs it yet, so no wire stands
