@@ -116,6 +116,7 @@ class Leader:
         `known` to stand as they did then, and either all are `here` and no neighbours `parted`, or a majority of them
         holds the result."""
         best: Collective | None = None
+        there = dict.fromkeys(here)
         for promise in self.promises.values():
             done = promise.completed
             if done is None or misfit(done, allowed(self._head.config.outer)):
@@ -124,7 +125,7 @@ class Leader:
             stand = [Member(p, known[p].tokens, known[p].delta_root) for p in peers if p in known]
             same = done.members == weighed(stand, self._head.warming)
             holders = [v for v, p in self.promises.items() if p.completed == done]
-            reached = is_majority(peers, holders) or (all(peer in here for peer in peers) and not parted(done))
+            reached = is_majority(peers, holders) or (all(peer in there for peer in peers) and not parted(done))
             unique = len(dict.fromkeys(peers)) == len(peers)
             if same and reached and unique and (best is None or len(done.members) > len(best.members)):
                 best = done

@@ -294,7 +294,7 @@ class Node(Keeper):
 
     def _sent(self, out: list[Out], now: float) -> list[Effect]:
         effects: list[Effect] = []
-        queue, said, data = list(out), None, b""
+        queue, said, data = self.relaying.untangled(out, now), None, b""
         spread: AnyMessage | None = None
         inner = b""
         while queue:

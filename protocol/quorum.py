@@ -21,7 +21,8 @@ def is_quorum(voters: Sequence[str], present: Collection[str]) -> bool:
 
 def is_majority(members: Sequence[str], present: Collection[str]) -> bool:
     """Strictly more than half of `members`."""
-    return 2 * sum(1 for member in members if member in present) > len(members)
+    there = dict.fromkeys(present) if isinstance(present, list) and len(present) > FEW else present
+    return 2 * sum(1 for member in members if member in there) > len(members)
 
 
 @dataclass(frozen=True)

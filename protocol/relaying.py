@@ -4,11 +4,12 @@ Owns who was heard directly, and the budgets. A member that both can reach carri
 both directions. Refuses to know what an envelope says, beyond whose it is.
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
-from intellectd.protocol.effects import Out, PeerFault, To
+from intellectd.protocol.effects import Out, PeerFault, Through, To
 from intellectd.protocol.ids import At
 from intellectd.protocol.inbox import receive
 from intellectd.protocol.membership import Membership
@@ -43,6 +44,14 @@ class Relaying:
         return now - self._news[peer] <= limits.RELAY_NEWS_S_MAX and heard_s >= self._context.config.timers.suspect_s
 
     # ---- what is passed on
+
+    def untangled(self, out: Sequence[Out], now: float) -> list[Out]:
+        """What is to go through somebody unheard goes to each directly: a relay carries no spread (W11)."""
+        plain: list[Out] = []
+        for item in out:
+            through = isinstance(item, Through) and self.unheard(item.via, now)
+            plain += [To(peer, item.message) for peer in item.to] if isinstance(item, Through) and through else [item]
+        return plain
 
     def around(self, peer: str, data: bytes, now: float) -> list[To]:
         """The same envelope once more, by way of a member that we do hear."""

@@ -223,7 +223,7 @@ class Round:
         self.parts.rightful(sender, message.ballot)
         if self.parts.attempts.far_fetched(message.ballot):
             return [self._not_heeded(sender, message.ballot)]
-        if not self.parts.acceptor.votes or self.decided is not None:
+        if not self.parts.acceptor.votes or self.decided is not None or self.finished:
             return []
         refused = self.voting.on_accept(message)
         if refused:

@@ -48,3 +48,22 @@ def test_of_two_the_junior_one_is_enough_for_nothing() -> None:
     assert reach(["PA", "PB"], ["PA"]).quorum
     alone = reach(["PA", "PB"], ["PB", "PX"])
     assert (alone.quorum, alone.missing, alone.voters) == (False, ("PA",), ("PA", "PB"))
+
+
+class Listed(list[str]):
+    """Counts how often it is searched."""
+
+    searched = 0
+
+    def __contains__(self, item: object) -> bool:
+        Listed.searched += 1
+        return super().__contains__(item)
+
+
+def test_a_list_of_very_many_is_not_searched_for_each_of_them() -> None:
+    """SPEC W3: of a thousand members' results each is counted, and a search each time would be a thousand million."""
+    members = [f"P{number}" for number in range(1000)]
+    for judge in (is_majority, is_quorum):
+        Listed.searched = 0
+        assert judge(members, Listed(members[:501])) and not judge(members, Listed(members[1:500]))
+        assert Listed.searched == 0

@@ -4,9 +4,11 @@ from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import limits
 from intellectd.protocol import messages as m
+from intellectd.protocol.context import leader_order
 from intellectd.protocol.ids import Ballot
-from tests.protocol.history import RUN, History
-from tests.protocol.playbook import Host
+from tests.protocol.history import RUN, History, ready_of
+from tests.protocol.playbook import Host, opened
+from tests.sim.scenario import name_of
 from tests.sim.tags import TagCrypto
 
 
@@ -81,6 +83,40 @@ def test_what_arrives_counts_as_its_authors() -> None:
     forged = m.seal(RUN, "PA", prepare(pc, "PA"), TagCrypto("PB"))
     (fault,) = [e for e in pc.node.handle(pc.says("PB", m.Relay("PC", forged)), pc.now) if isinstance(e, ef.PeerFault)]
     assert fault.peer == "PB"
+
+
+def test_a_plan_for_many_goes_by_voters_that_are_heard_directly() -> None:
+    """SPEC W11, W8: `spread` is not relayed; whoever passed on one in a relay would blame its author."""
+    names = [name_of(number) for number in range(40)]
+    run = History()
+    run.opening(*names)
+    first = leader_order(run.head.voters, run.head.hash)[0]
+    pa = Host(run, peer=first).work()
+    guides = [pa.node.membership.audience.near(peer)[0] for peer in names if peer not in run.head.voters]
+    hidden, way = [voter for voter in run.head.voters if voter in guides and voter != first][:2]
+
+    def hear(**fields: object) -> None:
+        for peer in names:
+            ready = ready_of(run.head, peer, run.state) if fields else None
+            beacon = pa.beacon(peer, ready=ready, **fields)
+            if peer != first:
+                pa.told(pa.says(way, m.Relay(first, beacon.data)) if peer == hidden else beacon)
+
+    for _ in range(5):
+        hear()
+        pa.told(pa.after(4.0))
+    hear(state="ready")
+    pa.told(pa.after(limits.LOOK_S + 0.01)).skip()
+    assert pa.node.relaying.unheard(hidden, pa.now) and pa.node.round.parts.members.alive(hidden, pa.now)
+    said = m.Promise(run.head.at, Ballot(0, first), run.state, None, None, None, [])
+    pa.told(pa.says(way, m.Relay(first, sealed(hidden, said))))
+    pa.told(*(pa.says(v, said) for v in run.head.voters if v not in (first, hidden)))
+    sent = [(e.peer, opened(e)) for e in pa.skip() if isinstance(e, ef.Send)]
+    spread = {peer: message.to for peer, message in sent if isinstance(message, m.Spread)}
+    passed = [opened(ef.Send("", message.envelope)) for _, message in sent if isinstance(message, m.Relay)]
+    assert spread and not any(isinstance(message, m.Spread) for message in passed)
+    told = [peer for peer, message in sent if isinstance(message, m.Plan)]
+    assert hidden in told and sorted([first, *told, *(p for to in spread.values() for p in to)]) == sorted(names)
 
 
 def test_nobody_is_carried_for_without_end() -> None:

@@ -2,6 +2,7 @@
 
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
+from intellectd.protocol.context import leader_order
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot, hash_of
 from intellectd.protocol.records import Collective
@@ -78,6 +79,20 @@ def test_a_higher_ballot_is_refused_while_the_attempt_moves() -> None:
     pa.told(pa.after(6), pa.beacon("PB"), pa.beacon("PC"), pa.after(5)).skip()
     pa >> pa.says("PC", say.prepare(run, SECOND))
     pa << "on disk: promised 1.PC" << "to PC: promise 1.PC"
+
+
+def test_after_the_last_round_it_neither_promises_nor_votes() -> None:
+    """SPEC A14: whoever asks for more."""
+    run = swarm("PB", "PA", "PC", config=run_config(until=1))
+    run.round("PB", "PA", "PC")
+    pa = Host(run).meet("PB", "PC")
+    order = leader_order(run.head.voters, run.head.hash)
+    first, leader = next((place, peer) for place, peer in enumerate(order) if peer != "PA")
+    value = say.proposal(run, "PB", "PC")
+    pa.told(ev.UpdateHeld(value.record.update_root)).skip()
+    pa >> pa.says(leader, say.prepare(run, Ballot(first, leader)))
+    pa >> pa.says(leader, say.accept(run, Ballot(first, leader), value))
+    pa.silent()
 
 
 def test_bytes_before_the_vote() -> None:
