@@ -14,6 +14,7 @@ from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.records.validator import NamespacedValidator
 
+from intellectd.daemon.p2p import patches
 from intellectd.daemon.p2p.book import usable
 from intellectd.daemon.p2p.keys import Announced, key_bytes
 from intellectd.daemon.p2p.limits import (
@@ -40,6 +41,7 @@ def make_dht(host: Any) -> Any:
         max_peers_per_subnet=0,  # a cluster is one /24, and the default takes two peers of it
     )
     dht._inbound_limiter.total_tokens = INBOUND_QUERIES_MAX
+    patches.bound_queries(host, dht)
     return dht
 
 

@@ -42,6 +42,7 @@ from intellectd.daemon.p2p.connections import RPC_PROTOCOL, Connections, Libp2pS
 from intellectd.daemon.p2p.dialer import Dialer
 from intellectd.daemon.p2p.directory import Directory, make_dht
 from intellectd.daemon.p2p.limits import (
+    ADDRESSES_PER_PEER_MAX,
     CONNECTIONS_MAX,
     CONNECTIONS_PER_PEER_MAX,
     DIAL_SECONDS_MAX,
@@ -160,7 +161,7 @@ def _make_host(seed: bytes, announce: list[str]) -> Any:
         raise ValueError(f"an Ed25519 seed has {SEED_BYTES} bytes, got {len(seed)}")
     keys = create_new_key_pair(seed)
     own = ID.from_pubkey(keys.public_key)
-    fixed = [_announced(text, str(own)) for text in announce]
+    fixed = [_announced(text, str(own)) for text in announce][:ADDRESSES_PER_PEER_MAX]  # nobody keeps more
 
     def advertise(bound: list[Any]) -> list[Any]:
         # Asked anew each time: an interface may come up after the daemon.

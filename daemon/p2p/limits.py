@@ -40,6 +40,8 @@ PREAMBLE_SECONDS_MAX = 5.0
 DIALS_MAX = 64  # at once; as many as a run of the size where everybody beacons everybody
 ADDRESSES_PER_PEER_MAX = 8  # interfaces of a host; a hostile record may claim thousands
 ADDRESS_CHARS_MAX = 512  # a DNS name of 253 characters and a peer id of 52 fit
+# As it travels: a DNS name of 253 characters, a port, a peer id of 38 bytes and a few of headers.
+ADDRESS_BYTES_MAX = 320
 PEERS_KNOWN_MAX = 4096  # 4 times the roster of 1,000 the design is meant for
 CONNECTIONS_MAX = 1024
 CONNECTIONS_PER_PEER_MAX = 8  # both sides dialling at once make two; the rest is churn
@@ -70,6 +72,11 @@ LOOKUP_PARALLEL = 10  # Kademlia's alpha, as in libp2p's DHT
 CLOSEST_MAX = 20  # Kademlia's k
 REPLY_BYTES_MAX = 256 * 1024  # 40 peers of 8 addresses and a signed record each
 PROVIDERS_PER_REPLY_MAX = 64
+SIGNED_RECORD_BYTES_MAX = 3072  # 8 addresses at their longest, a key and a signature
+QUERY_BYTES_MAX = 16 * 1024  # a key, a provider with its addresses, and a signed record of it and of the sender
+IDENTIFY_BYTES_MAX = 16 * 1024  # ours has 1 KiB: addresses, their signed record, a key and the names of protocols
+QUERY_STREAM_SECONDS_MAX = 10.0  # each of ours has a stream of its own and is given up after 3 s
+QUERIES_PER_PEER_MAX = 32  # at once: lookups of 8 keys and of ourselves, and their announcements
 INBOUND_QUERIES_MAX = 256  # served at once; measured: 12, the default, isolates nodes that start together
 
 BOOTSTRAP_SECONDS_MIN = 0.25

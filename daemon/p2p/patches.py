@@ -9,28 +9,42 @@ import functools
 import logging
 import os
 import socket
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import libp2p
 import trio
-from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_store
+from libp2p.host import basic_host
+from libp2p.identity import update
+from libp2p.identity.identify_push import identify_push
+from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, utils, value_store
 from libp2p.network.connection import swarm_connection
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
+from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStore
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.tcp import tcp
+from multiaddr import Multiaddr
 
 from intellectd.daemon.p2p.limits import (
+    ADDRESS_BYTES_MAX,
+    ADDRESSES_PER_PEER_MAX,
     ANNOUNCE_SECONDS,
     BUFFERED_BYTES_MAX,
     CONNECTIONS_PER_PEER_MAX,
+    IDENTIFY_BYTES_MAX,
     PROVIDER_SECONDS,
+    QUERIES_PER_PEER_MAX,
+    QUERY_BYTES_MAX,
     QUERY_SECONDS_MAX,
+    QUERY_STREAM_SECONDS_MAX,
     REFRESH_SECONDS,
     REPLY_BYTES_MAX,
+    SIGNED_RECORD_BYTES_MAX,
     STREAMS_PER_CONNECTION_MAX,
     WINDOW_BYTES_MAX,
 )
@@ -49,6 +63,7 @@ def apply() -> None:
     _keep_ports_to_ourselves()
     _contain_connections()
     _bound_buffers()
+    _bound_claims()
     _quieten()
 
 
@@ -64,8 +79,29 @@ def harden(host: Any) -> None:
     swarm.set_resource_manager(None)
 
 
+def bound_queries(host: Any, dht: Any) -> None:
+    """A stream is read until its peer ends it: 256 silent ones of one stranger, and a node answers nobody."""
+    served: Counter[ID] = Counter()
+
+    async def bounded(stream: Any) -> None:
+        peer = stream.muxed_conn.peer_id
+        served[peer] += 1
+        try:
+            if served[peer] <= QUERIES_PER_PEER_MAX:
+                with trio.move_on_after(QUERY_STREAM_SECONDS_MAX):
+                    await dht.handle_stream(stream)
+        finally:
+            served[peer] -= 1
+            if not served[peer]:
+                del served[peer]
+            await _in_any_case(stream.reset)
+
+    host.set_stream_handler(KAD_PROTOCOL, bounded)
+
+
 class KeepingPeerStore(PeerStore):  # type: ignore[misc]
-    """Past 1,000 peers the stock store evicts those without an address first: our own entry, with our key."""
+    """Past 1,000 peers the stock store evicts those without an address first: our own entry, with our key. And it
+    keeps all addresses that anybody ever told of a peer, each compared with all others."""
 
     def __init__(self, own: ID) -> None:
         super().__init__()
@@ -76,6 +112,19 @@ class KeepingPeerStore(PeerStore):  # type: ignore[misc]
         super()._enforce_peer_limit()
         if entry is not None:
             self.peer_data_map[self._own] = entry
+
+    def add_addrs(self, peer_id: ID, addrs: Sequence[Multiaddr], ttl: int = 0) -> None:
+        """The newest few of each peer."""
+        data = self.peer_data_map.get(peer_id)
+        kept = _few([*_few(addrs), *(data.get_addrs() if data else ())])
+        if data:
+            data.clear_addrs()
+        super().add_addrs(peer_id, kept, ttl)
+
+
+def _few(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
+    usable = [a for a in addresses[: 2 * ADDRESSES_PER_PEER_MAX] if len(a.to_bytes()) <= ADDRESS_BYTES_MAX]
+    return list(dict.fromkeys(usable))[:ADDRESSES_PER_PEER_MAX]
 
 
 def _set_dht_constants() -> None:
@@ -127,6 +176,39 @@ def _bound_buffers() -> None:
         return body
 
     Yamux._read_data_body = bounded
+
+
+def _bound_claims() -> None:
+    """What a peer says of itself is parsed and kept at any length. A signed record of 80,000 addresses, which fits one
+    message of `identify`, takes the one thread minutes; a provider's thousands make every answer that names it larger
+    than anybody reads."""
+    kad_dht.MAX_DHT_MESSAGE_SIZE = QUERY_BYTES_MAX  # of what is asked of us: answers are larger
+    for module in (utils, update):
+        module.consume_envelope = _refusing(module.consume_envelope)
+    take = update.update_peerstore_from_identify
+
+    async def take_few(store: Any, peer: ID, message: Any) -> None:
+        if message.ByteSize() > IDENTIFY_BYTES_MAX:
+            raise ValueError(f"{peer} says {message.ByteSize()} bytes of itself")
+        await take(store, peer, message)
+
+    for module in (basic_host, identify_push):
+        module.update_peerstore_from_identify = take_few
+    add = provider_store.ProviderStore.add_provider
+
+    def add_short(self: Any, key: bytes, provider: Any) -> None:
+        add(self, key, PeerInfo(provider.peer_id, _few(provider.addrs)))
+
+    provider_store.ProviderStore.add_provider = add_short
+
+
+def _refusing(consume: Any) -> Any:
+    def refusing(data: bytes, domain: str) -> Any:
+        if len(data) > SIGNED_RECORD_BYTES_MAX:
+            raise ValueError(f"a signed record of {len(data)} bytes")
+        return consume(data, domain)
+
+    return refusing
 
 
 def _contained(start: Any) -> Any:
