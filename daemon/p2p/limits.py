@@ -30,6 +30,9 @@ OUTBOX_BYTES_MAX = 8 * 1024 * 1024  # 16 messages of the largest size
 # yamux gives up on a closed window after 5 s; TCP to a frozen host blocks for minutes. Ten seconds is two
 # beacons: past that the peer counts as gone anyway.
 WRITE_SECONDS_MAX = 10.0
+# Bytes that nobody acknowledged for so long will not arrive: four beacons, and longer than any frozen peer has to read
+# (RFC 5482). Beacons are sent each 5 s, yamux's own pings each 30 s, so a dead path is noticed within 50 s.
+UNACKNOWLEDGED_SECONDS_MAX = 20.0
 
 # -- connections
 

@@ -5,6 +5,7 @@ version: each repair names attributes that the next release may rename. `apply` 
 process, `harden` repairs one host; both before the host runs.
 """
 
+import contextlib
 import functools
 import logging
 import os
@@ -46,6 +47,7 @@ from intellectd.daemon.p2p.limits import (
     REPLY_BYTES_MAX,
     SIGNED_RECORD_BYTES_MAX,
     STREAMS_PER_CONNECTION_MAX,
+    UNACKNOWLEDGED_SECONDS_MAX,
     WINDOW_BYTES_MAX,
 )
 
@@ -61,6 +63,7 @@ def apply() -> None:
         raise RuntimeError(f"libp2p {libp2p.__version__} is installed, this daemon repairs {VERSION}: reinstall it")
     _set_dht_constants()
     _keep_ports_to_ourselves()
+    _notice_dead_paths()
     _contain_connections()
     _bound_buffers()
     _bound_claims()
@@ -154,6 +157,19 @@ def _keep_ports_to_ourselves() -> None:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
     tcp._set_reuse_flags = reuse_address_only
+
+
+def _notice_dead_paths() -> None:
+    """A path that is gone says nothing, as when a host's address changes or a router forgets: TCP goes on for a quarter
+    of an hour, and nobody dials anew who believes to be connected."""
+    stream_over = tcp.TrioTCPStream
+
+    def watched(stream: trio.SocketStream) -> Any:
+        with contextlib.suppress(OSError):  # closed already; whoever reads it will see
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * UNACKNOWLEDGED_SECONDS_MAX))
+        return stream_over(stream)
+
+    tcp.TrioTCPStream = watched
 
 
 def _contain_connections() -> None:

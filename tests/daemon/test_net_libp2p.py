@@ -251,6 +251,19 @@ async def test_nobody_else_can_join_our_port() -> None:
                 thief.bind(("127.0.0.1", parse_dialable(host.addresses()[0]).port))
 
 
+async def test_a_path_that_is_gone_is_noticed_on_both_sides() -> None:
+    """Stock, a host whose address changed is cut off for a quarter of an hour: nobody tells TCP, and nobody redials."""
+    async with world_of("libp2p") as world:
+        here, there = await world.open(), await world.open()
+        await connect(here, there)
+        await eventually(lambda: there.connected() == [here.peer_id])
+        for one, other in ((here, there), (there, here)):
+            (connection,) = _swarm(one).get_connections(_id(other))
+            pipe = connection.muxed_conn.secured_conn.conn.read_writer.read_write_closer.stream.stream
+            patience_ms = pipe.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert patience_ms == 1000 * limits.UNACKNOWLEDGED_SECONDS_MAX
+
+
 async def test_a_frozen_host_costs_a_call_its_deadline_and_nobody_else() -> None:
     """Connected, and its kernel takes the bytes, but nothing comes back."""
     async with world_of("libp2p") as world:
