@@ -30,7 +30,7 @@ from intellectd.daemon.p2p.host import open_network
 from intellectd.daemon.runs.compute import RunsWork, in_thread
 from intellectd.daemon.runs.headline import headline
 from intellectd.daemon.runs.host import Host
-from intellectd.daemon.runs.known_peers import load_peers
+from intellectd.daemon.runs.known_peers import remembered_addresses
 from intellectd.daemon.runs.operations import Operations
 from intellectd.daemon.runs.registry import Registry
 from intellectd.daemon.runs.service import RunService
@@ -117,13 +117,12 @@ async def run_daemon(
     async with AsyncExitStack() as stack:
         engine = world.open_bulk(identity.peer_id, config.network)
         stack.push_async_callback(_close, world, engine)
-        known = [address for addresses in load_peers(config.state_dir).values() for address in addresses]
         network = await stack.enter_async_context(
             world.open_network(
                 identity.seed,
                 list(config.network.listen),
                 list(config.network.announce),
-                [*config.network.bootstrap, *known],
+                [*config.network.bootstrap, *remembered_addresses(config.state_dir)],
             )
         )
         nursery = await stack.enter_async_context(trio.open_nursery())

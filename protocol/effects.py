@@ -39,10 +39,11 @@ class Send:
 
 @dataclass(frozen=True)
 class Learn:
-    """Remember a peer's addresses, also across restarts."""
+    """Remember a peer's addresses, the best first; also across restarts if they are its own word."""
 
     peer: str
     addresses: tuple[str, ...]
+    own_word: bool = False  # it signed them; else the DHT told of them, where anybody may announce anything
 
 
 @dataclass(frozen=True)

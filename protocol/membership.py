@@ -4,6 +4,7 @@ Owns the table of peers. Liveness never decides safety: a suspect is only left o
 to know rounds beyond what a beacon says, sockets and clocks.
 """
 
+import itertools
 from dataclasses import dataclass
 
 from intellectd.protocol import limits
@@ -132,26 +133,30 @@ class Membership:
     # ---- events
 
     def learn(self, peer: str, addresses: tuple[str, ...], now: float) -> list[Out]:
-        if peer == self._context.peer:
-            return []
+        """Hearsay: what the peer itself said stands before it (B5)."""
+        view, out = self._view(peer, now)
+        if view is None or all(address in view.addresses for address in addresses):
+            return out
+        said = tuple(view.beacon.addresses) if view.beacon is not None else ()
+        view.addresses = _first(said, addresses, view.addresses)
+        return [*out, Learn(peer, (*said, *addresses))]
+
+    def _view(self, peer: str, now: float) -> tuple[PeerView | None, list[Out]]:
+        """Of another one, a new one too if there is room."""
         view = self.peers.get(peer)
-        if view is None:
-            if len(self.peers) >= limits.PEERS_MAX and not self._make_room(now):
-                return [Note("peer_table_full", f"{peer} not added: {limits.PEERS_MAX} peers known", "warning")]
-            self.peers[peer], self._names = PeerView(addresses, now), []
-            self.news = True
-            if not self.sparse:
-                self.soon(now)  # a newcomer should not wait for our next beacon to know us
-        elif all(address in view.addresses for address in addresses):
-            return []
-        else:
-            view.addresses = tuple(dict.fromkeys((*addresses, *view.addresses)))[: limits.ADDRESSES_MAX]
-        return [Learn(peer, addresses)] if addresses else []
+        if view is not None or peer == self._context.peer:
+            return view, []
+        if len(self.peers) >= limits.PEERS_MAX and not self._make_room(now):
+            return None, [Note("peer_table_full", f"{peer} not added: {limits.PEERS_MAX} peers known", "warning")]
+        view = self.peers[peer] = PeerView((), now)
+        self._names, self.news = [], True
+        if not self.sparse:
+            self.soon(now)  # a newcomer should not wait for our next beacon to know us
+        return view, []
 
     def on_beacon(self, peer: str, beacon: Beacon, envelope: bytes, now: float, introduced: bool) -> list[Out]:
         """Take a newer beacon. An introduced one (from another member) tells where, but proves no life."""
-        out = self.learn(peer, tuple(beacon.addresses), now)
-        view = self.peers.get(peer)
+        view, out = self._view(peer, now)
         if view is None:
             return out
         old = view.beacon
@@ -162,6 +167,7 @@ class Membership:
         if old is None or not repeats(beacon, old):
             self.news = True
             self.turns += 1
+        out += self._own_word(peer, view, beacon)
         view.beacon, view.envelope = beacon, envelope
         if not introduced:
             if view.heard_at is None or not self.alive(peer, now):
@@ -183,6 +189,14 @@ class Membership:
         elif not beacon.certificate:
             self._distrust(peer)
         return out
+
+    def _own_word(self, peer: str, view: PeerView, beacon: Beacon) -> list[Out]:
+        """Where the peer is, if it says something else than before."""
+        said = tuple(beacon.addresses)
+        if not said or (view.beacon is not None and tuple(view.beacon.addresses) == said):
+            return []
+        view.addresses = _first(said, view.addresses)
+        return [Learn(peer, said, own_word=True)]
 
     def envelopes(self) -> list[bytes]:
         """The newest beacons, to introduce others with: the voters', and of the rest those known last or, where there
@@ -284,6 +298,10 @@ class Membership:
 
     def _distrust(self, peer: str) -> None:
         self._moved = self._trusted.pop(peer, None) is not None or self._moved
+
+
+def _first(*addresses: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(itertools.chain(*addresses)))[: limits.ADDRESSES_MAX]
 
 
 def repeats(beacon: Beacon, before: Beacon) -> bool:

@@ -19,13 +19,12 @@ class AddressBook:
         self._book: dict[str, list[Address]] = {}
 
     def learn(self, peer: str, texts: list[str]) -> bool:
-        """Newest first. Returns whether any was new."""
-        known = self._book.pop(peer, [])
-        fresh = [address for address in usable(peer, texts) if address not in known]
-        self._book[peer] = list(dict.fromkeys(fresh + known))[:ADDRESSES_PER_PEER_MAX]
+        """Those told last come first, in the order in which they were told. Returns whether any was new."""
+        known, told = self._book.pop(peer, []), usable(peer, texts)
+        self._book[peer] = list(dict.fromkeys(told + known))[:ADDRESSES_PER_PEER_MAX]
         if len(self._book) > PEERS_KNOWN_MAX:
             del self._book[next(iter(self._book))]  # the one that was learned longest ago
-        return bool(fresh)
+        return any(address not in known for address in told)
 
     def of(self, peer: str) -> list[Address]:
         return list(self._book.get(peer, ()))

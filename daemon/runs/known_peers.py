@@ -32,8 +32,10 @@ class KnownPeers:
         self._saved = True
 
     def remember(self, peer: str, addresses: tuple[str, ...]) -> None:
+        """Who spoke last stands last: of too many the one is forgotten that has been silent for the most starts."""
         chosen = list(addresses[:ADDRESSES_MAX])
-        if self.addresses.get(peer) == chosen or not chosen:
+        is_last = peer == next(reversed(self.addresses), None)
+        if not chosen or (is_last and self.addresses[peer] == chosen):
             return
         self.addresses.pop(peer, None)
         self.addresses[peer] = chosen
@@ -67,6 +69,11 @@ class KnownPeers:
         except trio.Cancelled:  # perhaps before anything was written
             self._saved = False
             raise
+
+
+def remembered_addresses(state_dir: Path) -> list[str]:
+    """To meet the swarm through, who spoke last first: not all may be tried."""
+    return [address for addresses in reversed(load_peers(state_dir).values()) for address in addresses]
 
 
 def load_peers(state_dir: Path) -> dict[str, list[str]]:

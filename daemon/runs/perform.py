@@ -97,7 +97,8 @@ class Performer:
                 self._send(effect)
             case ef.Learn():
                 self._network.learn(effect.peer, list(effect.addresses))
-                self._tells.remember(effect.peer, effect.addresses)
+                if effect.own_word:
+                    self._tells.remember(effect.peer, effect.addresses)
             case ef.Trust():
                 self._tells.trust(self._run, {p: Endpoint(address, cert) for p, address, cert in effect.peers})
             case ef.AskEntries():

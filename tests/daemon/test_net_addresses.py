@@ -113,6 +113,14 @@ def test_a_book_keeps_few_addresses_of_a_peer_the_newest_first_and_few_peers() -
     assert book.of(NOBODY) == []
 
 
+def test_a_peer_that_is_back_at_an_old_address_is_dialled_there_first() -> None:
+    book = AddressBook()
+    book.learn(NOBODY, ["/ip4/127.0.0.1/tcp/1"])
+    book.learn(NOBODY, ["/ip4/127.0.0.1/tcp/2"])
+    assert not book.learn(NOBODY, ["/ip4/127.0.0.1/tcp/1"])
+    assert [address.port for address in book.of(NOBODY)] == [1, 2]
+
+
 def test_addresses_that_a_peer_may_claim_but_nobody_can_use_are_dropped() -> None:
     other = peer_id_of_public_key(bytes(32))
     claims = ["nonsense", f"/ip4/127.0.0.1/tcp/1/p2p/{other}", "/ip4/0.0.0.0/tcp/1", "/ip4/127.0.0.1/tcp/2"]

@@ -57,7 +57,7 @@ def test_an_introduction_tells_where_and_proves_no_life() -> None:
     pa = alone().meet("PB")
     introduced = pa.beacon("PC", addresses=["/ip4/10.0.0.3/tcp/1"]).data
     effects = pa.node.handle(ev.MembersReceived("PB", (introduced,)), pa.now)
-    assert ef.Learn("PC", ("/ip4/10.0.0.3/tcp/1",)) in effects
+    assert ef.Learn("PC", ("/ip4/10.0.0.3/tcp/1",), own_word=True) in effects
     assert not pa.node.membership.alive("PC", pa.now)
     beacons(pa, "PC")
     pa.told(pa.after(0.06))
@@ -125,6 +125,27 @@ def test_the_table_is_bounded_and_the_living_keep_their_place() -> None:
         pa.node.membership.learn(name, (), pa.now)
     peers = pa.node.membership.peers
     assert len(peers) == limits.PEERS_MAX and "PB" in peers and "PC" in peers and name in peers
+
+
+def test_a_peers_own_word_stands_before_hearsay() -> None:
+    """SPEC B5: in the DHT anybody may announce anything of anybody."""
+    pa = alone()
+    pa.told(pa.beacon("PB", addresses=["/own"]))
+    lies = tuple(f"/lie/{number}" for number in range(40))
+    (learn,) = [e for e in pa.node.handle(ev.PeerLearned("PB", lies), pa.now) if isinstance(e, ef.Learn)]
+    assert learn.addresses[0] == "/own" and not learn.own_word
+    assert pa.node.membership.peers["PB"].addresses == ("/own", *lies[: limits.ADDRESSES_MAX - 1])
+
+
+def test_a_peer_that_is_back_at_an_address_of_before_is_learnt_there() -> None:
+    """SPEC B5: what the network is told last is what it dials first, and what a restart goes by."""
+    pa, learnt = alone(), []
+    for address in ("/home", "/office", "/home"):
+        beacon = pa.beacon("PB", addresses=[address])
+        learnt += [e for e in pa.node.handle(beacon, pa.now) if isinstance(e, ef.Learn)]
+    assert learnt == [ef.Learn("PB", (address,), own_word=True) for address in ("/home", "/office", "/home")]
+    late = pa.beacon("PB", incarnation=0, addresses=["/long-ago"])
+    assert not any(isinstance(e, ef.Learn) for e in pa.node.handle(late, pa.now))
 
 
 def test_addresses_are_learnt_once_and_bounded() -> None:
