@@ -12,6 +12,7 @@ from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.manifest import Timers
 from intellectd.protocol.moments import LONG_AGO, soonest
+from intellectd.protocol.seat import NO_BALLOT
 
 
 class Attempts:
@@ -22,16 +23,27 @@ class Attempts:
         self._moved_at = LONG_AGO
         self._waits_until = LONG_AGO
         self._failures = 0
+        self._phase = NO_BALLOT, -1  # of the attempt under way, as far as it was heard of here
+        self._began_at: float | None = None  # that one
 
     # ---- what happens to the attempt under way
 
     def moved(self, now: float) -> None:
         self._moved_at = now
 
-    def follow(self, ballot: Ballot, now: float) -> None:
-        """A ballot at least as high as ours is under way."""
+    def heard(self, now: float) -> None:
+        """Somebody says that it moves. That costs nothing, so it counts for no longer than a transfer may take."""
+        self._began_at = now if self._began_at is None else self._began_at
+        if now - self._began_at < self._timers.transfer_s:
+            self._moved_at = now
+
+    def follow(self, ballot: Ballot, phase: int, now: float) -> None:
+        """A ballot at least as high as ours is under way: asked for a promise, planned, or voted on (0 to 2). What is
+        said again, by its leader or by whoever kept it, is no progress."""
         self.number = max(self.number, ballot.attempt)
-        self._moved_at = now
+        if (ballot, phase) > self._phase:
+            self._began_at = now if ballot != self._phase[0] else self._began_at
+            self._phase, self._moved_at = (ballot, phase), now
 
     def higher(self, ballot: Ballot) -> None:
         """Somebody promised this one: ours must be above it to be heard."""

@@ -185,7 +185,7 @@ class Round:
             return []
         out = self.voting.on_prepare(sender, message, now)
         if self.parts.acceptor.promised == message.ballot:
-            self._follow(message.ballot, now)
+            self._follow(message.ballot, 0, now)
         return out
 
     def on_promise(self, sender: str, message: Promise, now: float) -> list[Out]:
@@ -206,7 +206,7 @@ class Round:
         stale = self.parts.acceptor.refuse_stale(message.ballot)
         if stale or self.context.peer not in [m.peer for m in message.members]:
             return stale
-        self._follow(message.ballot, now)
+        self._follow(message.ballot, 1, now)
         return self.parts.exchange.follow(message, self.parts.muster.own_ready)
 
     def on_abort(self, sender: str, message: Abort, now: float) -> list[Out]:
@@ -228,7 +228,7 @@ class Round:
         refused = self.voting.on_accept(message)
         if refused:
             return refused
-        self._follow(message.ballot, now)
+        self._follow(message.ballot, 2, now)
         return self.voting.vote(now)
 
     def on_accepted(self, sender: str, message: Accepted, now: float) -> list[Out]:
@@ -254,7 +254,8 @@ class Round:
 
     def on_peer_moved(self, peer: str, transfer: bytes, done_bytes: int, now: float) -> None:
         if self.parts.exchange.peer_moved(peer, transfer, done_bytes, self.leading.collective):
-            self._moved(now)
+            self._worked_at = now
+            self.parts.attempts.heard(now)
 
     def on_transfer_ended(self, transfer: bytes, root: bytes, update_bytes: int, now: float) -> list[Out]:
         out = self.parts.exchange.ended(transfer, root, update_bytes)
@@ -388,9 +389,9 @@ class Round:
         text = f"attempt {ballot.attempt} of {sender} is not heeded: it is {self.parts.attempts.number} here"
         return Note("attempt_far_fetched", text, "debug")
 
-    def _follow(self, ballot: Ballot, now: float) -> None:
+    def _follow(self, ballot: Ballot, phase: int, now: float) -> None:
         """A ballot at least as high as ours is under way."""
-        self.parts.attempts.follow(ballot, now)
+        self.parts.attempts.follow(ballot, phase, now)
         self.leading.follow(ballot)
 
 
