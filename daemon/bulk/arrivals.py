@@ -142,10 +142,15 @@ class Arrivals:
         makes way."""
         if not neighbour.lost or not self._gathering.is_far(chunk):
             return False
-        if all(neighbour.has(item(near, False)) for near in self._gathering.near()):
+        if self.holds(neighbour):
             return False  # what lacks is others'
         neighbour.give_back(number)
         return True
+
+    def holds(self, neighbour: Neighbour) -> bool:
+        """Under the lock. Do chunks of its wait here for others', and for none of its own? That one may be on a wire of
+        its that is dead."""
+        return neighbour.waits_here > 0 and all(neighbour.has(item(near, False)) for near in self._gathering.near())
 
     def _opened(self, incoming: Incoming, size: int) -> memoryview:
         """In this thread's own memory."""

@@ -32,7 +32,8 @@ MISSED = 3  # of one from a host that dropped chunks of this transfer, or may ha
 ASK = 1  # the flag of a WAITING that wants to know
 ASK_AGAIN = 2  # and what has come so far
 DONE = 1  # the flag of a GONE of what ended well: it has all that was for it
-HELD = 3  # of one from a host where chunks of the neighbour's wait for others': that it takes nothing is not its fault
+OTHERS_ALONE = 1  # in the place of the chunk's number: and for none of its own
+HELD = 3  # of one from a host where chunks of the neighbour's wait for others': that it takes nothing is nobody's fault
 
 
 class Table(Protocol):
@@ -107,11 +108,10 @@ class Collective:
     def _meet(self) -> None:
         plan, now = self.plan, now_s()
         bits = -(-2 * len(plan.chunks) // 8)
-        patience_s = self.transfer.stall_s * (HELD_STALLS if plan.program.holds else 1)
         found: dict[str, Neighbour] = {}
         for number in plan.neighbours:
             peer = plan.members[number]
-            channel = self._channels.need(peer, patience_s)
+            channel = self._channels.need(peer, self.transfer.stall_s)
             owed, owe = plan.arrivals.get(number, 0), plan.departures.get(number, 0)
             found[peer] = Neighbour(number, peer, owed, owe, channel, now, bytearray(bits))
         early = dict(self._table.parked(self))
@@ -153,10 +153,12 @@ class Collective:
             failure = self._watch.judge(neighbours, books.chunk_at, now)
             told = self._watch.to_tell(neighbours, now)
             nudged = self._watch.to_nudge(neighbours, now)
+            holding = [neighbour for neighbour in told if self._arrivals.holds(neighbour)]
         if failure is not None:
             self.fail(failure)
         for neighbour in told:
-            self._tell(neighbour, self._word(Kind.WAITING, HELD if neighbour.waits_here else 0))
+            for_others = OTHERS_ALONE if neighbour in holding else 0
+            self._tell(neighbour, self._word(Kind.WAITING, HELD if neighbour.waits_here else 0, for_others))
         for neighbour in nudged:
             self._say_what_came(neighbour)
         if books.settling:
@@ -194,11 +196,13 @@ class Collective:
             self._channels.release(neighbour.peer)
 
     def _seen(self) -> tuple[LinkSeen, ...]:
-        """Of the links to its neighbours, what was measured in its time."""
-        since_s = self.transfer.started_s
-        found = [(peer, self._channels.measured(peer)) for peer in self._books.neighbours]
-        links = [measure.seen(peer, since_s) for peer, measure in found if measure is not None]
-        return tuple(link for link in links if link is not None)
+        """Of the links to its neighbours, what was measured in its time. A window that was shut because chunks waited
+        there for others' says how slow those were, and nothing of this link."""
+        since_s, neighbours = self.transfer.started_s, self._books.neighbours.values()
+        found = [(neighbour, self._channels.measured(neighbour.peer)) for neighbour in neighbours]
+        links = [measure.seen(neighbour.peer, since_s) for neighbour, measure in found if measure is not None]
+        held = [neighbour.peer for neighbour in neighbours if neighbour.held]
+        return tuple(link for link in links if link is not None and not (link.limit == "rwnd" and link.peer in held))
 
     def _word(self, kind: Kind, flag: int = 0, chunk: int = 0) -> Header:
         return self._books.word(kind, flag, chunk)
@@ -231,7 +235,7 @@ class Collective:
             case Kind.GO:
                 self._departures.begin(neighbour, header.step, kept=header.flag != MISSED)
             case Kind.WAITING:
-                self._answer(neighbour, header.flag)
+                self._answer(neighbour, header)
             case Kind.ABORT:
                 self.fail(failure_of(self._aborted(header, payload), peer))
             case other:
@@ -262,14 +266,22 @@ class Collective:
         else:
             self._departures.nobody_is_there([neighbour])
 
-    def _answer(self, neighbour: Neighbour, flag: int) -> None:
-        if flag == ASK:
+    def _answer(self, neighbour: Neighbour, header: Header) -> None:
+        if header.flag == ASK:
             self._say_go(neighbour)
-        elif flag == ASK_AGAIN:
+        elif header.flag == ASK_AGAIN:
             self._say_what_came(neighbour, AFTER_LOSS)
-        elif flag == HELD:
-            with self._books.changed:
-                neighbour.moved_at = now_s()
+        else:
+            self._bear_with(neighbour, header.flag == HELD, header.chunk == OTHERS_ALONE)
+
+    def _bear_with(self, neighbour: Neighbour, held: bool, for_others: bool) -> None:
+        """While chunks wait there for others' alone its wires take nothing, and are well."""
+        with self._books.changed:
+            changes, neighbour.holds = for_others != neighbour.holds, for_others
+            if held:
+                neighbour.moved_at, neighbour.held = now_s(), True
+        if changes:
+            neighbour.channel.stall_after(self.transfer.stall_s * (HELD_STALLS if for_others else 1))
 
     def _aborted(self, header: Header, payload: bytes) -> NeighbourAborted:
         """It may name a member, and no one else."""

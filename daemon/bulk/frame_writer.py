@@ -103,8 +103,11 @@ class FrameWriter:
         self.sent_bytes += size
 
     def _wait(self) -> None:
-        until = now_s() + self.stall_s
-        ready = self._poll.poll(self.stall_s * 1000.0)
-        self._stop.check()
-        if not ready and now_s() >= until:
-            raise LinkSilent(f"it took nothing for {self.stall_s:g} s")
+        began = now_s()
+        while True:
+            ready = self._poll.poll(max(0.0, began + self.stall_s - now_s()) * 1000.0)
+            self._stop.check()
+            if ready:
+                return
+            if now_s() >= began + self.stall_s:  # which may have changed meanwhile
+                raise LinkSilent(f"it took nothing for {self.stall_s:g} s")

@@ -81,8 +81,9 @@ HEARTBEATS_PER_STALL = 4
 STARVED_STALLS = 3
 STUCK_STALLS = 2  # alive, and takes nothing: seen by its neighbour before those behind it starve
 
-# A wire whose reader holds a chunk until others' have come takes nothing meanwhile, and is not to be given up: in each
-# stall_s one comes at least, or the collective is about to starve, and all other wires may hold one that goes before.
+# A wire whose reader holds a chunk until others' have come takes nothing meanwhile, and is not to be given up while
+# that is said: in each stall_s one comes at least, or the collective is about to starve, and all other wires may hold
+# one that goes before.
 HELD_STALLS = 24  # STREAMS_MAX
 
 # What is on a wire that fell behind goes again on another after so long without a byte from that neighbour: longer than

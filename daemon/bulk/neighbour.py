@@ -96,6 +96,8 @@ class Neighbour:
     unsure: bool = False  # one broke, and it has not said that all is there
     waiting: int = 0  # parcels made and not sent
     waits_here: int = 0  # its chunks that wait for others' in this host's threads
+    held: bool = False  # it said that this host's chunks waited there for others'
+    holds: bool = False  # and said last that they do so, for none of this host's own
     gave_back: bool = False  # something that has come from it, since it was last told what came
     parcels: dict[int, Parcel] = field(default_factory=dict)  # by item
     heard_at: float = field(init=False)

@@ -137,6 +137,20 @@ def test_of_several_that_need_a_channel_the_most_patient_says_when_a_wire_is_los
         a.channels.release("b")
 
 
+def test_patience_with_a_peer_lasts_until_nobody_needs_it() -> None:
+    with hosts("a", "b") as (a, _b):
+        channel = a.channels.need("b", 2.0)
+        a.diary.next("found")
+        channel.stall_after(48.0)
+        assert [wire._writer.stall_s for wire in channel.wires] == [48.0]
+        a.channels.release("b")
+        channel.stall_after(48.0)  # too late: the transfer is over
+        assert [wire._writer.stall_s for wire in channel.wires] == [CHANNEL_STALL_S]
+        a.channels.need("b", 3.0)
+        assert [wire._writer.stall_s for wire in channel.wires] == [3.0]
+        a.channels.release("b")
+
+
 def test_wires_beyond_the_wish_take_leave_without_a_loss() -> None:
     with hosts("a", "b") as (a, b):
         want_wires(a, "b", 3)

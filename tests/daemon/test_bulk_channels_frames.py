@@ -121,3 +121,20 @@ def test_a_chunk_says_on_its_way_that_it_moves() -> None:
     here.close(), there.close()
     assert moves[0] == "moved" and moves[-1] == "sent"
     assert moves.count("sent") == 1 and len(moves) <= 1 + len(payload) // ON_BYTES_EVERY
+
+
+def test_who_waits_for_a_socket_heeds_what_it_is_told_of_its_patience_meanwhile() -> None:
+    here, there = socket.socketpair()
+    writer = FrameWriter(here, Stop(), Clear(), None)  # which may wait for no time at all
+
+    class Polled:
+        def poll(self, _timeout_ms: float) -> list[int]:
+            said.append(writer.stall_s)
+            writer.stall_s = WAIT_S
+            return [1] if len(said) > 1 else []
+
+    said = list[float]()
+    writer._poll = Polled()  # type: ignore[assignment]
+    writer._wait()
+    assert said == [0.0, WAIT_S]
+    here.close(), there.close()

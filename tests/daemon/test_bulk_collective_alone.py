@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from intellectd.daemon.bulk.arrivals import Arrivals
+from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.books import Books
-from intellectd.daemon.bulk.collective import Collective
+from intellectd.daemon.bulk.collective import HELD, Collective
 from intellectd.daemon.bulk.collective_buffers import Buffers
 from intellectd.daemon.bulk.collective_plan import plan_of
 from intellectd.daemon.bulk.departures import Departures
@@ -16,6 +17,7 @@ from intellectd.daemon.bulk.frames import Header, Kind
 from intellectd.daemon.bulk.interface import TransferFailed
 from intellectd.daemon.bulk.limits import GATHERED_MAX, HELD_STALLS
 from intellectd.daemon.bulk.neighbour import Neighbour, item
+from intellectd.daemon.bulk.streams import LinkMeasure
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.kernels import ops
 from intellectd.kernels.codec import FP32
@@ -34,7 +36,10 @@ class NoChannel:
     relay = ""
 
     def __init__(self, words: int = 1000) -> None:
-        self.words = words
+        self.words, self.patience = words, list[float]()
+
+    def stall_after(self, stall_s: float) -> None:
+        self.patience.append(stall_s)
 
     def tell(self, header: Header, payload: bytes = b"") -> None:
         if not self.words:
@@ -131,17 +136,17 @@ class Channels:
 
     def __init__(self) -> None:
         self.needed: list[str] = []
-        self.patience: dict[str, float] = {}
+        self.limit = "rwnd"
 
-    def need(self, peer: str, stall_s: float) -> NoChannel:
+    def need(self, peer: str, _stall_s: float) -> NoChannel:
         self.needed.append(peer)
-        self.patience[peer] = stall_s
         return NoChannel(0 if peer == "c" else 1000)
 
     def release(self, peer: str) -> None:
         self.needed.remove(peer)
 
-    def measured(self, _peer: str) -> None: ...
+    def measured(self, _peer: str) -> LinkMeasure:
+        return LinkMeasure(1e6, 0.01, 1, self.limit, now_s())
 
 
 class Table:
@@ -171,13 +176,36 @@ def test_who_takes_no_words_is_to_blame_and_not_the_host_that_has_some_for_it() 
     assert channels.needed == []
 
 
-@pytest.mark.parametrize(("schedule", "stalls"), [("ring", 1), ("direct", HELD_STALLS)])
-def test_a_wire_whose_reader_may_hold_chunks_for_others_is_not_given_up_in_one_stall(
-    schedule: str, stalls: int
-) -> None:
+def test_a_wire_whose_reader_holds_chunks_for_others_is_not_given_up_in_one_stall() -> None:
     """One slow member among many wires: each of them takes something seldom, and nobody is at fault."""
-    _collective, channels, _end = run(Case(("a", "b", "c"), "fp32", 3 * GROUP, schedule=schedule))
-    assert channels.patience == dict.fromkeys("ac", 10.0 * stalls)
+    collective, _channels, _end = run(Case(("a", "b", "c"), "fp32", 3 * GROUP, schedule="direct"))
+    a = collective._books.neighbours["a"]
+    for flag, alone in ((0, 0), (HELD, 0), (HELD, 1), (HELD, 1), (0, 0), (HELD, 1), (HELD, 0)):
+        collective.on_control("a", Header(Kind.WAITING, flag, 700, alone, collective.plan.key), b"")
+    assert isinstance(a.channel, NoChannel)
+    assert a.channel.patience == [10.0 * HELD_STALLS, 10.0, 10.0 * HELD_STALLS, 10.0]
+
+
+def test_what_waits_for_others_waits_for_none_of_its_own() -> None:
+    """One of its own may be on a wire that is dead, which is to be given up."""
+    case = Case(("a", "b", "c"), "fp32", 3 * 16 * GROUP, schedule="direct", shape=(0, 1, 0))
+    books, arrivals = met(case, "b")
+    c = books.neighbours["c"]
+    assert not arrivals.holds(c)
+    c.waits_here = 1  # the second and third, and the first is not there
+    c.take(item(1, False)), c.take(item(2, False))
+    assert not arrivals.holds(c)
+    c.take(item(0, False))
+    assert arrivals.holds(c)
+
+
+def test_a_window_that_is_shut_for_others_sake_says_nothing_of_the_link() -> None:
+    collective, channels, end = run(Case(("a", "b", "c"), "fp32", 3 * GROUP, schedule="direct"))
+    assert [link.peer for link in end.links] == ["a", "c"]
+    collective.on_control("a", Header(Kind.WAITING, HELD, 700, 0, collective.plan.key), b"")
+    assert [link.peer for link in collective._seen()] == ["c"]
+    channels.limit = "loss"
+    assert [link.peer for link in collective._seen()] == ["a", "c"]
 
 
 def test_some_of_a_chunk_that_comes_or_goes_is_something() -> None:

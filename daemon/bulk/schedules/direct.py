@@ -14,7 +14,6 @@ from intellectd.daemon.bulk.schedules.program import Action, Arrival, Content, S
 
 class Direct:
     parts_from_own = True
-    holds = True
 
     def __init__(self, me: int, members: int, chunks: tuple[Chunk, ...]) -> None:
         self._me, self._members, self.chunks = me, members, chunks

@@ -55,8 +55,6 @@ class Program(Protocol):
 
     parts_from_own: bool  # parts leave from this host's delta as it was encoded, which no result overwrites
 
-    holds: bool  # what comes may have to wait here for what others send
-
     def begin(self) -> Iterator[Send]:
         """What waits for nothing, in order."""
         ...

@@ -13,7 +13,6 @@ from intellectd.daemon.bulk.schedules.program import Action, Arrival, Content, S
 
 class Ring:
     parts_from_own = False
-    holds = False
 
     def __init__(self, me: int, members: int, chunks: tuple[Chunk, ...]) -> None:
         self._me, self._members, self.chunks = me, members, chunks

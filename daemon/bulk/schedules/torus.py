@@ -16,7 +16,6 @@ class Torus:
     """Raises ValueError unless the members fill whole rows."""
 
     parts_from_own = False
-    holds = True
 
     def __init__(self, me: int, members: int, rows: int, chunks: tuple[Chunk, ...]) -> None:
         if rows < 1 or members % rows:
