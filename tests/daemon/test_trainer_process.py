@@ -38,6 +38,18 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+async def is_ended(pid: int) -> None:
+    """It was sent SIGKILL, which takes a moment."""
+    try:
+        watch = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        await trio.lowlevel.wait_readable(watch)
+    finally:
+        os.close(watch)
+
+
 @asynccontextmanager
 async def running(process: TrainerProcess) -> AsyncIterator[trio.Nursery]:
     with trio.fail_after(TEST_TIMEOUT_S):
@@ -152,7 +164,7 @@ os._exit(3)
     process = TrainerProcess(python(code), SOON)
     async with running(process):
         await ear.count("the trainer started", 2)
-        assert is_gone(int((await ear.line("left")).split()[1]))
+        await is_ended(int((await ear.line("left")).split()[1]))
         assert process.last_failure.startswith("exit status 3: left ")
 
 
