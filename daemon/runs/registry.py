@@ -186,8 +186,9 @@ class Registry:
             service = self.get(run_id)
             if service.run_id not in self._leaving:
                 await self.host.runner(lambda: _mark(service.store))
-                self._begin_leaving(service)
-            parting = self._leaving[service.run_id]
+                if self.runs.get(service.run_id) is service:  # somebody else may have asked before, and it may be over
+                    self._begin_leaving(service)
+            parting = self._leaving.get(service.run_id) or self._left[service.run_id]
         if now:
             parting.hurry()
         with trio.move_on_after(wait_s):

@@ -2,11 +2,13 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from intellectd.daemon.runs.compute import Work
 from intellectd.daemon.runs.leaving import put_aside
 from intellectd.daemon.runs.registry import LEAVE_S_MAX
 from intellectd.daemon.runs.status import ails
@@ -132,6 +134,33 @@ async def test_leaving_outlives_a_restart_and_takes_as_long_as_it_takes(autojump
         set_pace(hosts, 10.0)
         await gone.start()  # the mark is gone with the change of mind
         await finish_alike(hosts, 6)
+
+
+async def test_who_asks_to_leave_as_it_is_over_begins_no_second_leave(autojump_clock: Clock) -> None:
+    """A slow disk marks the folder for the second asker when the first has left. It would be "leaving" for ever."""
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=400)
+        registry, answers = host.registry, list[bool]()
+        assert registry is not None
+        inline, marks = registry.host.runner, list[Work]()
+
+        async def runner(work: Work) -> Any:
+            if "Registry.leave" in work.__qualname__:
+                marks.append(work)
+                await trio.sleep(0 if len(marks) == 1 else 30)
+            return await inline(work)
+
+        registry.host.runner = runner
+
+        async def leave(name: str) -> None:
+            answers.append((await host.ask("leave", run_id=name, now=True))["left"])
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave, run_id)
+            nursery.start_soon(leave, "shell")
+        assert answers == [True, True] and len(marks) == 2
+        await host.ask("join", run_id=run_id, peers=[])
+        await host.wait("round=2")
 
 
 async def test_a_folder_that_cannot_be_put_aside_harms_nobody_and_is_tried_again(autojump_clock: Clock) -> None:
