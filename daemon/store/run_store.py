@@ -275,15 +275,16 @@ class RunStore:
         return path
 
     def _gave_room(self, wanted_bytes: int) -> bool:
-        """By states before the newest that the log proves, if that suffices. Without a newer one updates since would be
-        kept until the disk is full, and no round goes on without room for its own."""
+        """By the oldest states before the newest that the log proves, if that suffices. Without a newer one the updates
+        since would be kept until the disk is full, and no round goes on without room for its own."""
         reached = self.reached_snapshots()
         size = self._snapshot_size(reached)
         kept = [*Retention(bytes_max=1).kept(reached, size, len(self._log)), self.asked.newest()]
         older = [round_ for round_ in reached if round_ not in kept]
-        if not older or free_bytes(self.path) + len(older) * size < wanted_bytes:
+        lacking = max(0, wanted_bytes - free_bytes(self.path))
+        if len(older) * size < lacking:
             return False
-        for round_ in older:
+        for round_ in older[: -(-lacking // max(1, size))]:
             self.snapshot_path(round_).unlink(missing_ok=True)
         return True
 
