@@ -5,6 +5,7 @@ costs a slot and some seconds, never the daemon. Refuses to know what an operati
 """
 
 import contextlib
+import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,14 +23,15 @@ from intellectd.daemon.frames import (
     decode_length,
     encode_frame,
 )
-from intellectd.daemon.listeners import accept_each, unix_listener
-from intellectd.daemon.logs import get_log
+from intellectd.daemon.listeners import accept_into, unix_listener
+from intellectd.daemon.logs import get_log, log_if_changed
 from intellectd.daemon.socket_path import check_socket_path
 
 SCHEMA_VERSION = 1
 CLIENTS_MAX = 32  # an operator's terminals and scripts; the longest idle one makes room for a new one
 ATTACHED_MAX = 64  # trainers: one for each run this host may hold, and some on their way out
 IDLE_S_MAX = 60.0  # between two requests of one client
+LOOK_S = 30.0  # between two looks whether the socket's file is there: a trainer tries again for ten minutes
 FRAME_S_MAX = 10.0  # from a frame's first byte to its last, and for a client to take an answer
 
 Answer = Mapping[str, Any]
@@ -89,9 +91,32 @@ class ControlServer:
         self._attached = 0
 
     async def serve(self, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
-        async with unix_listener(self._path) as listener:
-            task_status.started()
-            await accept_each(listener, self._client)
+        """Where the path vanishes it listens there anew: a user's /run folder goes with the last login. Nobody could
+        reach the daemon any more; those that are connected stay."""
+        is_first = True
+        async with trio.open_nursery() as clients:
+            while True:
+                try:
+                    async with unix_listener(self._path) as listener:
+                        if is_first:
+                            task_status.started()
+                        else:
+                            log.warning("the control socket had vanished; it is there again", path=str(self._path))
+                        is_first = False
+                        await self._accept(listener, clients)
+                except OperatorError as error:
+                    if is_first:
+                        raise
+                    log_if_changed(log.warning, "socket", "the control socket is gone", reason=str(error))
+                    await trio.sleep(LOOK_S)
+
+    async def _accept(self, listener: trio.socket.SocketType, clients: trio.Nursery) -> None:
+        """Until nobody finds the listener any more."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept_into, clients, listener, self._client)
+            while os.path.lexists(self._path):
+                await trio.sleep(LOOK_S)
+            nursery.cancel_scope.cancel()
 
     async def _client(self, sock: trio.socket.SocketType) -> None:
         with sock:

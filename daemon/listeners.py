@@ -80,12 +80,21 @@ async def accept_each(
 ) -> None:
     """Runs `handle` in a task for each connection, until cancelled. `handle` closes it and does not raise."""
     async with trio.open_nursery() as nursery:
-        while True:
-            try:
-                sock, _ = await listener.accept()
-            except OSError as error:
-                # Out of descriptors or memory, or the client is gone already: neither ends the daemon.
-                log_if_changed(log.warning, "accept", "cannot accept a connection", reason=error.strerror)
-                await trio.sleep(ACCEPT_RETRY_S)
-            else:
-                nursery.start_soon(handle, sock)
+        await accept_into(nursery, listener, handle)
+
+
+async def accept_into(
+    nursery: trio.Nursery,
+    listener: trio.socket.SocketType,
+    handle: Callable[[trio.socket.SocketType], Awaitable[None]],
+) -> None:
+    """The same, in tasks that may outlive the listener."""
+    while True:
+        try:
+            sock, _ = await listener.accept()
+        except OSError as error:
+            # Out of descriptors or memory, or the client is gone already: neither ends the daemon.
+            log_if_changed(log.warning, "accept", "cannot accept a connection", reason=error.strerror)
+            await trio.sleep(ACCEPT_RETRY_S)
+        else:
+            nursery.start_soon(handle, sock)

@@ -1,6 +1,7 @@
 """The control socket: answers for clients, and no harm from hostile ones. Real sockets, virtual time."""
 
 import contextlib
+import shutil
 import socket
 import stat
 import struct
@@ -229,6 +230,27 @@ async def test_the_socket_is_for_owner_and_group_and_goes_with_the_daemon(tmp_pa
         assert path.stat().st_mode & 0o777 == 0o660
         assert [entry.name for entry in path.parent.iterdir()] == ["intellectd.sock"]
     assert not path.exists()
+
+
+async def test_a_socket_that_vanishes_comes_back_and_costs_nobody_a_connection(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    """A user's /run folder goes with the last login, and comes back with the next."""
+    folder = tmp_path / "run"
+    async with serving(folder / "d.sock") as daemon, client(daemon.path) as before:
+        shutil.rmtree(folder)
+        await trio.sleep(control.LOOK_S + 1)
+        async with client(daemon.path) as after:
+            for sock in (before, after):
+                assert (await ask(sock, "echo", say="hi"))["said"] == "hi"
+        shutil.rmtree(folder)
+        folder.write_text("in the way")
+        await trio.sleep(control.LOOK_S + 1)
+        assert (await ask(before, "echo", say="still here"))["said"] == "still here"
+        folder.unlink()
+        await trio.sleep(control.LOOK_S + 1)
+        async with client(daemon.path) as after:
+            assert (await ask(after, "echo", say="hi"))["said"] == "hi"
 
 
 async def test_a_dead_daemons_socket_is_replaced_and_a_live_ones_is_not(tmp_path: Path) -> None:
