@@ -70,13 +70,13 @@ def _ring(kernels: Kernels, codec: Codec, delta: Tensor) -> object:
 
 
 def _scattered(seed: int) -> Tensor:
-    return (torch.arange(ELEMENTS, dtype=torch.int64) + seed * ELEMENTS) * _KNUTH % 2**32
+    return (torch.arange(ELEMENTS, dtype=torch.int64, device="cpu") + seed * ELEMENTS) * _KNUTH % 2**32
 
 
 def _tame(seed: int) -> Tensor:
     """Numbers of a model's kind, but over many magnitudes: cubes of -1 to 1, scaled per block down to denormals."""
     cubes = ((_scattered(seed).to(torch.float64) / 2**31 - 1) ** 3).view(-1, BLOCK)
-    scales = torch.arange(cubes.shape[0], dtype=torch.float64).mul(-2.2).exp2()
+    scales = torch.arange(cubes.shape[0], dtype=torch.float64, device="cpu").mul(-2.2).exp2()
     return (cubes * scales[:, None]).to(torch.float32).view(-1)
 
 

@@ -55,7 +55,7 @@ def as_bytes(buffer: bytes | bytearray | memoryview | mmap.mmap) -> Tensor:
     """A uint8 tensor over the buffer's memory, not a copy. Over read-only memory it must not be written to."""
     view = memoryview(buffer)
     if view.nbytes == 0:  # torch.frombuffer refuses it
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
     return torch.frombuffer(view, dtype=torch.uint8)
 
 

@@ -18,7 +18,7 @@ from intellectd.kernels import ops
 from intellectd.kernels.codec import Codec, codec_by_name, update_codec
 from intellectd.kernels.digest import state_digest, state_root, update_root
 from intellectd.kernels.layout import Layout
-from intellectd.kernels.outer import AverageStep, OuterStep, OuterVectors
+from intellectd.kernels.outer import AverageStep, OuterStep, OuterVectors, is_fp32
 
 Local = Literal["adopt", "carry", "keep", "none"]
 NORM_ELEMENTS = 1 << 20  # at a time: 12 MiB of temporaries
@@ -131,6 +131,8 @@ class OuterState:
             root = update_root(encoded, self._threads)
         if stats.first_nonfinite is not None:
             raise self._not_finite(stats.first_nonfinite)
+        if not is_fp32(stats.norm):  # of elements that each can be encoded
+            raise self._not_finite(_largest(base, self._arena))
         norm = struct.pack(">f", stats.norm).hex()
         return Frozen(encoded, norm, root, feedback.trouble if feedback is not None else "")
 
@@ -205,3 +207,15 @@ class OuterState:
         self._change()
         codec, vectors = update_codec(codec_by_name(codec_name)), OuterVectors(self.theta, self.momentum)
         return state_root(ops.outer_step_leaves(codec, update, step, vectors, self._threads))
+
+
+def _largest(base: torch.Tensor, local: torch.Tensor) -> int:
+    """Index of the element of base - local that is largest in magnitude."""
+    most, index = -1.0, 0
+    for first in range(0, base.numel(), NORM_ELEMENTS):
+        part = slice(first, first + NORM_ELEMENTS)
+        magnitudes = (base[part] - local[part]).abs()
+        at = int(magnitudes.argmax())
+        if float(magnitudes[at]) > most:
+            most, index = float(magnitudes[at]), first + at
+    return index

@@ -40,8 +40,10 @@ class Alone:
         except ValueError as error:
             raise ModelUnsupported(str(error), "set the outer optimizer's `codec` to one of them") from error
         elements = parameters.layout.elements
-        self._anchor, self._local, self._momentum = (torch.zeros(elements) for _ in range(3))
-        self._encoded = torch.empty(self._codec.encoded_bytes(elements), dtype=torch.uint8)
+        self._anchor, self._local, self._momentum = (
+            torch.zeros(elements, dtype=torch.float32, device="cpu") for _ in range(3)
+        )
+        self._encoded = torch.empty(self._codec.encoded_bytes(elements), dtype=torch.uint8, device="cpu")
         self._threads = ops.usable_threads()
         self._round = 0
         self._tokens_total = 0

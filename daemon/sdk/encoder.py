@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from intellectd.daemon.sdk.parameters import Parameters
-from intellectd.kernels.codec import Codec, codec_by_name
+from intellectd.kernels.codec import GROUP, Codec, codec_by_name
 from intellectd.kernels.device import DeviceUnavailable, load, trusted
+from intellectd.kernels.outer import is_fp32
 
 if TYPE_CHECKING:
     from intellectd.kernels.cuda.launch import Triton
@@ -55,7 +56,7 @@ class DeviceEncoder:
     def load(self, flat: Tensor) -> None:
         """A new anchor, also into the model. Raises torch.OutOfMemoryError."""
         if self._anchor is None:
-            self._anchor = torch.empty(flat.numel(), device=self._device)
+            self._anchor = torch.empty(flat.numel(), dtype=torch.float32, device=self._device)
         self._anchor.copy_(flat)
         self._parameters.load(self._anchor)
 
@@ -87,7 +88,16 @@ class DeviceEncoder:
             sums += of_groups.tolist()
             refused = first + found if refused is None and found is not None else refused
         norm = math.nan if refused is not None else math.sqrt(total_of(sums))
+        if refused is None and not is_fp32(norm):  # of elements that each can be encoded
+            norm, refused = math.nan, self._largest(sums.index(max(sums)) * GROUP)
         return Encoded(codec.name, struct.pack(">f", norm).hex(), refused)
+
+    def _largest(self, first: int) -> int:
+        """Index of the element of the delta that is largest in magnitude, in the group that begins at `first`."""
+        anchor = self._known_anchor()[first : first + GROUP]
+        x = torch.empty_like(anchor)
+        self._parameters.store_piece(x, first)
+        return first + int((anchor - x).abs().argmax())
 
     def _known_anchor(self) -> Tensor:
         if self._anchor is None:
@@ -100,7 +110,7 @@ class DeviceEncoder:
     def _pieces(self) -> Iterator[tuple[int, Tensor]]:
         """Room on the device for a piece of the vector, with the index of its first element, piece after piece."""
         elements = self._parameters.layout.elements
-        room = torch.empty(min(PIECE_ELEMENTS, elements), device=self._device)
+        room = torch.empty(min(PIECE_ELEMENTS, elements), dtype=torch.float32, device=self._device)
         for first in range(0, elements, PIECE_ELEMENTS):
             yield first, room[: elements - first]
 

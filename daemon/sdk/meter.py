@@ -29,7 +29,7 @@ class RoundMeter:
         self._grad_norm = grad_norm
         if loss is not None:
             self._losses += 1
-            self._loss_sum = self._loss_sum + (loss.detach() if hasattr(loss, "detach") else loss)
+            self._loss_sum = self._loss_sum + (loss.detach().float() if hasattr(loss, "detach") else loss)
 
     @property
     def log_is_owed(self) -> bool:

@@ -42,27 +42,27 @@ class Ranks:
     def tell(self, message: Mapping[str, Any] | None) -> None:
         """From rank 0. None, which is said between all steps, is eight bytes."""
         body = b"" if message is None else encode_frame(message)[LENGTH_BYTES:]
-        distributed.broadcast(torch.tensor([len(body)]), self._first, self._group)
+        distributed.broadcast(torch.tensor([len(body)], device="cpu"), self._first, self._group)
         if body:
             distributed.broadcast(torch.frombuffer(bytearray(body), dtype=torch.uint8), self._first, self._group)
 
     def hear(self) -> dict[str, Any] | None:
-        length = torch.zeros(1, dtype=torch.int64)
+        length = torch.zeros(1, dtype=torch.int64, device="cpu")
         distributed.broadcast(length, self._first, self._group)
         if not length.item():
             return None
-        body = torch.empty(int(length.item()), dtype=torch.uint8)
+        body = torch.empty(int(length.item()), dtype=torch.uint8, device="cpu")
         distributed.broadcast(body, self._first, self._group)
         return decode_body(bytes(body.numpy()))
 
     def all_did(self, done: bool) -> bool:
         """Every rank says whether it did; so it is a barrier, too."""
-        count = torch.tensor([int(not done)])
+        count = torch.tensor([int(not done)], device="cpu")
         distributed.all_reduce(count, group=self._group)
         return not count.item()
 
     def sums(self, *values: float) -> list[float]:
-        total = torch.tensor(values, dtype=torch.float64)
+        total = torch.tensor(values, dtype=torch.float64, device="cpu")
         distributed.all_reduce(total, group=self._group)
         return total.tolist()
 

@@ -13,7 +13,8 @@ ONE_BITS = 0x3F800000
 
 
 def fp32(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float32)
+    """Whatever dtype and device a program has made torch's default: so in all of the reference."""
+    return torch.tensor(value, dtype=torch.float32, device="cpu")
 
 
 def magnitudes(x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def encode(x: Tensor) -> Tensor:
     absmax, refused, empty = unit_maxima(magnitude, E3M0.refused_bits)
     scales = (absmax.view(torch.int32) + _HALF_OCTAVE) >> 23
     bottom = (scales - E3M0_CODE_MAX)[:, None]  # half of the smallest value: what is nearer to zero is below it
-    codes = torch.minimum(((magnitude + _HALF_OCTAVE) >> 23) - bottom, torch.tensor(E3M0_CODE_MAX)).clamp_min(1)
+    codes = (((magnitude + _HALF_OCTAVE) >> 23) - bottom).clamp(1, E3M0_CODE_MAX)
     codes = codes.masked_fill((magnitude >> 23) < bottom, 0)
     codes = codes | torch.where((codes != 0) & (x.view(-1, SMALL_BLOCK) < 0), 8, 0)
     head = scales.masked_fill(empty, 0).masked_fill(refused, E3M0_SCALE_NAN)

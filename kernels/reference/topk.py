@@ -105,7 +105,7 @@ def _decode_chunks(rows: Tensor) -> tuple[Tensor, Tensor]:
     bad = outside | (levels >= INFINITY_BITS_BF16).any(dim=1) | ((steps < 0) | twice_unlike).any(dim=1)
     sizes = from_bf16(levels).gather(1, (codes >> 1).to(torch.int64))
     values = torch.where((codes & 1) != 0, -sizes, sizes)
-    out = torch.zeros(rows.shape[0], blocks * BLOCK)
+    out = torch.zeros(rows.shape[0], blocks * BLOCK, dtype=torch.float32, device=rows.device)
     out.scatter_(1, indexes.masked_fill(outside[:, None], 0).to(torch.int64), values)
     return or_nan(out, bad[:, None]), bad
 
@@ -122,10 +122,10 @@ def _unpack_indexes(rows: Tensor) -> Tensor:
 
 
 def _pack_codes(codes: Tensor) -> Tensor:
-    shifts = torch.tensor([0, 2, 4, 6], dtype=torch.int32)
+    shifts = torch.tensor([0, 2, 4, 6], dtype=torch.int32, device=codes.device)
     return (codes.view(-1, 4) << shifts).sum(dim=1).to(torch.uint8)
 
 
 def _unpack_codes(rows: Tensor) -> Tensor:
-    shifts = torch.tensor([0, 2, 4, 6], dtype=torch.int32)
+    shifts = torch.tensor([0, 2, 4, 6], dtype=torch.int32, device=rows.device)
     return ((rows.to(torch.int32)[:, :, None] >> shifts) & 3).view(rows.shape[0], -1)

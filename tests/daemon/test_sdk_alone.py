@@ -1,6 +1,9 @@
 """run=None: the same loop without a daemon, against DiLoCo written down as plainly as torch allows."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -166,6 +169,35 @@ def test_settings_for_alone_are_said_to_be_ignored_in_a_run(caplog: pytest.LogCa
     with caplog.at_level(logging.INFO):
         intellectd.DiLoCo("r", model, torch.optim.SGD(model.parameters()), sync_every=5, socket="/x")
     assert "the run's manifest decides" in caplog.text
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def two_rounds(defaults: Any) -> torch.nn.Module:
+    model = toy()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    with defaults, intellectd.DiLoCo(None, model, inner, sync_every=1, rounds=2):
+        for _ in range(2):
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            inner.step()
+    return model
+
+
+@pytest.mark.parametrize(
+    "defaults", [default_dtype(torch.bfloat16), default_dtype(torch.float64), torch.device("meta")]
+)
+def test_what_a_program_has_made_torchs_default_changes_nothing(defaults: Any) -> None:
+    """`torch.set_default_device("cuda")` at its top had the kernels read host memory at addresses of the GPU's."""
+    assert distance(two_rounds(defaults), two_rounds(nullcontext())) == 0.0
 
 
 def test_a_model_without_trainable_parameters_is_refused() -> None:

@@ -225,6 +225,19 @@ def test_a_number_that_is_none_names_its_tensor(bad: float) -> None:
         state.freeze("int8")
 
 
+@pytest.mark.parametrize("codec", ["int8", "fp32"])
+def test_a_delta_whose_length_is_no_fp32_names_the_tensor_too(codec: str) -> None:
+    """Each of its elements can be encoded; their norm, which goes with it, ended the daemon."""
+    state, arena = state_with_trainer(noise(1))
+    state.adopt()
+    arena[:3] = 1e38
+    arena[LAYOUT.slots[1].offset : LAYOUT.slots[1].offset + 3] = torch.tensor([1.0e38, 1.6e38, 0.0])
+    state.freeze(codec)
+    arena[3:30] = 1e38
+    with pytest.raises(NotUsable, match="tensor 'b' holds a NaN"):
+        state.freeze(codec)
+
+
 def test_an_encoded_delta_is_looked_at_before_it_is_used() -> None:
     state, arena = state_with_trainer(noise(1))
     state.adopt()

@@ -89,6 +89,18 @@ def test_the_first_that_cannot_be_encoded_is_told_and_nothing_of_a_norm(monkeypa
     assert parameters.layout.find(said.refused) == "narrow"
 
 
+def test_a_delta_whose_length_is_no_fp32_names_its_largest_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model()
+    parameters, encoder = encoder_of(model, monkeypatch)
+    _, arena = attached(parameters)
+    encoder.load(arena)
+    with torch.no_grad():
+        model.wide[:2, :3], model.narrow[7] = 1e38, 1.5e38
+        model.narrow[10:20] = -1e38
+    said = encoder.encode("int8", torch.empty(4 * arena.numel(), dtype=torch.uint8))
+    assert said.refused == parameters.layout.slots[1].offset + 7
+
+
 def test_work_is_carried_over_as_the_daemon_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model()
     parameters, encoder = encoder_of(model, monkeypatch)

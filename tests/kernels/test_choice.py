@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from intellectd.kernels import native, ops
+from intellectd.kernels import native, ops, reference
+from intellectd.kernels.agreement import first_difference
 from intellectd.kernels.codec import FP32, GROUP, INT4, INT8, TOPK, Codec
 from intellectd.kernels.digest import LEAF_BYTES, leaf_hashes, state_leaves
 from intellectd.kernels.outer import AverageStep, DelayedNesterovStep, NesterovStep, OuterStep, OuterVectors
@@ -30,6 +31,21 @@ def test_the_best_there_is_by_default() -> None:
     assert (best.name == "native") == (best.reason == "")
     if len(IMPLEMENTATIONS) > 1:
         assert best.name == "native"
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.device("meta")], ids=str)
+def test_what_a_program_has_made_torchs_default_changes_nothing(default: torch.dtype | torch.device) -> None:
+    """The choice is made when a trainer's program first asks for the SDK, whatever it has set by then."""
+    try:
+        if isinstance(default, torch.dtype):
+            torch.set_default_dtype(default)
+        else:
+            torch.set_default_device(default)
+        assert first_difference(reference, reference) is None
+        assert ops.choose({}).name == ops.implementation()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
 
 
 @pytest.mark.skipif("baseline" not in IMPLEMENTATIONS and "neon" not in IMPLEMENTATIONS, reason="torch was asked for")
