@@ -124,6 +124,12 @@ def config_file(environ: Mapping[str, str], explicit: Path | None = None) -> Pat
     return Path(home) / "intellectd/config.toml"
 
 
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which what the file says is what holds: for daemons other than this user's own."""
+    names = {"INTELLECTD_CONFIG", *(setting.variable for setting in SETTINGS)}
+    return {name: value for name, value in environ.items() if name not in names}
+
+
 def load_config(file: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Config:
     """`flags` maps setting keys to what the command line gave; None means it was not given."""
     path = config_file(environ, file)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from intellectd.daemon.cli.client import NotRunning, ask
+from intellectd.daemon.config import without_settings
 from intellectd.daemon.demo.settings import peer_toml
 from intellectd.daemon.errors import OperatorError
 from intellectd.daemon.parent_death import end_with_parent
@@ -43,6 +44,7 @@ class Peer:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "intellectd.daemon.cli.main", "run", "--config", str(config)],
+                env=without_settings(os.environ),  # else all of them take what an operator has exported for one
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
