@@ -4,6 +4,7 @@ Owns the router process, and through it every namespace: all of it goes with the
 ends. Touches nothing of the machine's own network. Refuses to know what the hosts do.
 """
 
+import functools
 import os
 import shutil
 import socket
@@ -15,7 +16,7 @@ from typing import Any, Self
 
 from tests.wan import compiled, nat
 from tests.wan.counts import Counts
-from tests.wan.places import open_socket, setting, settle
+from tests.wan.places import open_socket, setting, settle, without_ipv6
 from tests.wan.topology import Host, Route, Topology
 
 ANSWER_S = 10.0  # the router answers in microseconds; the machine may be busy
@@ -34,17 +35,41 @@ def why_not() -> str | None:
         return "network namespaces take root"
     if not Path("/dev/net/tun").exists():
         return "no /dev/net/tun: the kernel has no TUN devices, or this container may not use them"
-    for tool in ("ip", "nsenter"):
+    for tool in ("ip", "nsenter", "unshare"):
         if shutil.which(tool) is None:
             return f"no `{tool}` on the PATH (Debian: iproute2, util-linux)"
     if compiled.compiler() is None:
         return "no C compiler for the router"
-    made = subprocess.run(("unshare", "--net", "true"), capture_output=True, text=True, check=False)
-    return None if made.returncode == 0 else f"no network namespace may be made here: {made.stderr.strip()}"
+    return _refused(HOST)
 
 
 def why_no_nat() -> str | None:
-    return why_not() or (None if shutil.which("nft") else "no `nft` on the PATH (Debian: nftables)")
+    if why := why_not():
+        return why
+    return _refused(NAT, NAT_RULES) if shutil.which("nft") else "no `nft` on the PATH (Debian: nftables)"
+
+
+# What a host takes, and what a NAT takes besides: containers are refused one or the other, and kernels lack some of it.
+HOST = """
+set -e
+ip tuntap add dev wan0 mode tun
+if [ -e /proc/sys/net/ipv6 ]; then echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; fi
+"""
+NAT = f"""
+set -e
+ip link add {nat.INSIDE} type veth peer name other
+echo 1 >/proc/sys/net/ipv4/ip_forward
+nft -f -
+"""
+NAT_RULES = nat.rules("symmetric")
+
+
+@functools.cache
+def _refused(script: str, told: str = "") -> str | None:
+    """What was said when a new namespace was to take that; None: it took it."""
+    words = ("unshare", "--net", "sh", "-c", script)
+    done = subprocess.run(words, input=told, capture_output=True, text=True, check=False)
+    return f"no such network can be made here: {done.stderr.strip()[:2000]}" if done.returncode else None
 
 
 class Wan:
@@ -183,14 +208,14 @@ class Wan:
 
     def _settle(self, host: Host) -> None:
         door, place, mtu = self._doors[host.name], self._places[host.name], self.topology.mtu
-        setting(door, "net.ipv6.conf.all.disable_ipv6", "1")
+        without_ipv6(door)
         lines = [
             "link set lo up",
             f"link set wan0 mtu {mtu} txqueuelen {QUEUE_PACKETS} up",
             f"address add {self.address(host.name)}/24 dev wan0",
         ]
         if place != door:
-            setting(place, "net.ipv6.conf.all.disable_ipv6", "1")
+            without_ipv6(place)
             setting(door, "net.ipv4.ip_forward", "1")
             lines += [
                 f"link add {nat.INSIDE} mtu {mtu} type veth peer name {nat.INSIDE} mtu {mtu} netns {place}",

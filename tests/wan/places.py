@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -54,6 +55,12 @@ def open_socket(place: Path, family: int, kind: int, protocol: int = 0) -> socke
 def setting(place: Path, name: str, value: str) -> None:
     """Writes a net.* sysctl of that namespace."""
     within(place, lambda: Path("/proc/sys", *name.split(".")).write_text(value))
+
+
+def without_ipv6(place: Path) -> None:
+    """There may be none to begin with: of the kernel, or switched off as it was booted."""
+    with suppress(FileNotFoundError):
+        setting(place, "net.ipv6.conf.all.disable_ipv6", "1")
 
 
 def settle(place: Path, words: tuple[str, ...], told: str) -> None:
