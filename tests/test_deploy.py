@@ -49,7 +49,7 @@ def test_quickstart_without_a_known_command_sets_nothing_up(words: list[str]) ->
 def test_quickstart_finds_its_clone_whatever_cd_would_find_elsewhere(tmp_path: Path) -> None:
     """With CDPATH, `cd` looks elsewhere first and says where it went."""
     (tmp_path / "deploy").mkdir()
-    environ = {**os.environ, "CDPATH": f"{tmp_path}:{ROOT}"}
+    environ = {**os.environ, "CDPATH": f"{tmp_path}:{ROOT}", "PS4": "+ ", "PWD": str(ROOT)}
     words = ["bash", "-x", "deploy/quickstart", "dmeo"]
     done = subprocess.run(words, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert f"\n+ root={shlex.quote(str(ROOT))}\n" in done.stderr

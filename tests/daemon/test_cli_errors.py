@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import socket
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_with_json_an_error_is_one_object_too(words: list[str], code: str, what:
 
 
 def test_an_answer_that_cannot_be_written(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m intellectd.daemon.cli.main version > /dev/full"
+    command = f"{shlex.quote(sys.executable)} -m intellectd.daemon.cli.main version > /dev/full"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.splitlines()[0]) == (
         1,
@@ -268,7 +269,7 @@ def test_whatever_happens_becomes_words_and_a_code(
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
-    command = f"{sys.executable} -m intellectd.daemon.cli.main completion bash | true"
+    command = f"{shlex.quote(sys.executable)} -m intellectd.daemon.cli.main completion bash | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
 

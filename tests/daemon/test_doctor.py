@@ -265,6 +265,13 @@ def config_file(folder: Path, **more: str) -> Path:
     return file
 
 
+@pytest.fixture
+def few_files_will_do(monkeypatch: Patch) -> None:
+    """However few this very process may open."""
+    monkeypatch.setattr(kernel, "FILES_MIN", 0)
+
+
+@pytest.mark.usefixtures("few_files_will_do")
 def test_without_a_daemon_it_answers_all_the_same(tmp_path: Path, capsys: Capture) -> None:
     file = config_file(tmp_path)
     assert main(["doctor", "--config", str(file)]) == 0
@@ -293,6 +300,7 @@ def test_what_fails_is_told_by_exit_code_and_with_the_next_step(tmp_path: Path, 
     )
 
 
+@pytest.mark.usefixtures("few_files_will_do")
 async def test_a_running_daemon_is_asked(tmp_path: Path, capsys: Capture) -> None:
     answers = Answers()
     slow = {"implementation": "torch", "instructions": "", "reason": "no compiler was there"}
