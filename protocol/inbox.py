@@ -4,6 +4,7 @@ Owns who answers for what: the neighbour for what it delivers, the author for wh
 what the message means.
 """
 
+from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.messages import AnyMessage, BadEnvelope, Beacon, open_envelope, open_message
 
@@ -23,4 +24,7 @@ def receive(context: Context, via: str, data: bytes, introduced: bool) -> tuple[
     message = open_message(envelope, context.crypto)
     if introduced and not isinstance(message, Beacon):
         raise BadEnvelope("only beacons can be introduced")
+    if isinstance(message, Beacon) and len(data) > limits.BEACON_BYTES_MAX:
+        # Whoever introduced it would be blamed: what is passed on is refused beyond that.
+        raise BadEnvelope(f"a beacon in {len(data)} bytes")
     return envelope.sender, message

@@ -167,6 +167,19 @@ def test_an_introduced_neighbour_is_trusted_and_proves_no_life(run: History) -> 
     assert len(pz.node.membership.peers) == before + 1 and not pz.node.membership.alive(FIFTY[41], pz.now)
 
 
+def test_no_beacon_is_taken_that_could_not_be_passed_on(run: History) -> None:
+    """SPEC W4: its author's fault, and not the leader's who introduces it. Characters are up to four bytes each."""
+    pz, leader_ = host(run, FIFTY[40]), order(run)[0]
+    fat = pz.beacon(FIFTY[41], addresses=["\U0001f600" * 256] * 16).data
+    assert len(fat) > limits.BEACON_BYTES_MAX
+    for told in (ev.MessageReceived(FIFTY[41], fat), ev.MembersReceived(FIFTY[42], (fat,))):
+        faults = [(e.peer, e.kind) for e in pz.node.handle(told, pz.now) if isinstance(e, ef.PeerFault)]
+        assert faults == [(FIFTY[41] if isinstance(told, ev.MessageReceived) else FIFTY[42], "envelope")]
+    assert pz.node.membership.introduction(FIFTY[41]) == b""
+    pz.told(pz.says(leader_, m.Introduce([pz.beacon(FIFTY[43], addresses=["x" * 256] * 16).data])))
+    assert not [effect for effect in pz.skip() if isinstance(effect, ef.PeerFault)]
+
+
 def test_a_voter_passes_a_plan_on_and_nothing_else(run: History) -> None:
     one, other = order(run)[:2]
     way = host(run, other)
