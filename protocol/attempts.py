@@ -16,9 +16,10 @@ from intellectd.protocol.seat import NO_BALLOT
 
 
 class Attempts:
-    def __init__(self, me: str, head: Head, timers: Timers, promised: Ballot | None) -> None:
-        self._me, self._head, self._timers = me, head, timers
+    def __init__(self, me: str, head: Head, timers: Timers, promised: Ballot | None, now: float = 0.0) -> None:
+        self._me, self._head, self._timers, self._since = me, head, timers, now
         self.number = promised.attempt if promised else 0
+        self._heeds = max(limits.ATTEMPTS_AHEAD_MAX, self.number)  # at first
         self.startable_at: float | None = None  # since when the round could be decided
         self._moved_at = LONG_AGO
         self._waits_until = LONG_AGO
@@ -45,14 +46,15 @@ class Attempts:
             self._began_at = now if ballot != self._phase[0] else self._began_at
             self._phase, self._moved_at = (ballot, phase), now
 
-    def higher(self, ballot: Ballot) -> None:
+    def higher(self, ballot: Ballot, now: float) -> None:
         """Somebody promised this one: ours must be above it to be heard."""
-        if not self.far_fetched(ballot):
+        if not self.far_fetched(ballot, now):
             self.number = max(self.number, ballot.attempt)
 
-    def far_fetched(self, ballot: Ballot) -> bool:
-        """So many attempts have not been tried. One claim must not use up the numbers of all that may follow (A2)."""
-        return ballot.attempt > self.number + limits.ATTEMPTS_AHEAD_MAX
+    def far_fetched(self, ballot: Ballot, now: float) -> bool:
+        """So many attempts have not been tried. Claims must not use up the numbers of all that may follow, nor lead one
+        voter to where another does not heed it: so the bound moves with time, and not with what is claimed (A2)."""
+        return ballot.attempt > self._heeds + limits.ATTEMPTS_PER_S_MAX * (now - self._since)
 
     def failed(self, attempt: int, now: float, again: bool = False) -> None:
         """It ended without a decision. The first retry is at once; from then on with growing pauses. `again`: said once

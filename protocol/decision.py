@@ -30,7 +30,7 @@ class Decision:
         self.context, self.head, self.members, self.held = context, head, members, held
         self.timers = context.config.timers
         self.acceptor = Acceptor(context, head, vote)
-        self.attempts = Attempts(context.peer, head, self.timers, self.acceptor.promised)
+        self.attempts = Attempts(context.peer, head, self.timers, self.acceptor.promised, now)
         self.suspicion = Suspicion(self.timers)
         self.muster = Muster(context, head, members, self.suspicion, now)
         self.exchange = Exchange(context, head)

@@ -96,7 +96,7 @@ class Leading:
         if leader is None or message.ballot != leader.ballot:
             return []
         if message.promised > message.ballot:
-            decision.attempts.higher(message.promised)
+            decision.attempts.higher(message.promised, now)
         note = Note("attempt_refused", f"{sender} refused attempt {message.ballot.attempt}: {message.reason}", "debug")
         if leader.on_refuse(sender, message):
             return [note, *self._give_up(f"attempt {message.ballot.attempt} was refused by too many", now)]

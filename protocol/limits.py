@@ -58,6 +58,7 @@ CALL_TIMEOUT_S = 10.0  # one answer over a slow WAN path, records of 512 KiB inc
 RETRY_MIN_S = 0.5  # first retry of a failed fetch; doubles up to RETRY_MAX_S
 RETRY_MAX_S = 15.0
 ATTEMPTS_AHEAD_MAX = 1_000_000  # a ballot further above is a lie: at one attempt in 10 s, four months of one round
+ATTEMPTS_PER_S_MAX = 1.0  # and then so many more, which is ten times what is tried
 REPEAT_FRACTION = 0.3  # of attempt_s: a lost message is said three times before its attempt is given up
 PARTED_MAX = 16  # peers that one member is kept apart from: with pauses of 15 s, those of four minutes of attempts
 ACCUSATIONS_MAX = 3  # in one decision; who sees more transfers fail is left out itself

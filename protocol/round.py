@@ -179,7 +179,7 @@ class Round:
 
     def on_prepare(self, sender: str, message: Prepare, now: float) -> list[Out]:
         self.parts.rightful(sender, message.ballot)
-        if self.parts.attempts.far_fetched(message.ballot):
+        if self.parts.attempts.far_fetched(message.ballot, now):
             return [self._not_heeded(sender, message.ballot)]
         if not self.parts.acceptor.votes or self.finished:
             return []
@@ -201,7 +201,7 @@ class Round:
     def on_plan(self, sender: str, message: Plan, now: float) -> list[Out]:
         self.parts.rightful(sender, message.ballot)
         self.parts.exchange.check(message)
-        if self.parts.attempts.far_fetched(message.ballot):
+        if self.parts.attempts.far_fetched(message.ballot, now):
             return [self._not_heeded(sender, message.ballot)]
         stale = self.parts.acceptor.refuse_stale(message.ballot)
         if stale or self.context.peer not in [m.peer for m in message.members]:
@@ -221,7 +221,7 @@ class Round:
 
     def on_accept(self, sender: str, message: Accept, now: float) -> list[Out]:
         self.parts.rightful(sender, message.ballot)
-        if self.parts.attempts.far_fetched(message.ballot):
+        if self.parts.attempts.far_fetched(message.ballot, now):
             return [self._not_heeded(sender, message.ballot)]
         if not self.parts.acceptor.votes or self.decided is not None or self.finished:
             return []

@@ -24,6 +24,21 @@ def began(pa: Host) -> bool:
     return pa.node.round.leading.attempt is not None
 
 
+def test_lies_to_one_voter_do_not_lead_it_where_another_does_not_follow() -> None:
+    """SPEC A2: PC claims ever higher attempts to PA alone, each a million above the last, and dies."""
+    run = swarm("PB", "PA", "PC")
+    pa, pb = Host(run).meet("PB", "PC").work(), Host(run, peer="PB").meet("PA", "PC").work()
+    for number in range(1, 5):
+        high = Ballot(900_001 * number - 900_001 * number % 3 + 2, "PC")
+        pa.told(pa.says("PC", say.prepare(run, high)), pa.says("PC", say.abort(run, high, None))).skip()
+    while not began(pa) and pa.now < 200.0:
+        pa.told(pa.ready("PB"), pa.after(1.0))
+    mine = pa.node.round.leading.attempt
+    assert mine is not None and mine.ballot.attempt > 900_000
+    pb.told(pb.says("PA", say.prepare(run, mine.ballot))).skip()
+    assert pb.node.round.parts.acceptor.promised == mine.ballot
+
+
 def test_what_a_dead_leader_said_is_no_progress_when_it_is_said_again() -> None:
     """SPEC A5: whoever has kept it."""
     run, pa = abandoned()
