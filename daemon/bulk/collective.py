@@ -72,7 +72,10 @@ class Collective:
         self.fail = self._books.fail
 
     def rate(self) -> tuple[int, float]:
-        """(bytes that it has sent, seconds since it began)."""
+        """(bytes that it has sent, seconds since it began). Nothing of one that failed: most of the time it waited for
+        somebody, and what may be served beside the next one is a share of this."""
+        if self.transfer.failure is not None:
+            return 0, 0.0
         return self._books.sent_bytes, now_s() - self.transfer.started_s
 
     # ---- its thread

@@ -15,6 +15,7 @@ from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX, ON_BYTES_EVERY
 from intellectd.daemon.bulk.outbox import Control
 from intellectd.daemon.bulk.pace import SharedBucket
 from intellectd.daemon.bulk.sealed import TAG_BYTES, Cipher
+from intellectd.daemon.bulk.sockets import bytes_under_way
 
 
 class FrameWriter:
@@ -103,11 +104,18 @@ class FrameWriter:
         self.sent_bytes += size
 
     def _wait(self) -> None:
-        began = now_s()
+        """Until there is room, of which the kernel tells when half of what it may hold unsent has gone: where many
+        wires share a slow line that takes long, and bytes arrive meanwhile. Nobody is silent while they do."""
+        since = now_s()
+        before: int | None = None
         while True:
-            ready = self._poll.poll(max(0.0, began + self.stall_s - now_s()) * 1000.0)
+            ready = self._poll.poll(max(0.0, since + self.stall_s / 2 - now_s()) * 1000.0)
             self._stop.check()
             if ready:
                 return
-            if now_s() >= began + self.stall_s:  # which may have changed meanwhile
+            if now_s() < since + self.stall_s / 2:  # which may have changed meanwhile
+                continue
+            left = bytes_under_way(self._socket)
+            if before is not None and left >= before:
                 raise LinkSilent(f"it took nothing for {self.stall_s:g} s")
+            since, before = now_s(), left

@@ -5,7 +5,10 @@ Owns socket options and their reasons. Refuses to know TLS and what is sent.
 
 import contextlib
 import errno
+import fcntl
 import socket
+import sys
+import termios
 from pathlib import Path
 
 from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkBadAddress
@@ -78,6 +81,14 @@ def give_up_after(connection: socket.socket, stall_s: float) -> None:
 
 def unsent_at_most(connection: socket.socket, count: int) -> None:
     _try(connection, socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
+
+
+def bytes_under_way(connection: socket.socket) -> int:
+    """Given to the kernel and not acknowledged yet; 0 where it does not tell."""
+    count = bytearray(4)
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, count)
+    return int.from_bytes(count, sys.byteorder)
 
 
 def segment_bytes(connection: socket.socket) -> int:

@@ -3,13 +3,15 @@
 import socket
 import struct
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from intellectd.daemon.bulk.bell import Stop
-from intellectd.daemon.bulk.errors import WireError
+from intellectd.daemon.bulk.errors import LinkSilent, WireError
 from intellectd.daemon.bulk.frame_writer import FrameWriter
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind, decode_header, encode_header
 from intellectd.daemon.bulk.limits import CONTROL_BYTES_MAX, FRAME_BYTES_MAX, ON_BYTES_EVERY
@@ -123,18 +125,59 @@ def test_a_chunk_says_on_its_way_that_it_moves() -> None:
     assert moves.count("sent") == 1 and len(moves) <= 1 + len(payload) // ON_BYTES_EVERY
 
 
-def test_who_waits_for_a_socket_heeds_what_it_is_told_of_its_patience_meanwhile() -> None:
+class Polled:
+    """A poll on a clock of the test's, which so often finds no room until its time is over; before that, `turns`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, turns: list[Callable[[], None]]) -> None:
+        self.now, self.turns = 0.0, turns
+        monkeypatch.setattr("intellectd.daemon.bulk.frame_writer.now_s", lambda: self.now)
+
+    def poll(self, timeout_ms: float) -> list[int]:
+        if not self.turns:
+            return [1]
+        self.now += timeout_ms / 1000.0
+        self.turns.pop(0)()
+        return []
+
+
+@contextmanager
+def waiting(stall_s: float) -> Iterator[tuple[FrameWriter, socket.socket]]:
+    """A writer to a socket that holds 1,000 bytes, and the other end."""
     here, there = socket.socketpair()
-    writer = FrameWriter(here, Stop(), Clear(), None)  # which may wait for no time at all
-
-    class Polled:
-        def poll(self, _timeout_ms: float) -> list[int]:
-            said.append(writer.stall_s)
-            writer.stall_s = WAIT_S
-            return [1] if len(said) > 1 else []
-
-    said = list[float]()
-    writer._poll = Polled()  # type: ignore[assignment]
-    writer._wait()
-    assert said == [0.0, WAIT_S]
+    writer = FrameWriter(here, Stop(), Clear(), None)
+    writer.stall_s = stall_s
+    for _piece in range(10):
+        here.sendall(bytes(100))  # which the kernel counts until the whole piece is read
+    yield writer, there
     here.close(), there.close()
+
+
+def test_who_waits_for_a_socket_heeds_what_it_is_told_of_its_patience_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with waiting(10.0) as (writer, _there):
+
+        def more() -> None:
+            writer.stall_s = 240.0
+
+        polled = Polled(monkeypatch, [more, lambda: None])
+        writer._poll = polled  # type: ignore[assignment]
+        writer._wait()
+        assert polled.now == 120.0
+
+
+def test_who_takes_a_little_now_and_then_is_not_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a slow line it is long until the kernel has room again."""
+    with waiting(10.0) as (writer, there):
+
+        def takes() -> None:
+            read_exactly(there, 100)
+
+        polled = Polled(monkeypatch, [lambda: None, *5 * [takes]])
+        writer._poll = polled  # type: ignore[assignment]
+        writer._wait()
+        assert polled.now == 30.0 and polled.turns == []
+        polled.turns = 9 * [lambda: None]
+        with pytest.raises(LinkSilent, match="took nothing for 10 s"):
+            writer._wait()
+        assert polled.now == 40.0

@@ -199,6 +199,14 @@ def test_what_waits_for_others_waits_for_none_of_its_own() -> None:
     assert arrivals.holds(c)
 
 
+def test_one_that_failed_says_nothing_of_how_fast_the_line_is() -> None:
+    collective, _channels, _end = run(Case(("a", "b", "c"), "fp32", 3 * GROUP))
+    collective._books.sent_bytes = 2**30
+    assert collective.rate() == (0, 0.0)
+    collective.transfer._failure = None
+    assert collective.rate()[0] == 2**30
+
+
 def test_a_window_that_is_shut_for_others_sake_says_nothing_of_the_link() -> None:
     collective, channels, end = run(Case(("a", "b", "c"), "fp32", 3 * GROUP, schedule="direct"))
     assert [link.peer for link in end.links] == ["a", "c"]
