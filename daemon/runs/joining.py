@@ -5,6 +5,7 @@ Owns finding one peer that knows the run, and checking what it says against the 
 
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from intellectd.protocol.messages import RunRequest
 DIAL_S = 8.0  # one address; several are tried at once
 JOIN_S = 40.0  # until somebody was found who has the manifest; the command line waits for a minute
 ASK_S = 10.0
+ASKED_AT_ONCE_MAX = 16  # the frozen among them cost all of them ASK_S together
 AGAIN_S = 1.0
 DISCOVERY_KEY_CHARS = 48
 PROBLEMS_TOLD_MAX = 3
@@ -33,7 +35,9 @@ JOINING = "joining"  # of what folders are named that are no runs yet
 
 @dataclass
 class Search:
-    asked: list[str] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)  # peers of the addresses that were named, once dialled
+    turns: Counter[str] = field(default_factory=Counter)  # how often each was asked, whatever it said
+    asked: list[str] = field(default_factory=list)  # that answered
     problems: list[str] = field(default_factory=list)
     version: str = ""
     false: str = ""  # what a peer sent in place of the manifest
@@ -66,17 +70,19 @@ async def _search(host: Host, run_id: str, addresses: list[str], search: Search)
     # The peers given were tried above; those remembered and configured are dialled behind our back, in their time.
     others = bool(host.config.network.bootstrap or host.known.addresses)
     while True:
-        await _ask_around(host, run_id, run_ids.run_key(run_id), search)
+        is_round_over = await _ask_around(host, run_id, run_ids.run_key(run_id), search)
         nobody = bool(addresses or not others) and not search.asked and not host.network.connected()
         if search.found or search.version or nobody or _all_said_no(search, host):
             return
-        await trio.sleep(AGAIN_S)
+        if is_round_over:
+            await trio.sleep(AGAIN_S)
 
 
 async def _dial_all(host: Host, addresses: list[str], search: Search) -> None:
     async def one(address: str) -> None:
         try:
             peer = await host.network.dial(address, DIAL_S)
+            search.given.append(peer)
             host.remember(peer, (address,))
         except BadAddress as error:
             raise ControlError("bad_address", str(error)) from error
@@ -100,8 +106,10 @@ def _first(group: BaseExceptionGroup) -> BaseException:
     return error
 
 
-async def _ask_around(host: Host, run_id: str, run: bytes, search: Search) -> None:
-    candidates = dict.fromkeys(host.network.connected())
+async def _ask_around(host: Host, run_id: str, run: bytes, search: Search) -> bool:
+    """Some at once, who was asked least first: a few frozen hosts must not take all the time that there is. True when
+    everybody had a turn."""
+    candidates = dict.fromkeys([*search.given, *host.network.connected()])
     try:
         found = await host.network.find(run.hex()[:DISCOVERY_KEY_CHARS])
         for peer, addresses in sorted(found.items()):
@@ -109,13 +117,15 @@ async def _ask_around(host: Host, run_id: str, run: bytes, search: Search) -> No
             candidates[peer] = None
     except NetworkError as error:
         search.problems.append(str(error))
-    for peer in candidates:
-        await _ask(host, run_id, run, peer, search)
-        if search.found is not None:
-            return
+    chosen = sorted(candidates, key=lambda peer: search.turns[peer])[:ASKED_AT_ONCE_MAX]
+    async with trio.open_nursery() as nursery:
+        for peer in chosen:
+            nursery.start_soon(_ask, host, run_id, run, peer, search, nursery.cancel_scope)
+    search.turns.update(chosen)
+    return all(search.turns[peer] for peer in candidates)
 
 
-async def _ask(host: Host, run_id: str, run: bytes, peer: str, search: Search) -> None:
+async def _ask(host: Host, run_id: str, run: bytes, peer: str, search: Search, others: trio.CancelScope) -> None:
     try:
         body = await host.network.call(peer, "manifest", encode(RunRequest(run)), ASK_S)
     except WireVersionMismatch as error:
@@ -132,6 +142,7 @@ async def _ask(host: Host, run_id: str, run: bytes, peer: str, search: Search) -
         signed = decode_signed(body)
         check_manifest(run_id, signed)
         search.found = signed
+        others.cancel()
     except BadManifest as error:
         search.false = f"{peer} sent a false manifest: {error}"
 
