@@ -14,7 +14,12 @@ from libp2p.rcmgr import Direction
 
 from intellectd.daemon.net import PeerUnreachable
 from intellectd.daemon.p2p.dialer import Dialer
-from intellectd.daemon.p2p.limits import STREAM_CHUNK_BYTES, STREAM_OPEN_SECONDS_MAX
+from intellectd.daemon.p2p.limits import (
+    CONNECTIONS_MAX,
+    FREE_CONNECTIONS_MIN,
+    STREAM_CHUNK_BYTES,
+    STREAM_OPEN_SECONDS_MAX,
+)
 from intellectd.daemon.p2p.streams import ByteStream, StreamEnded, WriteStuck
 
 RPC_PROTOCOL = "/intellectd/rpc"  # without a version: the preamble compares versions, and can name both
@@ -66,6 +71,9 @@ class Connections(INotifee):  # type: ignore[misc]
         self._dialer = dialer
         self._nursery = nursery
         self._up: dict[str, None] = {}
+        self._inbound: dict[Any, str] = {}  # connections to their peers, the oldest first
+        self._parting: set[Any] = set()  # connections that are being closed to make room
+        self.is_guest: Callable[[str], bool] = lambda peer: False  # nothing would be lost if it left
         self.on_up: Callable[[str], None] = lambda peer: None
         self.on_inbound: Callable[[str], None] = lambda peer: None
         self.on_down: Callable[[str], None] = lambda peer: None
@@ -121,15 +129,30 @@ class Connections(INotifee):  # type: ignore[misc]
         self._up[peer] = None
         self._nursery.start_soon(self._watch, peer, conn)
         if conn.direction is Direction.INBOUND:
+            self._inbound[conn] = peer
             self._tell(self.on_inbound, peer)
         self._tell(self.on_up, peer)
+        self._make_room()
 
     async def _watch(self, peer: str, conn: Any) -> None:
         """`disconnected` comes a fifth of a second late, when a restarted peer may be connected again."""
         await conn.muxed_conn.event_shutting_down.wait()
+        self._inbound.pop(conn, None)
+        self._parting.discard(conn)
         if peer in self._up and not self._dialer.live(peer):
             del self._up[peer]
             self._tell(self.on_down, peer)
+
+    def _make_room(self) -> None:
+        """For those who come next: of the strangers that are only here, who came first goes."""
+        excess = len(self._swarm.get_connections()) - len(self._parting) - (CONNECTIONS_MAX - FREE_CONNECTIONS_MIN)
+        if excess <= 0:
+            return
+        guests = [conn for conn, peer in self._inbound.items() if conn not in self._parting and self.is_guest(peer)]
+        for conn in guests[:excess]:
+            log.debug("closed a connection of %s: there are too many", self._inbound[conn])
+            self._parting.add(conn)
+            self._nursery.start_soon(_close, conn)
 
     async def disconnected(self, network: Any, conn: Any) -> None: ...
 

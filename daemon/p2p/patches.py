@@ -37,6 +37,7 @@ from intellectd.daemon.p2p.limits import (
     ANNOUNCE_SECONDS,
     BUFFERED_BYTES_MAX,
     CONNECTIONS_PER_PEER_MAX,
+    HALF_OPEN_MAX,
     IDENTIFY_BYTES_MAX,
     PROVIDER_SECONDS,
     QUERIES_PER_PEER_MAX,
@@ -256,13 +257,30 @@ def _contain_handlers(host: Any, swarm: Any) -> None:
 
 
 def _release_inbound_slots(swarm: Any) -> None:
-    """An inbound slot is kept until the host ends, so that after 250 connections it is deaf for ever."""
+    """An inbound slot is kept until the host ends, so that after 250 connections it is deaf for ever. Handshakes have
+    places of their own: stock, so many silent sockets leave none to anybody."""
+    half_open: dict[str, dict[trio.CancelScope, None]] = {}
+    swarm._inbound_limiter.total_tokens += HALF_OPEN_MAX
+
+    async def upgraded(raw: Any, listened_on: Any) -> Any:
+        came_from = str((raw.get_remote_address() or ("",))[0])
+        with trio.CancelScope() as scope:
+            half_open.setdefault(came_from, {})[scope] = None
+            if sum(map(len, half_open.values())) > HALF_OPEN_MAX:
+                next(iter(max(half_open.values(), key=len))).cancel()  # the oldest, of where most come from
+            try:
+                return await swarm.upgrade_inbound_raw_conn(raw, listened_on)
+            finally:
+                del half_open[came_from][scope]
+                if not half_open[came_from]:
+                    del half_open[came_from]
+        raise ConnectionError(f"too many handshakes at once, most of them from {came_from}")
 
     async def inbound(pipe: Any, listened_on: Any, failure: Any) -> None:
         del failure  # an event for metrics that nobody reads
         raw = RawConnection(pipe, False)
         try:
-            muxed = await swarm.upgrade_inbound_raw_conn(raw, listened_on)
+            muxed = await upgraded(raw, listened_on)
             if len(swarm.get_connections(muxed.peer_id)) <= CONNECTIONS_PER_PEER_MAX:
                 await muxed.event_closed.wait()
             else:

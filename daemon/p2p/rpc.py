@@ -91,6 +91,10 @@ class Rpc:
             with trio.move_on_after(WRITE_SECONDS_MAX):
                 await self._links[peer].ended()
 
+    def speaks_to(self, peer: str) -> bool:
+        """Did this host have anything to say to the peer, of its own accord?"""
+        return peer in self._links
+
     def reachable(self, peer: str) -> None:
         """There is news of the peer: whatever waits for a redial need not wait any longer."""
         if peer in self._links and not self._closed:

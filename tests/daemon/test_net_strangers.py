@@ -11,16 +11,18 @@ from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.io.exceptions import IOException
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.kad_dht.utils import maybe_consume_signed_record
+from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import create_signed_peer_record
 from multiaddr import Multiaddr
 
 from intellectd.daemon.p2p import limits, patches
+from intellectd.daemon.p2p.addresses import parse_dialable
 from intellectd.daemon.p2p.host import Libp2pNetwork
 from intellectd.daemon.p2p.lookup import get_providers
 from intellectd.daemon.peer_id import peer_id_of_public_key
-from tests.daemon.net_world import PATIENCE_S, connect, patient, world_of
+from tests.daemon.net_world import PATIENCE_S, connect, echo, eventually, patient, world_of
 
 KEY = b"/intellectd/0123456789abcdef01234567"
 
@@ -118,6 +120,56 @@ async def test_a_stream_on_which_nothing_is_asked_ends(monkeypatch: pytest.Monke
         stream = await _query(villain, host)
         with trio.fail_after(PATIENCE_S), pytest.raises(IOException):
             await stream.read(1)  # type: ignore[attr-defined]
+
+
+async def test_strangers_that_only_listen_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stock and at the limit, everybody else is refused, and so is each address that this host dials."""
+    async with world_of("libp2p") as world:
+        friend, villain, late = [await world.open() for _ in range(3)]
+        for module in ("host", "connections"):
+            monkeypatch.setattr(f"intellectd.daemon.p2p.{module}.CONNECTIONS_MAX", 8)
+        monkeypatch.setattr("intellectd.daemon.p2p.connections.FREE_CONNECTIONS_MIN", 4)
+        host = await world.open()
+        host.on_call("echo", echo)
+        gone: list[str] = []
+        host.on_disconnect(gone.append)
+        await connect(friend, host)
+        assert host.post(friend.peer_id, b"one of ours")
+        for _ in range(8):
+            with contextlib.suppress(SwarmException):  # while those before it part
+                await _dial_once_more(villain, host)
+        await eventually(lambda: len(host._host.get_network().get_connections()) <= 4)  # type: ignore[attr-defined]
+        await connect(late, host)
+        assert await late.call(host.peer_id, "echo", b"late", PATIENCE_S) == b"late"
+        assert friend.peer_id not in gone
+
+
+async def test_of_too_many_handshakes_those_go_of_where_most_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "HALF_OPEN_MAX", 8)
+    monkeypatch.setattr("intellectd.daemon.p2p.host.CONNECTIONS_MAX", 4)
+    async with world_of("libp2p") as world, trio.open_nursery() as nursery:
+        host, friend = await world.open(), await world.open()
+        port = parse_dialable(host.addresses()[0]).port
+        ended: list[str] = []
+        for source in ["127.0.0.2", *["127.0.0.3"] * 12]:
+            await nursery.start(_say_nothing_from, source, port, ended)
+        await eventually(lambda: len(ended) == 5)
+        assert set(ended) == {"127.0.0.3"}
+        await connect(friend, host)
+        nursery.cancel_scope.cancel()
+
+
+async def _say_nothing_from(source: str, port: int, ended: list[str], task_status: trio.TaskStatus[None]) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", port, local_address=source) as stream:
+        task_status.started()
+        async for _ in stream:
+            pass
+        ended.append(source)
+
+
+async def _dial_once_more(here: object, there: Libp2pNetwork) -> None:
+    swarm = here._host.get_network()  # type: ignore[attr-defined]
+    await swarm._dial_addr_single_attempt(Multiaddr(there.addresses()[0]), ID.from_string(there.peer_id))
 
 
 async def _query(here: object, there: Libp2pNetwork) -> object:
