@@ -13,7 +13,7 @@ from intellectd.protocol.effects import Out, PeerFault, Through, To
 from intellectd.protocol.ids import At
 from intellectd.protocol.inbox import receive
 from intellectd.protocol.membership import Membership
-from intellectd.protocol.messages import AnyMessage, BadEnvelope, BadMessage, Plan, Relay, Spread, open_envelope
+from intellectd.protocol.messages import AnyMessage, BadEnvelope, BadMessage, Beacon, Plan, Relay, Spread, open_envelope
 
 V = TypeVar("V")
 OWN = ""  # the budget of what this host itself sends by way of others
@@ -77,9 +77,15 @@ class Relaying:
             received = self._open(message, open_envelope(message.envelope).sender)
         except BadMessage as error:
             return [PeerFault(sender, error.kind, f"relay: {error}")], None
-        if received is not None:
-            self.on_news(received[0], now)
+        if received is None or self._of_earlier_life(*received):
+            return [], None
+        self.on_news(received[0], now)
         return [], received
+
+    def _of_earlier_life(self, author: str, message: AnyMessage) -> bool:
+        """Who kept an old beacon could revive a dead peer with it: only from its own mouth is a clock set back (B1)."""
+        known = self._members.beacon(author)
+        return isinstance(message, Beacon) and known is not None and message.incarnation < known.incarnation
 
     def spread(self, sender: str, message: Spread, at: At, now: float) -> list[Out]:
         """A voter's plan for the decision `at` that stands here, to the members that it left to this voter."""

@@ -85,6 +85,18 @@ def test_what_arrives_counts_as_its_authors() -> None:
     assert fault.peer == "PB"
 
 
+def test_a_dead_peer_is_not_revived_with_a_beacon_of_an_earlier_life() -> None:
+    """SPEC B1, W8: only from its own mouth may it come with a lower incarnation, its clock set back."""
+    pc = Host(run_of_three(), peer="PC")
+    old = pc.beacon("PA", incarnation=4).data
+    pc.told(pc.beacon("PB"), pc.beacon("PA", incarnation=5)).skip()
+    for _ in range(5):
+        pc.told(pc.after(4.0), pc.beacon("PB"))
+    pc.told(pc.says("PB", m.Relay("PC", old)))
+    assert not pc.node.membership.alive("PA", pc.now)
+    assert not pc.node.relaying.unheard("PA", pc.now)
+
+
 def test_a_plan_for_many_goes_by_voters_that_are_heard_directly() -> None:
     """SPEC W11, W8: `spread` is not relayed; whoever passed on one in a relay would blame its author."""
     names = [name_of(number) for number in range(40)]
