@@ -196,6 +196,14 @@ class LeaveRequested:
     """The operator takes this host out of the run."""
 
 
+@dataclass(frozen=True)
+class AddressesChanged:
+    """This host is reached elsewhere from now on: a lease ended, a laptop moved, an interface came up."""
+
+    addresses: tuple[str, ...]
+    bulk: str  # of its bulk plane, "" if nobody can dial that
+
+
 Event = (
     Tick
     | MessageReceived
@@ -220,5 +228,6 @@ Event = (
     | DonorFault
     | SnapshotsHeld
     | LeaveRequested
+    | AddressesChanged
     | RecoverySigned
 )

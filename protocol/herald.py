@@ -3,7 +3,7 @@
 Owns the beacon's sequence and what the shell reported for it. Refuses to know who listens (membership.py).
 """
 
-from intellectd.protocol.events import SnapshotsHeld, TransferMoved
+from intellectd.protocol.events import AddressesChanged, SnapshotsHeld, TransferMoved
 from intellectd.protocol.head import Head
 from intellectd.protocol.messages import Beacon, Lineage, Link, Ready, Transfer
 
@@ -18,6 +18,9 @@ class Herald:
         self._updates_from = 0
         self._transfer: Transfer | None = None
         self._said: object = None
+
+    def on_addresses(self, event: AddressesChanged) -> None:
+        self._addresses, self._bulk = event.addresses, (event.bulk, self._bulk[1])
 
     def on_snapshots(self, event: SnapshotsHeld) -> None:
         self._snapshots, self._updates_from = event.rounds, event.updates_from

@@ -113,6 +113,10 @@ class Keeper:
             self.catchup.on_entries(useful, now)
         return out
 
+    def _say_where(self, event: ev.AddressesChanged, now: float) -> None:
+        self.herald.on_addresses(event)
+        self.membership.soon(now)
+
     def _decide(self, entry: Entry, now: float) -> list[Out]:
         """A record is certain: it goes to the log, and the next round begins."""
         record, old = entry.record, self.round

@@ -173,10 +173,8 @@ class Node(Keeper):
                 return self._on_applied(event, now)
             case ev.SnapshotInstalled():
                 self.progress.on_jump()
-                if not self.catchup.on_snapshot(event.round, event.came_bytes, now):
-                    return []
-                note = Note("snapshot", f"here: {state_name(event.round)}")
-                return [note, *self._stands(event.digest, now)]
+                if self.catchup.on_snapshot(event.round, event.came_bytes, now):
+                    return [Note("snapshot", f"here: {state_name(event.round)}"), *self._stands(event.digest, now)]
             case ev.SnapshotMissed():
                 return self.catchup.on_snapshot_missed(event, now)
             case ev.DonorFault():
@@ -190,6 +188,8 @@ class Node(Keeper):
             case ev.LeaveRequested():
                 self.leaving = True
                 self.membership.soon(now)
+            case ev.AddressesChanged():
+                self._say_where(event, now)
             case _:
                 assert_never(event)
         return []

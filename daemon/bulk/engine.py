@@ -38,8 +38,8 @@ from intellectd.daemon.bulk.piece_fetch import PieceFetch
 from intellectd.daemon.bulk.probe import Probe
 from intellectd.daemon.bulk.relay import Relay
 from intellectd.daemon.bulk.serve import CollectiveWatch, Server
+from intellectd.daemon.bulk.sockets import address_of, split_address
 from intellectd.daemon.bulk.sockets import listen as listen_on
-from intellectd.daemon.bulk.sockets import public_address, split_address
 from intellectd.daemon.bulk.transfer import Transfer
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import TRANSFER_ID_BYTES, ChannelRequest, GetRequest, RelayRequest, Request
@@ -70,8 +70,8 @@ class Engine:
         except (BulkError, ValueError):
             self._identity.close()
             raise
-        address = "" if announce is None else announce or public_address(listening)
-        self._endpoint = Endpoint(address, self._identity.certificate)
+        self._announce, self._bound = announce, listening.getsockname()[:2]
+        self._endpoint = Endpoint(self._address(), self._identity.certificate)
         self._lock = threading.Lock()
         self._ended = threading.Condition(self._lock)
         self._transfers: dict[TransferId, tuple[Transfer, Callable[[Failure], None]]] = {}
@@ -94,7 +94,13 @@ class Engine:
 
     @property
     def endpoint(self) -> Endpoint:
+        """Where this host is now: one that listens on all interfaces may have moved."""
+        if self._endpoint.address != (address := self._address()):
+            self._endpoint = Endpoint(address, self._endpoint.certificate)
         return self._endpoint
+
+    def _address(self) -> str:
+        return "" if self._announce is None else self._announce or address_of(*self._bound)
 
     def trust(self, peers: dict[str, Endpoint]) -> None:
         """Replace the table. A peer with an unusable certificate is left out, and said so when it is dialled."""

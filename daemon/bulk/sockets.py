@@ -56,7 +56,11 @@ def _cannot_listen(address: str, error: OSError) -> BulkBadAddress:
 
 def public_address(listener: socket.socket) -> str:
     """Where others may dial a listener. One on all interfaces gets the host's own address, if it has one."""
-    host, port = listener.getsockname()[:2]
+    return address_of(*listener.getsockname()[:2])
+
+
+def address_of(host: str, port: int) -> str:
+    """Asked anew, it may be another one: hosts move."""
     if host not in ("0.0.0.0", "::"):
         return join_address(host, port)
     # Not by the host's name: Debian's /etc/hosts makes that 127.0.1.1, which no other host can dial.

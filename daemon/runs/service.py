@@ -17,6 +17,7 @@ from intellectd.daemon.attach_request import AttachRequest, check_tensors
 from intellectd.daemon.control import ControlError
 from intellectd.daemon.logs import get_log, log_if_changed
 from intellectd.daemon.net import NetworkError
+from intellectd.daemon.p2p.addresses import parse
 from intellectd.daemon.runs.compute import Compute
 from intellectd.daemon.runs.driver import Driver
 from intellectd.daemon.runs.history import HistoryKeeper
@@ -65,6 +66,7 @@ class RunService:
         self.ended = trio.Event()
         self.changed = trio.Event()  # set and replaced whenever an event was handled
         self._scope = trio.CancelScope()
+        self._where = _whereabouts(host)
         self._voters_at = 0.0  # when to look next whether they are a quorum
         self.node = node = _node(host, self, opened)
         self.journal.plan = lambda came, rate: node.catchup.left(node.head, came, rate, trio.current_time())
@@ -190,10 +192,20 @@ class RunService:
     async def _discover(self) -> None:
         wait = FIND_S_MIN
         while True:
+            self._say_where()
             await self._find_once()
             alone = not self.node.membership.alive_beacons(trio.current_time())
             wait = FIND_S_MIN if alone else min(2 * wait, FIND_S_MAX)
             await trio.sleep(wait)
+
+    def _say_where(self) -> None:
+        """To the others, if this host has moved."""
+        where, before = _whereabouts(self.host), self._where
+        if where == before or (_offline(where) and not _offline(before)):  # between two leases, say
+            return
+        log.info("this host has moved", run=self.config.name, addresses=" ".join(where.addresses), bulk=where.bulk)
+        self._where = where
+        self.post(where)
 
     async def _find_once(self) -> None:
         network, metrics, asking = self.host.network, self.host.metrics, "provide"
@@ -295,6 +307,14 @@ class RunService:
         changed.set()
 
 
+def _whereabouts(host: Host) -> ev.AddressesChanged:
+    return ev.AddressesChanged(tuple(host.network.addresses()), host.bulk.endpoint.address)
+
+
+def _offline(where: ev.AddressesChanged) -> bool:
+    return all(parse(address).loopback() for address in where.addresses)
+
+
 def _node(host: Host, service: RunService, opened: Opened) -> Node:
     return Node(
         peer=host.identity.peer_id,
@@ -304,8 +324,8 @@ def _node(host: Host, service: RunService, opened: Opened) -> Node:
         rng=Random(),
         now=trio.current_time(),
         incarnation=opened.incarnation,
-        addresses=tuple(host.network.addresses()),
-        bulk=(host.bulk.endpoint.address, host.bulk.endpoint.certificate),
+        addresses=service._where.addresses,
+        bulk=(service._where.bulk, host.bulk.endpoint.certificate),
         entries=opened.entries,
         applied=opened.applied,
         applied_digest=opened.digest,

@@ -148,6 +148,17 @@ def test_a_peer_that_is_back_at_an_address_of_before_is_learnt_there() -> None:
     assert not any(isinstance(e, ef.Learn) for e in pa.node.handle(late, pa.now))
 
 
+def test_who_moves_says_so_at_once() -> None:
+    """SPEC B2: others dial what the newest beacon says."""
+    pa = alone().meet("PB")
+    pa.told(pa.after(6)).skip()
+    beacons(pa, "PB")
+    pa.told(ev.AddressesChanged(("/new",), "new:1"))
+    pa.told(pa.after(0.06)).skip()
+    (beacon,) = beacons(pa, "PB")
+    assert (beacon.addresses, beacon.bulk) == (["/new"], "new:1")
+
+
 def test_addresses_are_learnt_once_and_bounded() -> None:
     """SPEC B5."""
     pa = alone()
