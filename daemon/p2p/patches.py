@@ -267,7 +267,8 @@ def _release_inbound_slots(swarm: Any) -> None:
         with trio.CancelScope() as scope:
             half_open.setdefault(came_from, {})[scope] = None
             if sum(map(len, half_open.values())) > HALF_OPEN_MAX:
-                next(iter(max(half_open.values(), key=len))).cancel()  # the oldest, of where most come from
+                most = max(half_open, key=lambda address: len(half_open[address]))
+                next(iter(half_open[most])).cancel()  # the oldest, of where most come from
             try:
                 return await swarm.upgrade_inbound_raw_conn(raw, listened_on)
             finally:
