@@ -25,7 +25,8 @@ from intellectd.protocol.trail import Trail
 
 @dataclass
 class Rival:
-    """Another line, as far as it has been fetched from one peer and found valid."""
+    """Another line, as far as it has been fetched from one peer and found valid. One that is too long to be kept is
+    proven by its newest point alone: then ours is left for the point where they part, and it is read from there on."""
 
     generation: bytes
     peer: str
@@ -34,6 +35,7 @@ class Rival:
     since: float
     entries: list[Entry] = field(default_factory=list)
     entries_bytes: int = 0
+    skimmed: bool = False  # they became too many to be kept: they are read again once the line is proven
     steps: int = 0  # rounds that `base` lies back
     found: bool = False  # the point where it parted lies at `base` or after it
     asked: bool = False
@@ -186,7 +188,7 @@ class Branching:
             self._retry.succeeded()
             return [], Switch(rival.base, tuple(rival.entries))
         if len(rival.entries) > limits.RIVAL_ENTRIES_MAX or rival.entries_bytes > limits.RIVAL_BYTES_MAX:
-            self._doubt(peer, now)
+            rival.entries, rival.entries_bytes, rival.skimmed = [], 0, True
         return [], None
 
     def switched(self, base: Head) -> None:
@@ -233,8 +235,8 @@ class Branching:
     def _prolong(self, rival: Rival, entry: Entry) -> None:
         rival.head, rival.found = rival.head.next(entry), True
         if self.trail.knows(rival.head):  # so far it is our own line: it parts later
-            rival.base, rival.entries, rival.entries_bytes = rival.head, [], 0
-        else:
+            rival.base, rival.entries, rival.entries_bytes, rival.skimmed = rival.head, [], 0, False
+        elif not rival.skimmed:
             rival.entries.append(entry)
             rival.entries_bytes += len(encode(entry))
 

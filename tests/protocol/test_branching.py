@@ -222,6 +222,34 @@ def test_what_the_rival_shows_of_our_own_history_is_not_left() -> None:
     assert pa.one(ef.Rebase).round == 2
 
 
+def test_a_line_that_is_longer_than_what_is_kept_of_it_is_proven_and_then_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SPEC G7: however long the two have been apart, they meet."""
+    monkeypatch.setattr(limits, "RIVAL_ENTRIES_MAX", 3)
+    run = history()
+    ours, theirs = history(), run
+    theirs.decide_entry(fork(theirs.head, ["PB", "PC"], theirs.state, "PB", TagCrypto("PB")))
+    for _ in range(4):
+        ours.round("PA", "PB", "PC")
+    for _ in range(12):
+        theirs.round("PB", "PC")
+    pa, head = Host(ours), theirs.head
+    more = m.Lineage(0, 1, head.tokens_total, True, True)
+    claim = {"generation": head.generation, "lineage": more, "head_round": head.round, "head": head.hash}
+    for _ in range(60):
+        pa.told(pa.beacon("PB", **claim))
+        asked = next((e for e in pa.skip() if isinstance(e, ef.AskEntries)), None)
+        if asked is not None:
+            assert asked.generation == head.generation
+            shown = tuple(theirs.entries[asked.from_round :][:2])
+            pa.told(ev.EntriesReceived("PB", shown, asked.generation))
+        rival = pa.node.branching._rival
+        assert rival is None or len(rival.entries) <= 5
+        pa.told(pa.after(1.0))
+    assert pa.node.head.hash == head.hash
+
+
 def test_a_line_with_a_forged_record_in_it_is_its_claimants_fault() -> None:
     """SPEC G7, R13: and nothing of it is taken, for it was not yet better than ours."""
     run = history()
