@@ -150,6 +150,17 @@ def test_a_damaged_identity_key(body: bytes, state: Path, run: Run, in_memory: N
     assert path.read_bytes() == body
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_new_identity_for_old_runs_is_told(lost: bool, state: Path, run: Run, in_memory: None) -> None:
+    """To begin as a new peer is a way out, but nobody should do so for a key that was forgotten in a backup."""
+    (the_run(state) / "manifest").write_bytes(b"")  # it ends this test
+    if lost:
+        (state / "identity.key").unlink()
+    code, said = run(state)
+    assert code == 78
+    assert ("a new peer" in said and f"{state / 'identity.key'}" in said) == lost
+
+
 def test_an_identity_key_that_others_can_read(state: Path, run: Run, in_memory: None) -> None:
     path = state / "identity.key"
     path.chmod(0o644)
