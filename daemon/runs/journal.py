@@ -113,6 +113,7 @@ class Journal:
         self.train_loss: float | None = None
         self.tokens_per_s = 0.0
         self.tokens_here = 0
+        self.trainer_at = 0.0  # when it last said anything, or was given something to do
         self.wire_bytes = 0
         self.outer_step_s = 0.0
         self.anchor_spread: float | None = None  # of a run with gossip rounds, as far as this host knows

@@ -127,7 +127,7 @@ class Performer:
             case ef.OfferDonors():
                 self._states.offer(effect)
             case ef.StartTraining():
-                self._seat.start_training(effect, lambda: self._journal.training(effect.round))
+                self._seat.start_training(effect, lambda: self._training(effect.round))
             case ef.Freeze():
                 self._freeze(effect)
             case ef.FinishTraining():
@@ -216,6 +216,10 @@ class Performer:
         if effect.root is None or effect.round >= self._store.length:
             return None
         return anchor_spread(self._store.entry(effect.round), effect.root, self._state.apart())
+
+    def _training(self, round_: int) -> None:
+        self._journal.trainer_at = trio.current_time()
+        self._journal.training(round_)
 
     def _freeze(self, effect: ef.Freeze) -> None:
         feedback = ErrorFeedback(self._store.residuals, effect.error_of) if effect.feedback else None

@@ -260,6 +260,7 @@ class RunService:
         name, journal = self.config.name, self.journal
         if self.ended.is_set():
             return  # the words of a trainer that is being sent away: nobody is to hear of this run any more
+        journal.trainer_at = trio.current_time()
         match event:
             case trainer_events.TrainerAttached():
                 log.info("a trainer is attached", run=name, pid=event.pid)

@@ -13,6 +13,7 @@ from intellectd.protocol.quorum import Reach
 
 STUCK_ATTEMPTS = 6  # attempts that came to nothing are no bad luck any more; transfers that move are none
 PEERS_NAMED_MAX = 3  # in a sentence; `status --json` has all of them
+QUIET_S_MAX = 600.0  # of a trainer in its round: the SDK tells of each inner step, or once a second
 ALIVE_S_MAX = 30.0  # a driver that has not gone round for this long hangs; it ticks every 5 s
 
 
@@ -199,6 +200,12 @@ def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
         found.append("no second peer has synced yet: losing this host loses the run")
     if ops.implementation() != "native":
         found.append(f"slow kernels in use: {ops.reason()}")
+    quiet_s = now - service.journal.trainer_at
+    if node.progress.state == "training" and quiet_s > QUIET_S_MAX:
+        found.append(
+            f"the trainer has said nothing for {quiet_s / 60:.0f} minutes in the midst of its round; if it hangs, end "
+            "it: the others go on without this host's work"
+        )
     if service.trainer is not None and service.trainer.last_failure and not service.seat.link.attached:
         found.append(f"the trainer keeps dying: {service.trainer.last_failure}; see the daemon's log")
     return found

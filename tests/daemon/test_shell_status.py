@@ -117,6 +117,22 @@ async def test_a_joiner_without_a_trainer_is_told_to_start_one(autojump_clock: C
         assert status["warnings"] == []
 
 
+async def test_a_trainer_that_falls_silent_in_its_round_is_told_of(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("intellectd.daemon.runs.status.QUIET_S_MAX", 120.0)
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=400)
+        await host.wait("round=1")
+        assert host.trainer is not None
+        host.trainer.round_s = 200.0
+        quiet = "the trainer has said nothing for 2 minutes in the midst of its round"
+        status = await host.until(lambda run: any(quiet in warning for warning in run["warnings"]))
+        host.trainer.round_s = 10.0
+        status = await host.until(lambda run: run["round"] >= status["round"] + 2)
+        assert not any("said nothing" in warning for warning in status["warnings"])
+
+
 async def test_without_a_trainer_nothing_is_told_of_what_it_makes_of_the_device(autojump_clock: Clock) -> None:
     async with shell() as world:
         _, (host,) = await swarm(world, "a", rounds=400)
