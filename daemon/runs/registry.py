@@ -209,8 +209,10 @@ class Registry:
             service.stop()
             await service.ended.wait()
             host.network.withdraw(service.discovery_key)
-            host.metrics.forget_run(service.config.name, service.model_kind, host.identity.peer_id)
             del self.runs[service.run_id]
+            name = service.config.name
+            if all(other.config.name != name for other in self.runs.values()):  # it is the label of both
+                host.metrics.forget_run(name, service.model_kind, host.identity.peer_id)
         aside = host.left_dir / service.run_id
         while not await self._put_aside(service, parting, aside):
             await trio.sleep(PUT_ASIDE_AGAIN_S)

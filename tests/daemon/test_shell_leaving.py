@@ -12,6 +12,7 @@ from intellectd.daemon.runs.compute import Work
 from intellectd.daemon.runs.leaving import put_aside
 from intellectd.daemon.runs.registry import LEAVE_S_MAX
 from intellectd.daemon.runs.status import ails
+from tests.daemon.shell_trainer import FakeTrainer
 from tests.daemon.shell_world import Host, shell
 from tests.daemon.test_shell_swarm import finish_alike, refusal, rosters, swarm
 
@@ -161,6 +162,18 @@ async def test_who_asks_to_leave_as_it_is_over_begins_no_second_leave(autojump_c
         assert answers == [True, True] and len(marks) == 2
         await host.ask("join", run_id=run_id, peers=[])
         await host.wait("round=2")
+
+
+async def test_who_leaves_one_of_two_runs_of_a_name_goes_on_telling_of_the_other(autojump_clock: Clock) -> None:
+    async with shell() as world:
+        _, (host,) = await swarm(world, "a", rounds=400)
+        await host.wait("round=1")
+        FakeTrainer("other", run="shell").serve(world.nursery, host.config.socket)
+        other = await host.init(rounds=2)
+        await host.ask("leave", run_id=other, now=True)
+        assert 'run="shell"} 1.0' in next(
+            line for line in (await host.ask("metrics"))["text"].splitlines() if line.startswith("intellectd_run_info{")
+        )
 
 
 async def test_a_folder_that_cannot_be_put_aside_harms_nobody_and_is_tried_again(autojump_clock: Clock) -> None:
