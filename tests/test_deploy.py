@@ -101,6 +101,7 @@ def test_the_unit_and_the_daemon_agree() -> None:
 def test_systemd_accepts_the_unit_and_finds_it_hardened(tmp_path: Path) -> None:
     # verify wants the program to exist, so another stands in; an unknown key is only a warning, hence no stderr.
     stand_in = tmp_path / UNIT.name
+    stand_in.touch(0o600)  # with no umask anybody might write to it, which systemd would say
     stand_in.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", UNIT.read_text()))
     verified = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(stand_in)], capture_output=True, text=True, check=False

@@ -3,6 +3,7 @@
 Owns NO_COLOR, JSON on stdout, and keeping hostile text (a peer's version, a reason) from driving a terminal.
 """
 
+import codecs
 import json
 import os
 import sys
@@ -33,8 +34,10 @@ class CannotWrite(OperatorError):
 
 
 def write(text: str, end: str = "\n") -> None:
+    """What the terminal's encoding lacks is told by a question mark."""
     try:
-        sys.stdout.write(text + end)
+        encoding = _encoding()
+        sys.stdout.write((text + end).encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         raise
@@ -49,8 +52,12 @@ def write_error(text: str) -> None:
 
 def write_json(answer: Mapping[str, Any]) -> None:
     """One line, so that a watched answer is JSON Lines."""
-    facts = {key: value for key, value in answer.items() if key not in ("ok", "schema")}
-    write(json.dumps({"schema": SCHEMA_VERSION, **facts}, ensure_ascii=False))
+    facts = {"schema": SCHEMA_VERSION} | {key: value for key, value in answer.items() if key not in ("ok", "schema")}
+    write(json.dumps(facts, ensure_ascii=_encoding() != "utf-8"))
+
+
+def _encoding() -> str:
+    return codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name
 
 
 def complain(message: str, hint: str = "") -> None:

@@ -1,5 +1,6 @@
 """The command line without a daemon, or with bad words: what it says, what it answers, what it imports."""
 
+import io
 import json
 import os
 import pty
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from intellectd.daemon.cli import completion
+from intellectd.daemon.cli import completion, output
 from intellectd.daemon.cli.main import _tell, main
 from intellectd.daemon.cli.parser import build_parser
 from intellectd.daemon.config import SETTINGS
@@ -274,10 +275,19 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_a_terminal_that_lacks_a_character_gets_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run ids are shown with an ellipsis, which not every encoding has; JSON has its own way to say it."""
+    heard = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(heard, encoding="latin-1"))
+    output.write("rn1a…z, né")
+    output.write_json({"name": "rn1a…z, né"})
+    plain, told = heard.getvalue().splitlines()
+    assert plain == "rn1a?z, né".encode("latin-1")
+    assert json.loads(told) == {"schema": 1, "name": "rn1a…z, né"}
+
+
 def painted(environ: dict[str, str]) -> bytes:
     """What `status` writes to a terminal, through a real one."""
-    from intellectd.daemon.cli import output
-
     controller, terminal = pty.openpty()
     with os.fdopen(terminal, "w") as stream, pytest.MonkeyPatch.context() as patch:
         for name in ("NO_COLOR", "TERM"):
@@ -308,7 +318,7 @@ def test_completion_knows_every_verb_and_flag(shell: str, capsys: Capture) -> No
 def test_the_bash_script_completes_in_a_real_bash(tmp_path: Path, capsys: Capture) -> None:
     main(["completion", "bash"])
     script = tmp_path / "completion.bash"
-    script.write_text(capsys.readouterr().out)
+    script.write_text(capsys.readouterr().out, encoding="utf-8")
     ask = 'source "$1"; COMP_WORDS=(intellectd {words}); COMP_CWORD={count}; _intellectd; echo "${{COMPREPLY[*]}}"'
 
     def complete(*words: str) -> list[str]:

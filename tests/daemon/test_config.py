@@ -143,7 +143,7 @@ def test_a_file_that_was_named_must_be_there_and_readable(tmp_path: Path) -> Non
 
 
 def test_every_line_of_the_example_is_valid_and_shows_a_key_that_exists(load: Load) -> None:
-    lines = EXAMPLE.read_text().splitlines()
+    lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     uncommented = [line.removeprefix("# ") if " = " in line and line.startswith("# ") else line for line in lines]
     example = "\n".join(line for line in uncommented if "/opt/mine" not in line).replace("12D3KooW…", PEER)
     config = load(example)

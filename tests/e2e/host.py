@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from intellectd.daemon.cli.client import ask
+from intellectd.daemon.config import without_settings
 from intellectd.daemon.parent_death import end_with_parent
 from tests.e2e.forked import Forked
 
@@ -76,7 +77,7 @@ def start_process(argv: tuple[str, ...], log: Path, environ: dict[str, str] | No
     with log.open("ab") as output:
         return subprocess.Popen(
             argv,
-            env={**os.environ, **(environ or {})},
+            env={**without_settings(os.environ), **(environ or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -13,7 +13,7 @@ from intellectd.daemon.cli.parser import build_parser
 from intellectd.protocol.manifest import config_from_toml
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:

@@ -30,7 +30,7 @@ def commit(folder: Path, tag: str) -> None:
 def renamed(folder: Path, old: str, new: str) -> None:
     """A word of the machines' and of their simulator's, as a later revision may have changed it."""
     for path in sorted([*folder.glob("protocol/*.py"), *folder.glob("tests/sim/*.py")]):
-        path.write_text(path.read_text().replace(old, new))
+        path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
