@@ -6,6 +6,7 @@ two: names without their bytes, bytes cut off in the middle, or with holes. Refu
 made meanwhile count as durable at once.
 """
 
+import hashlib
 import mmap
 import os
 import shutil
@@ -136,6 +137,28 @@ def watching(watched: Watched, patch: pytest.MonkeyPatch) -> Iterator[Watched]:
         inner.setattr(os, "open", _opening(watched, os.open))
         inner.setattr(mmap, "mmap", _mapped(watched))
         yield watched
+
+
+@contextmanager
+def tight_disk(free_bytes: int) -> Iterator[None]:
+    """So many bytes are left on any, as statvfs(3) has it."""
+    real = os.statvfs
+
+    def told(path: Any) -> os.statvfs_result:
+        facts = list(real(path))
+        facts[1], facts[4] = 1, free_bytes  # f_frsize, f_bavail
+        return os.statvfs_result(facts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "statvfs", told)
+        yield
+
+
+def digest_of(folder: Path, more: str) -> bytes:
+    whole = hashlib.sha256(more.encode())
+    for path in sorted(folder.rglob("*")):
+        whole.update(str(path.relative_to(folder)).encode() + (path.read_bytes() if path.is_file() else b""))
+    return whole.digest()
 
 
 def _opening(watched: Watched, original: Any) -> Callable[..., int]:

@@ -25,7 +25,7 @@ from intellectd.daemon.store.budget import SNAPSHOTS_KEPT
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.store.incoming import Incoming, state_borders
 from intellectd.daemon.store.run_store import INCOMING_NAME, RunStore
-from intellectd.daemon.store.snapshot import State, bytes_of, read_snapshot
+from intellectd.daemon.store.snapshot import State, bytes_of, read_snapshot, snapshot_bytes
 from intellectd.daemon.store.state_file import StateFile
 from intellectd.daemon.store.updates import NotHeld
 from intellectd.kernels import ops
@@ -34,7 +34,7 @@ from intellectd.protocol.effects import PersistVote
 from intellectd.protocol.ids import At, Ballot
 from intellectd.protocol.manifest import SignedManifest
 from intellectd.protocol.records import Entry, record_hash
-from tests.daemon.crash_images import BY_DESCRIPTOR, BY_NAME, Content, Watched, watching
+from tests.daemon.crash_images import BY_DESCRIPTOR, BY_NAME, Content, Watched, digest_of, tight_disk, watching
 from tests.daemon.ram import ram_path
 from tests.daemon.shell_made import copy_run
 
@@ -106,7 +106,7 @@ class Story:
         self.images.mkdir(exist_ok=True)
         self.watched.between(image, names_now, content)
         try:
-            known = _digest(image, repr(self.told))
+            known = digest_of(image, repr(self.told))
             if known in self._seen:
                 return
             self._seen.add(known)
@@ -296,8 +296,13 @@ class Story:
         self.store.residuals.new(ELEMENTS)
         self.store.residuals.drop_new()
         self.prune(set())
+        self.told.states.pop(self.store.reached_snapshots()[0])
+        with tight_disk(snapshot_bytes(ELEMENTS) - 1):
+            self.snapshot(6)  # the oldest gives way to it
 
     def end(self) -> None:
+        Incoming(self.folder / INCOMING_NAME, ELEMENTS, 4, state_of(4)[1]).sync()
+        self.store.forget_arrived(8)
         self.fetch()
         self.append(self.entries[9])
         for number, round_ in enumerate((8, 7, 3, 2)):
@@ -328,13 +333,6 @@ def _sites() -> set[Site]:
             found.add((Path(frame.f_code.co_filename).name, frame.f_lineno))
         frame = frame.f_back  # type: ignore[assignment]
     return found
-
-
-def _digest(folder: Path, more: str) -> bytes:
-    whole = hashlib.sha256(more.encode())
-    for path in sorted(folder.rglob("*")):
-        whole.update(str(path.relative_to(folder)).encode() + (path.read_bytes() if path.is_file() else b""))
-    return whole.digest()
 
 
 SYSTEM = (*BY_DESCRIPTOR, *BY_NAME)
