@@ -53,7 +53,8 @@ class Alone:
         return self._next()
 
     def deliver(self, done: RoundDone) -> Assignment | Finish:
-        self._parameters.store(self._local)
+        self._local.copy_(self._anchor)
+        self._parameters.store_trained(self._local)
         stats = ops.encode_delta(self._codec, self._anchor, self._local, self._encoded, threads=self._threads)
         if stats.first_nonfinite is not None:
             raise NotFinite(

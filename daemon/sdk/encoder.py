@@ -44,6 +44,7 @@ class DeviceEncoder:
     def __init__(self, parameters: Parameters, device: torch.device, kernels: "Triton") -> None:
         self._parameters, self._device, self._kernels = parameters, device, kernels
         self._anchor: Tensor | None = None
+        self._began_there = False  # the model was loaded from the anchor alone
 
     def check(self, codec_name: str) -> None:
         """Raises DeviceUnavailable unless the kernels give the reference's bits on this device."""
@@ -59,17 +60,20 @@ class DeviceEncoder:
             self._anchor = torch.empty(flat.numel(), dtype=torch.float32, device=self._device)
         self._anchor.copy_(flat)
         self._parameters.load(self._anchor)
+        self._began_there = True
 
     def carry_over(self, flat: Tensor) -> None:
-        """A new anchor, and into the model that less the work since the last one: θ_new − (θ_old − local)."""
+        """A new anchor, and into the model that less the work since the last one: θ_new − (θ_old − local). Of a model in
+        bf16 this rounds the carried work once, which the daemon would not."""
         anchor = self._known_anchor()
         for first, x in self._pieces():
             part = slice(first, first + x.numel())
-            self._parameters.store_piece(x, first)
+            self._parameters.store_piece(x, first, self._loaded(part))
             self._kernels.subtract_into(anchor[part], x)
             anchor[part].copy_(flat[part])
             self._kernels.subtract_into(anchor[part], x)
             self._parameters.load_piece(x, first)
+        self._began_there = False
 
     def encode(self, codec_name: str, out: Tensor) -> Encoded:
         """enc(anchor − model) to the beginning of `out`, bytes in the host's memory."""
@@ -80,7 +84,7 @@ class DeviceEncoder:
         refused: int | None = None
         enc = torch.empty(self._encoded_bytes(codec), dtype=torch.uint8, device=self._device)
         for first, x in self._pieces():
-            self._parameters.store_piece(x, first)
+            self._parameters.store_piece(x, first, self._loaded(slice(first, first + x.numel())))
             start, stop = codec.byte_range(first, first + x.numel())
             piece = enc[: stop - start]
             of_groups, found = self._kernels.encode_delta_groups(codec, anchor[first : first + x.numel()], x, piece)
@@ -96,8 +100,11 @@ class DeviceEncoder:
         """Index of the element of the delta that is largest in magnitude, in the group that begins at `first`."""
         anchor = self._known_anchor()[first : first + GROUP]
         x = torch.empty_like(anchor)
-        self._parameters.store_piece(x, first)
+        self._parameters.store_piece(x, first, self._loaded(slice(first, first + GROUP)))
         return first + int((anchor - x).abs().argmax())
+
+    def _loaded(self, part: slice) -> Tensor | None:
+        return self._known_anchor()[part] if self._began_there else None
 
     def _known_anchor(self) -> Tensor:
         if self._anchor is None:

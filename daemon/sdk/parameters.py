@@ -13,6 +13,11 @@ from intellectd.daemon.sdk.errors import ModelUnsupported
 from intellectd.daemon.sdk.placed import placed
 from intellectd.kernels.layout import Layout, LayoutError, TensorSpec
 
+# Of what is loaded in fp32 these keep a part. A trainer hands over the rest with what it made of that part: else the
+# agreed parameters would be drawn to what bf16 can tell apart, and what all learn by less than half of that be lost.
+NARROW = (torch.bfloat16, torch.float16)
+PIECE_ELEMENTS = 2**22  # of a narrow tensor at a time: 8 MiB beside it, on its device and on the host
+
 
 class Parameters:
     """Buffers (running means and the like) are not averaged: they stay each trainer's own.
@@ -57,17 +62,30 @@ class Parameters:
                 part.place(flat).copy_(part.local())
 
     @torch.no_grad()
+    def store_trained(self, flat: torch.Tensor) -> None:
+        """Likewise, of parameters that `flat` was loaded into (zeros, where that is gone): what they are now, and what
+        rounding had taken of what was loaded."""
+        for part in self._placed:
+            if part.writes:
+                for place, values in _pieces(part.place(flat), part.local()):
+                    _take(place, values)
+
+    @torch.no_grad()
     def load(self, flat: torch.Tensor) -> None:
         for part in self._placed:
             if not part.box.empty:
                 part.local().copy_(part.place(flat))
 
     @torch.no_grad()
-    def store_piece(self, piece: torch.Tensor, first: int) -> None:
-        """Elements [first, first + len(piece)) of the flat vector into `piece`, padding included."""
-        piece.zero_()
+    def store_piece(self, piece: torch.Tensor, first: int, loaded: torch.Tensor | None = None) -> None:
+        """Elements [first, first + len(piece)) of the flat vector into `piece`, padding included. `loaded`: the same
+        elements of what the parameters were loaded from, as for `store_trained`."""
+        if loaded is None:
+            piece.zero_()
+        else:
+            piece.copy_(loaded)
         for part, values in self._parts(piece, first):
-            part.copy_(values)
+            _take(part, values)
 
     @torch.no_grad()
     def load_piece(self, piece: torch.Tensor, first: int) -> None:
@@ -85,6 +103,23 @@ class Parameters:
             if start < stop:
                 values = self._tensors[at].detach().view(-1)[start - slot.offset : stop - slot.offset]
                 yield piece[start - first : stop - first], values
+
+
+def _take(place: torch.Tensor, values: torch.Tensor) -> None:
+    """What `place` has beyond the values' dtype stays, and is 0 where it holds 0."""
+    if values.dtype in NARROW:
+        place.sub_(place.to(values.dtype)).add_(values.to(place.device))
+    else:
+        place.copy_(values)
+
+
+def _pieces(place: torch.Tensor, values: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Both of one shape, rows of it after rows where a copy in between should not be large."""
+    if values.dtype not in NARROW or values.dim() == 0:
+        yield place, values
+        return
+    rows = max(1, PIECE_ELEMENTS * max(1, values.shape[0]) // max(1, values.numel()))
+    yield from zip(place.split(rows), values.split(rows), strict=True)
 
 
 def _dtype(parameter: torch.Tensor) -> str:

@@ -96,6 +96,11 @@ class SharedParameters(Parameters):
         super().store(flat)
         self._all_did("store")
 
+    def store_trained(self, flat: torch.Tensor) -> None:
+        self._ranks.tell({"do": "store_trained"})
+        super().store_trained(flat)
+        self._all_did("store")
+
     def load(self, flat: torch.Tensor) -> None:
         self._ranks.tell({"do": "load"})
         super().load(flat)
@@ -221,8 +226,9 @@ class Following:
                 self._map(message["pid"], message["fd"])
             else:
                 assert self._flat is not None
-                act = self._parameters.store if message["do"] == "store" else self._parameters.load
-                act(self._flat)
+                mine = self._parameters
+                acts = {"store": mine.store, "store_trained": mine.store_trained, "load": mine.load}
+                acts[message["do"]](self._flat)
         except (OSError, ArenaError, RuntimeError):
             self._ranks.all_did(False)
             if message["do"] != "map":

@@ -193,7 +193,7 @@ class Session:
     def _hand_over(self, client: DaemonClient, done: RoundDone) -> None:
         encoded = self._encoded(client)
         if encoded is None:
-            self._parameters.store(client.flat)
+            self._parameters.store_trained(client.flat)
         client.send({"op": "round_ready", **asdict(done), "encoded": encoded})
 
     def _encoded(self, client: DaemonClient) -> dict[str, Any] | None:

@@ -51,10 +51,12 @@ def trained(model: torch.nn.Module, seed: int) -> None:
 
 
 def attached(parameters: Parameters) -> tuple[OuterState, torch.Tensor]:
-    """The daemon's state with the model as anchor, and the arena of a trainer that does not encode."""
+    """The daemon's state with the model as anchor, and what bf16 has no room for besides; the arena of a trainer that does not encode."""
     state, arena = OuterState(parameters.layout), torch.zeros(parameters.layout.elements)
     theta = torch.zeros_like(arena)
     parameters.store(theta)
+    narrow = parameters.layout.slots[1]
+    theta[narrow.offset : narrow.offset + narrow.size] += 1e-4
     state.install(theta, torch.zeros_like(theta))
     state.attach(arena)
     state.adopt()
@@ -70,7 +72,7 @@ def test_the_daemon_would_have_made_the_same_bytes(name: str, monkeypatch: pytes
     trained(model, 2)
     ours = torch.empty(4 * arena.numel(), dtype=torch.uint8)
     said = encoder.encode(name, ours)
-    parameters.store(arena)
+    parameters.store_trained(arena)
     theirs = state.freeze(name)
     assert (said.codec, said.norm, said.refused) == (name, theirs.norm, None)
     assert torch.equal(ours[: theirs.encoded.numel()], theirs.encoded)
@@ -107,7 +109,7 @@ def test_work_is_carried_over_as_the_daemon_does_it(monkeypatch: pytest.MonkeyPa
     state, arena = attached(parameters)
     encoder.load(arena)
     trained(model, 3)
-    parameters.store(arena)
+    parameters.store_trained(arena)
     codec = codec_by_name("int8")
     update = torch.empty(codec.encoded_bytes(arena.numel()), dtype=torch.uint8)
     assert ops.encode(codec, torch.full_like(arena, 0.01), update) is None
