@@ -9,7 +9,7 @@ from typing import Any
 
 from intellectd.daemon.attach_events import Detached, count
 from intellectd.daemon.control import ControlError
-from intellectd.kernels.layout import TENSORS_MAX, Layout, LayoutError, Slot, TensorSpec
+from intellectd.kernels.layout import TENSORS_MAX, Layout, LayoutError, Slot, TensorSpec, plain_name
 
 RUN_CHARACTERS_MAX = 256  # a run id is a short hash
 
@@ -46,12 +46,17 @@ def check_tensors(expected: Layout, request: AttachRequest) -> None:
     for at in range(max(len(ours), len(theirs))):
         ours_at = ours[at] if at < len(ours) else None
         theirs_at = theirs[at] if at < len(theirs) else None
-        if ours_at is None or theirs_at is None or (ours_at.name, ours_at.shape) != (theirs_at.name, theirs_at.shape):
+        if ours_at is None or theirs_at is None or _alike(ours_at) != _alike(theirs_at):
             raise ControlError(
                 "tensor_mismatch",
                 f"tensor {at + 1} of the trainer is {_words(theirs_at)}, of the run {_words(ours_at)}",
                 "build the same model as whoever founded the run; `intellectd runs --json` shows its `config`",
             )
+
+
+def _alike(slot: Slot) -> tuple[str, tuple[int, ...]]:
+    """Of a run that a wrapped model founded, or a trainer that leaves the wrapper's name in: the same as without."""
+    return plain_name(slot.name).removeprefix("module."), slot.shape
 
 
 def _words(slot: Slot | None) -> str:

@@ -17,9 +17,13 @@ ELEMENTS_MAX = 2**40
 TENSORS_MAX = 100_000
 # torch itself stops being useful above 8 dimensions; names are dotted module paths. Both bound hostile input.
 DIMENSIONS_MAX = 16
-NAME_CHARACTERS_MAX = 1024
+NAME_CHARACTERS_MAX = 512  # and so many a manifest takes
 # What a trainer may hold; the flat vector is fp32 whichever it is.
 FLOAT_DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+
+# What torch puts into names for who wraps a module: torch.compile, FSDP of before `fully_shard`, checkpoint_wrapper.
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 class LayoutError(ValueError):
@@ -103,6 +107,11 @@ class Layout:
 
     def __repr__(self) -> str:
         return f"Layout({len(self.slots)} tensors, {self.elements} elements)"
+
+
+def plain_name(name: str) -> str:
+    """The same for a parameter of a module and of that module wrapped."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
 def _spec_from_wire(entry: object) -> TensorSpec:

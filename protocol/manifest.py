@@ -290,6 +290,11 @@ def config_from_toml(data: dict[str, Any]) -> RunConfig:
         raise BadManifest("recovery.keys lists a key twice")
     if config.recovery.needed > max(1, len(keys)):
         raise BadManifest("recovery.needed is larger than the number of recovery.keys: nobody could recover the run")
+    if config.inner.schedule == "cosine" and config.until.rounds is None:
+        raise BadManifest(
+            'inner.schedule = "cosine" falls until the last round, and until.rounds does not say which that is',
+            'set until.rounds, or inner.schedule = "constant"',
+        )
     if config.outer.schedule == "gossip" and config.outer.gossip is msgspec.UNSET:
         config = msgspec.structs.replace(config, outer=msgspec.structs.replace(config.outer, gossip=Gossip()))
     if config.swarm.warmup_rounds == 0:

@@ -63,8 +63,8 @@ class DeviceEncoder:
         self._began_there = True
 
     def carry_over(self, flat: Tensor) -> None:
-        """A new anchor, and into the model that less the work since the last one: θ_new − (θ_old − local). Of a model in
-        bf16 this rounds the carried work once, which the daemon would not."""
+        """A new anchor, and into the model that less the work since the last one: θ_new − (θ_old − local). In bf16 this
+        rounds the carried work once, which the daemon would not."""
         anchor = self._known_anchor()
         for first, x in self._pieces():
             part = slice(first, first + x.numel())

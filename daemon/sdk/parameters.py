@@ -11,7 +11,7 @@ import torch
 
 from intellectd.daemon.sdk.errors import ModelUnsupported
 from intellectd.daemon.sdk.placed import placed
-from intellectd.kernels.layout import Layout, LayoutError, TensorSpec
+from intellectd.kernels.layout import Layout, LayoutError, TensorSpec, plain_name
 
 # Of what is loaded in fp32 these keep a part. A trainer hands over the rest with what it made of that part: else the
 # agreed parameters would be drawn to what bf16 can tell apart, and what all learn by less than half of that be lost.
@@ -26,14 +26,16 @@ class Parameters:
     """
 
     def __init__(self, model: torch.nn.Module, rank: int = 0, ranks: int = 1) -> None:
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        whole = _unwrapped(model).named_parameters()
+        named = [(plain_name(name), p) for name, p in whole if p.requires_grad]
         for name, parameter in named:
             if parameter.is_meta:
                 raise ModelUnsupported(f"parameter {name!r} is on the meta device", "materialize the model first")
         try:
             self.layout = Layout([TensorSpec(name, tuple(p.shape), _dtype(p)) for name, p in named])
         except LayoutError as error:
-            raise ModelUnsupported(f"the model cannot be averaged: {error}", "pass the module that holds it") from error
+            hint = "pass the module that holds its parameters; requires_grad_(False) leaves one of them out"
+            raise ModelUnsupported(f"the model cannot be averaged: {error}", hint) from error
         self._tensors = [parameter for _, parameter in named]
         self._offsets = [slot.offset for slot in self.layout.slots]
         self._placed = [placed(slot, p, rank) for slot, p in zip(self.layout.slots, self._tensors, strict=True)]
@@ -103,6 +105,17 @@ class Parameters:
             if start < stop:
                 values = self._tensors[at].detach().view(-1)[start - slot.offset : stop - slot.offset]
                 yield piece[start - first : stop - first], values
+
+
+def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """Not what DDP makes of it, or this host would have other names than one with a single GPU."""
+    while True:
+        inner = model._modules.get("_orig_mod")  # torch.compile's, of whose kind torch has no public name
+        if isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
 
 
 def _take(place: torch.Tensor, values: torch.Tensor) -> None:

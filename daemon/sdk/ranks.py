@@ -92,22 +92,23 @@ class SharedParameters(Parameters):
             )
 
     def store(self, flat: torch.Tensor) -> None:
-        self._ranks.tell({"do": "store"})
-        super().store(flat)
-        self._all_did("store")
+        self._all("store", super().store, flat)
 
     def store_trained(self, flat: torch.Tensor) -> None:
-        self._ranks.tell({"do": "store_trained"})
-        super().store_trained(flat)
-        self._all_did("store")
+        self._all("store_trained", super().store_trained, flat)
 
     def load(self, flat: torch.Tensor) -> None:
-        self._ranks.tell({"do": "load"})
-        super().load(flat)
-        self._all_did("load")
+        self._all("load", super().load, flat)
 
-    def _all_did(self, what: str) -> None:
+    def _all(self, what: str, mine: Callable[[torch.Tensor], None], flat: torch.Tensor) -> None:
+        self._ranks.tell({"do": what})
+        try:
+            mine(flat)
+        except BaseException:
+            self._ranks.all_did(False)  # the others ask for that, and would wait for weeks
+            raise
         if not self._ranks.all_did(True):
+            what = what.removesuffix("_trained")
             raise IntellectdError(f"a rank could not {what} its part of the parameters", "its own error tells why")
 
 
@@ -135,7 +136,7 @@ class Led:
     def poll(self) -> Given | None:
         try:
             given = self._rounds.poll()
-        except IntellectdError as error:
+        except Exception as error:
             self._ranks.tell(_raised(error))
             raise
         if given is None:

@@ -17,10 +17,10 @@ import torch
 
 import intellectd
 from intellectd.daemon.sdk.outer import outer_from_manifest
-from intellectd.daemon.trainer.data import Text, load_text
+from intellectd.daemon.trainer.data import TOKENS, Text, load_text
 from intellectd.daemon.trainer.evaluate import held_out_sequences
 from intellectd.daemon.trainer.flops import flops_per_token, peak_flops
-from intellectd.daemon.trainer.model import build_model, llama_settings
+from intellectd.daemon.trainer.model import CORRECT_IT, ModelError, build_model, llama_settings
 from intellectd.daemon.trainer.train import Evaluator, Recipe, make_optimizer, train
 
 RUN_ENV = "INTELLECTD_RUN"
@@ -112,7 +112,14 @@ def _solo(manifest: Mapping[str, Any], rounds: int | None, out: Path | None) -> 
 
 
 def _prepare(manifest: Mapping[str, Any]) -> tuple[torch.nn.Module, Text, Evaluator, Recipe]:
-    llama_settings(manifest["model"])  # a model of another kind has none of what a recipe needs: say that first
+    settings = llama_settings(
+        manifest["model"]
+    )  # a model of another kind has none of what a recipe needs: say that first
+    if settings["vocab_size"] < TOKENS:
+        raise ModelError(
+            f"the run's vocab_size is {settings['vocab_size']}, and the built-in trainer's tokens are {TOKENS} bytes",
+            CORRECT_IT,
+        )
     try:
         recipe = Recipe.of(manifest)
     except (KeyError, TypeError, ValueError) as error:

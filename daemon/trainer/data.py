@@ -16,6 +16,7 @@ import torch
 
 from intellectd.daemon.sdk.errors import IntellectdError
 
+TOKENS = 256  # the values of a byte
 STDLIB_SOURCE = "python-stdlib"
 DATA_ENV = "INTELLECTD_DATA"  # JSON map of source name to directory: the [data] table of the host's config
 

@@ -305,6 +305,7 @@ def test_a_first_frame_is_read() -> None:
     [
         ({"a": (3, 2), "b": ()}, None),
         ({"a": (2, 3), "b": ()}, "tensor 1 of the trainer is 'a' [3, 2], of the run 'a' [2, 3]"),
+        ({"module._orig_mod.a": (3, 2), "b._checkpoint_wrapped_module": ()}, None),
         ({"a": (3, 2)}, "tensor 2 of the trainer is 'b' [], of the run missing"),
         ({"a": (3, 2), "c": (), "b": ()}, "tensor 2 of the trainer is 'b' [], of the run 'c' []"),
         ({"a": (3, 2), "b": (), "c": (1,)}, "tensor 3 of the trainer is missing, of the run 'c' [1]"),

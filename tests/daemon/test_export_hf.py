@@ -258,6 +258,7 @@ def test_in_a_run_it_evaluates_each_anchor_and_ends_with_the_run(
         ("[]", "no JSON object"),
         ("{}", "no table 'model'"),
         (json.dumps({**MANIFEST, "inner": {}}), "KeyError: 'lr'"),
+        (json.dumps({**MANIFEST, "model": {**MODEL, "vocab_size": 128}}), "vocab_size is 128, and"),
     ],
 )
 def test_without_a_manifest_it_says_so(

@@ -10,6 +10,7 @@ import torch
 
 import intellectd
 from intellectd.daemon.sdk.alone import NotFinite
+from intellectd.daemon.sdk.parameters import Parameters
 
 ROUNDS, STEPS = 4, 3
 
@@ -227,6 +228,20 @@ def test_a_model_without_trainable_parameters_is_refused() -> None:
     model = toy().requires_grad_(False)
     with pytest.raises(intellectd.ModelUnsupported, match="no tensors"):
         intellectd.DiLoCo(None, model, torch.optim.SGD(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [torch.compile, torch.nn.DataParallel, lambda model: torch.compile(torch.nn.DataParallel(torch.compile(model)))],
+)
+def test_a_wrapped_model_has_the_names_of_the_model(wrap: Any) -> None:
+    """A host with one GPU and one with eight, or one that compiles, are of the same run."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model = toy()
+    names = Parameters(model).to_wire()
+    model[0] = checkpoint_wrapper(model[0])  # type: ignore[operator,assignment]
+    assert Parameters(wrap(model)).to_wire() == names
 
 
 def test_tied_weights_count_once() -> None:

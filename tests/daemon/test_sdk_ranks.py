@@ -158,6 +158,20 @@ def test_what_rank_0_says_is_what_the_others_hear(ranks: Ranks) -> None:
     assert "odd" in _error_of(told[3]).message
 
 
+def test_what_fails_on_rank_0_leaves_no_rank_waiting(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them asks, when it has stored its part, whether all have, and then hears what was wrong."""
+    parameters, asked, told = SharedParameters(model_of(), ranks), list[bool](), list[Any]()
+    monkeypatch.setattr(ranks, "all_did", lambda done: asked.append(done) or done)
+    for act in (parameters.store, parameters.store_trained, parameters.load):
+        with pytest.raises(RuntimeError, match="invalid for input of size"):
+            act(torch.zeros(256))  # of four tensors' room that of one
+    assert asked == [False] * 3
+    led = Led(FakeRounds(ValueError("odd")), replace_tell(ranks, told))
+    with pytest.raises(ValueError, match="odd"):
+        led.poll()
+    assert [message["do"] for message in told] == ["raised"]
+
+
 class FakeRounds:
     manifest = {"name": "fake"}  # noqa: RUF012
     evaluate = True
@@ -169,6 +183,8 @@ class FakeRounds:
         if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
+
+    poll = begin
 
 
 def replace_tell(ranks: Ranks, told: list[Any]) -> Any:

@@ -114,11 +114,7 @@ def test_rounding_to_bf16_takes_nothing_from_the_run(path: Path) -> None:
         list(train(d, model, optimizer))
         assert model.scale.item() == 4.0
     assert run.anchor is not None
-    assert (run.anchor[0], run.anchor[256], run.anchor[267]) == (
-        4.0078125,
-        5.015625,
-        5.015625,
-    )  # the toy adds 1 a round
+    assert run.anchor[[0, 256, 267]].tolist() == [4.0078125, 5.015625, 5.015625]  # the toy adds 1 a round
 
 
 def test_a_late_trainer_adopts_the_anchor_and_not_its_own_parameters(path: Path) -> None:

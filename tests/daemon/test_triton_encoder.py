@@ -51,7 +51,8 @@ def trained(model: torch.nn.Module, seed: int) -> None:
 
 
 def attached(parameters: Parameters) -> tuple[OuterState, torch.Tensor]:
-    """The daemon's state with the model as anchor, and what bf16 has no room for besides; the arena of a trainer that does not encode."""
+    """The daemon's state with the model as anchor, and something that bf16 has no room for besides; the arena of a
+    trainer that does not encode."""
     state, arena = OuterState(parameters.layout), torch.zeros(parameters.layout.elements)
     theta = torch.zeros_like(arena)
     parameters.store(theta)

@@ -57,8 +57,8 @@ def test_wire_round_trip_and_every_element_found(shapes: dict[str, list[int]]) -
         ([TensorSpec("a", (2**40 + 1,))], "dimension above"),
         ([TensorSpec("a", (2**20, 2**20)), TensorSpec("b", (1,))], "more than 1099511627776 elements up to"),
         ([TensorSpec("ids", (3,), "int64")], "'ids' is int64, only bfloat16, float16, float32, float64"),
-        ([TensorSpec("", (3,))], "1 to 1024 characters, not 0"),
-        ([TensorSpec("x" * 1025, (3,))], "1 to 1024 characters, not 1025"),
+        ([TensorSpec("", (3,))], "1 to 512 characters, not 0"),
+        ([TensorSpec("x" * 513, (3,))], "1 to 512 characters, not 513"),
         ([TensorSpec("a", (1,))] * (TENSORS_MAX + 1), "100001 tensors, at most 100000"),
     ],
 )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intellectd.kernels.codec import CODECS
+from intellectd.kernels.layout import DIMENSIONS_MAX, NAME_CHARACTERS_MAX, Layout, TensorSpec
 from intellectd.kernels.outer import step_of
 from intellectd.protocol import manifest as mf
 from intellectd.protocol.ids import encode
@@ -83,6 +84,7 @@ def test_plain_dicts_for_the_trainer() -> None:
         ({"name": "x", "model": {"kind": "external", "layers": 8}}, "unknown key 'model.layers'"),
         ({"name": "x", "model": {"kind": "gpt"}}, '`model.kind` must be "llama" or "external"; it is \'gpt\''),
         ({"name": "x", "model": {}}, "`model.kind` is missing"),
+        ({"name": "x", "inner": {"schedule": "cosine"}}, "until.rounds does not say which"),
         ({"name": "x", "inner": {"schedule": "cos"}}, '`inner.schedule` must be "constant" or "cosine"; it is \'cos\''),
         ({"name": "x", "outer": {"codec": "int3"}}, '"fp32" or "int4" or "e3m0" or "topk"; it is \'int3\''),
         ({"name": "x", "outer": {"optimizer": "sgd"}}, '`outer.optimizer` must be "nesterov" or "average"'),
@@ -152,6 +154,14 @@ def test_a_manifest_from_a_peer() -> None:
         assert says in str(refused.value)
     with pytest.raises(BadManifest, match="over the limit"):
         mf.decode_signed(bytes(mf.MANIFEST_BYTES_MAX + 1))
+
+
+def test_what_a_trainer_may_attach_with_a_manifest_can_hold() -> None:
+    """Else `init` makes a run that nobody can read."""
+    name, shape = "x" * NAME_CHARACTERS_MAX, (1,) * DIMENSIONS_MAX
+    assert Layout([TensorSpec(name, shape)]).elements == 256
+    longest = msgspec.structs.replace(manifest_of(run_config(), "PA"), tensors=[Tensor(name, [*shape])])
+    assert mf.decode_signed(signed(longest)).manifest == longest
 
 
 @given(st.binary(max_size=300))
