@@ -132,7 +132,7 @@ def _pieces(place: torch.Tensor, values: torch.Tensor) -> Iterator[tuple[torch.T
         yield place, values
         return
     rows = max(1, PIECE_ELEMENTS * max(1, values.shape[0]) // max(1, values.numel()))
-    yield from zip(place.split(rows), values.split(rows), strict=True)
+    yield from zip(torch.split(place, rows), torch.split(values, rows), strict=True)
 
 
 def _dtype(parameter: torch.Tensor) -> str:
