@@ -6,6 +6,7 @@ each four times over 0.7 s, and then refuses the peer for a minute.
 """
 
 import os
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,10 @@ from intellectd.daemon.p2p.limits import (
     DIAL_SECONDS_MAX,
     DIAL_STAGGER_SECONDS,
     DIALS_MAX,
+    LOOKUPS_MAX,
 )
+
+NAMES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Dialer:
         self._swarm = swarm
         self._book = book
         self._turns = trio.CapacityLimiter(DIALS_MAX)
+        self._lookups = trio.CapacityLimiter(LOOKUPS_MAX)
         self._dialling: dict[str, _Dial] = {}
         self._all_connections = swarm.get_connections
         # So that no stream, ours or the DHT's, is opened on a dying connection while a live one could be.
@@ -95,7 +100,7 @@ class Dialer:
         try:
             async with self._turns:
                 with trio.fail_after(DIAL_SECONDS_MAX):
-                    await self._swarm._dial_addr_single_attempt(Multiaddr(str(address)), ID.from_string(peer))
+                    await self._dial(ID.from_string(peer), address)
             race.cancel()  # the slower ones lose
         except trio.TooSlowError:
             failures.append(f"{address.transport()} did not answer within {DIAL_SECONDS_MAX:g} s")
@@ -103,6 +108,39 @@ class Dialer:
             failures.append(f"{address.transport()} {_why(error)}")
         finally:
             failed.set()
+
+    async def _dial(self, peer: ID, address: Address) -> None:
+        """Names are looked up as every other program of this host does it. libp2p asks name servers alone: it knows
+        neither /etc/hosts nor search domains."""
+        failure: Exception | None = None
+        for place in await self._places(address):
+            try:
+                await self._swarm._dial_addr_single_attempt(Multiaddr(str(place)), peer)
+                return
+            except Exception as error:
+                failure = error
+        assert failure is not None, "a name without an address is an error of the lookup"
+        raise failure
+
+    async def _places(self, address: Address) -> list[Address]:
+        if address.family not in NAMES:
+            return [address]
+        kind = NAMES[address.family]
+
+        def look_up() -> list[tuple[Any, ...]]:
+            return [*socket.getaddrinfo(address.host, address.port, family=kind, type=socket.SOCK_STREAM)]
+
+        # In threads of their own number: a name server that is down must not take those that write votes.
+        found = await trio.to_thread.run_sync(  # type: ignore[call-arg]  # its decorator hides the keywords from mypy
+            look_up, abandon_on_cancel=True, limiter=self._lookups
+        )
+        hosts = dict.fromkeys((kind, where[0]) for kind, _, _, _, where in found)
+        kinds = {socket.AF_INET: "ip4", socket.AF_INET6: "ip6"}
+        return [
+            Address(kinds[kind], str(host).partition("%")[0], address.port, address.peer)
+            for kind, host in list(hosts)[:ADDRESSES_PER_PEER_MAX]
+            if kind in kinds
+        ]
 
     def _addresses(self, peer: str) -> list[Address]:
         """What we were told goes before what the DHT says."""
@@ -125,6 +163,8 @@ def _why(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None and len(seen) < 8:
         seen.append(f"{type(cause).__name__} {cause}")
+        if isinstance(cause, socket.gaierror):
+            return f"is a name without an address here: {cause.strerror}"
         if isinstance(cause, OSError) and cause.errno:
             return f"answered: {os.strerror(cause.errno)}"
         # trio groups what each attempt at a socket said; there is one attempt per address.

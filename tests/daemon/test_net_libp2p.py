@@ -5,6 +5,7 @@ Each fails when its repair in `daemon.p2p.patches` or `daemon.p2p.dialer` is tak
 
 import logging
 import socket
+from typing import Any
 
 import libp2p
 import pytest
@@ -23,7 +24,7 @@ from intellectd.daemon.p2p.addresses import parse_dialable
 from intellectd.daemon.p2p.host import Libp2pNetwork
 from intellectd.daemon.p2p.lookup import get_providers
 from intellectd.daemon.peer_id import peer_id_of_public_key
-from tests.daemon.net_world import PATIENCE_S, connect, echo, eventually, patient, world_of
+from tests.daemon.net_world import NOBODY, PATIENCE_S, connect, echo, eventually, patient, world_of
 
 KEY = "/intellectd/0123456789abcdef01234567"
 
@@ -54,6 +55,27 @@ async def test_an_inbound_slot_is_given_back_when_its_connection_goes() -> None:
         slots = _swarm(host)._inbound_limiter
         await _churn(host, friend, 20)
         await eventually(lambda: slots.borrowed_tokens == 0)
+
+
+@pytest.mark.parametrize("family", ["dns", "dns4"])
+async def test_a_name_of_etc_hosts_can_be_dialled(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libp2p asks name servers alone, and a cluster often has none for its own hosts."""
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *arguments: Any, **named: Any) -> Any:
+        if host == "nowhere.test":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(host, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with world_of("libp2p") as world:
+        host, friend = await world.open(), await world.open()
+        there = parse_dialable(host.addresses()[0])
+        assert await friend.dial(f"/{family}/localhost/tcp/{there.port}/p2p/{there.peer}", PATIENCE_S) == host.peer_id
+        with pytest.raises(
+            PeerUnreachable, match=f"/{family}/nowhere.test/tcp/1 is a name without an address here: Name"
+        ):
+            await friend.dial(f"/{family}/nowhere.test/tcp/1/p2p/{NOBODY}", PATIENCE_S)
 
 
 @pytest.mark.slow
