@@ -124,7 +124,9 @@ class Registry:
             await self._joining[run_id].wait()
         if run_id in self._leaving:
             raise ControlError(
-                "busy", "this host is leaving that run", "join again when `intellectd runs` does not list it any more"
+                "busy",
+                f"this host is leaving that run; it waits for {self._leaving[run_id].waits_for()}",
+                "join again when that is over, as `intellectd leave` with its id tells",
             )
         if run_id in self.runs:
             if pin is not None:

@@ -184,7 +184,8 @@ async def test_a_folder_that_cannot_be_put_aside_harms_nobody_and_is_tried_again
         answer = await host.ask("leave", run_id=run_id, now=True)
         assert not answer["left"] and str(host.state / "left") in answer["waits_for"]
         assert (await host.ask("runs"))["runs"] == []
-        assert (await refusal(host, "join", run_id=run_id, peers=[])).code == "busy"
+        error = await refusal(host, "join", run_id=run_id, peers=[])
+        assert error.code == "busy" and str(host.state / "left") in error.message
         await host.end()
         await host.start()  # it stands in its place still, and is left again
         answer = await host.ask("leave", run_id=run_id, now=True)
