@@ -27,6 +27,7 @@ class PeerView:
     beacon: Beacon | None = None
     envelope: bytes = b""
     heard_at: float | None = None
+    over: int | None = None  # the incarnation that was followed by a lower one: others may still pass it on
 
 
 class Membership:
@@ -168,6 +169,8 @@ class Membership:
             self.news = True
             self.turns += 1
         out += self._own_word(peer, view, beacon)
+        if old is not None and beacon.incarnation < old.incarnation:
+            view.over = old.incarnation
         view.beacon, view.envelope = beacon, envelope
         if not introduced:
             if view.heard_at is None or not self.alive(peer, now):
@@ -268,7 +271,8 @@ class Membership:
         clock set back: nobody else can send in its name (B1)."""
         if beacon.incarnation == old.incarnation:
             return beacon.sequence > old.sequence
-        return beacon.incarnation > old.incarnation or (not introduced and not self.alive(peer, now))
+        anew = not introduced and not self.alive(peer, now)
+        return anew or (beacon.incarnation > old.incarnation and beacon.incarnation != self.peers[peer].over)
 
     def _heard_at(self, view: PeerView) -> float:
         """When it was last heard, or we began to listen; for one that never spoke itself, never."""

@@ -88,6 +88,20 @@ def test_a_peer_reborn_with_its_clock_set_back_is_heard() -> None:
     assert pa.node.membership.alive("PB", pa.now)
 
 
+def test_what_others_hold_of_a_life_with_a_later_clock_does_not_hide_the_one_after_it() -> None:
+    """SPEC B1: who never hears PB itself, as most of a sparse swarm, goes on showing the old one."""
+    pa = alone()
+    before = pa.beacon("PB", incarnation=10**12)
+    pa.told(before)
+    pa.told(pa.after(16))
+    pa.told(pa.beacon("PB", incarnation=5), pa.beacon("PC"))
+    later = pa.beacon("PB", incarnation=10**12)
+    pa.told(ev.MembersReceived("PC", (before.data,)), pa.says("PC", m.Relay("PA", later.data)))
+    pa.told(pa.beacon("PB", incarnation=5, state="ready"))
+    known = pa.node.membership.beacon("PB")
+    assert known is not None and (known.incarnation, known.state) == (5, "ready")
+
+
 def test_a_host_that_slept_does_not_call_the_others_silent() -> None:
     """SPEC B6: it heard nobody because it was stopped; a vote must not be lost over that."""
     pa = alone().meet("PB")
