@@ -169,8 +169,7 @@ class Membership:
             self.news = True
             self.turns += 1
         out += self._own_word(peer, view, beacon)
-        if old is not None and beacon.incarnation < old.incarnation:
-            view.over = old.incarnation
+        view.over = old.incarnation if old is not None and beacon.incarnation < old.incarnation else view.over
         view.beacon, view.envelope = beacon, envelope
         if not introduced:
             if view.heard_at is None or not self.alive(peer, now):
