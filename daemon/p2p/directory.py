@@ -64,8 +64,7 @@ class Directory:
 
     async def find(self, key: str) -> dict[str, list[str]]:
         raw = key_bytes(key)
-        lookup = Lookup(self._host, raw)
-        await lookup.run(self._seeds(raw))
+        lookup = await self._walk(raw)
         found = dict(lookup.providers)
         for info in self._dht.provider_store.get_providers(raw):
             known = found.setdefault(str(info.peer_id), [])
@@ -81,8 +80,7 @@ class Directory:
 
     async def look_around(self) -> None:
         """Walk towards ourselves: it fills our table, and puts us into the tables on the way."""
-        lookup = Lookup(self._host, self._own.to_bytes())
-        await lookup.run(self._seeds(lookup.key))
+        lookup = await self._walk(self._own.to_bytes())
         for peer in lookup.answered:
             await self.met(str(peer))
 
@@ -108,6 +106,16 @@ class Directory:
                     log.exception("could not announce %s again", key)
             await trio.sleep(ANNOUNCE_SECONDS_MIN)
 
+    async def _walk(self, key: bytes) -> Lookup:
+        """Who is not there leaves the table: in months it would be full of the dead, and each walk lost among them."""
+        lookup = Lookup(self._host, key)
+        await lookup.run(self._seeds(key))
+        if lookup.answered:  # else it may be our own network that is down
+            for peer in lookup.failed:
+                if not self._host.get_network().get_connections(peer):
+                    self._dht.routing_table.remove_peer(peer)
+        return lookup
+
     def _seeds(self, key: bytes) -> list[ID]:
         table = self._dht.routing_table.find_local_closest_peers(key)
         return list(dict.fromkeys([*table, *self._host.get_connected_peers()]))
@@ -116,8 +124,7 @@ class Directory:
         """Here and at the closest nodes. Alone, only here: whoever comes asks us."""
         store = self._dht.provider_store
         store.add_provider(key, PeerInfo(self._own, self._host.get_addrs()))
-        lookup = Lookup(self._host, key)
-        await lookup.run(self._seeds(key))
+        lookup = await self._walk(key)
         async with trio.open_nursery() as nursery:
             for peer in lookup.closest():
                 nursery.start_soon(self._tell, peer, key)

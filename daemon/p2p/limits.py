@@ -59,6 +59,9 @@ BUFFERED_BYTES_MAX = 4 * 1024 * 1024  # of one connection: our two streams at th
 # last is two beacons.
 BACKOFF_SECONDS_MIN = 0.25
 BACKOFF_SECONDS_MAX = 10.0
+# Who was never reached, as names that anybody may announce with anybody's address: two minutes of silence cost two
+# minutes. It dials us when it comes, and a new address of it is tried at once.
+BACKOFF_UNSEEN_SECONDS_MAX = 120.0
 
 # -- directory
 

@@ -23,6 +23,7 @@ from intellectd.daemon.p2p import wire
 from intellectd.daemon.p2p.limits import (
     BACKOFF_SECONDS_MAX,
     BACKOFF_SECONDS_MIN,
+    BACKOFF_UNSEEN_SECONDS_MAX,
     CALLS_IN_FLIGHT_MAX,
     PING_FIRST_SECONDS,
     PING_SECONDS,
@@ -193,7 +194,8 @@ class Link:
     async def _pause(self) -> None:
         """Exponential with jitter, so that a peer that comes back is not met by everybody at once."""
         if self._failures:
-            pause_s = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN * 2 ** min(self._failures - 1, 16))
+            longest_s = BACKOFF_SECONDS_MAX if self.contact.software else BACKOFF_UNSEEN_SECONDS_MAX
+            pause_s = min(longest_s, BACKOFF_SECONDS_MIN * 2 ** min(self._failures - 1, 16))
             with trio.move_on_after(pause_s * random.uniform(0.5, 1.0)):
                 await self._hurry.wait()
         self._hurry = trio.Event()

@@ -37,15 +37,15 @@ Found = list[tuple[ID, list[Multiaddr]]]
 
 @dataclass
 class Lookup:
-    """State of one walk. `providers` and `answered` are its result."""
+    """State of one walk. `providers`, `answered` and `failed` are its result."""
 
     host: Any
     key: bytes
     providers: dict[str, list[str]] = field(default_factory=dict)
     answered: list[ID] = field(default_factory=list)
+    failed: dict[ID, None] = field(default_factory=dict)
     _known: list[ID] = field(default_factory=list)
     _asked: dict[ID, None] = field(default_factory=dict)
-    _failed: dict[ID, None] = field(default_factory=dict)
     _running: int = 0
 
     async def run(self, seeds: list[ID]) -> None:
@@ -65,7 +65,7 @@ class Lookup:
 
     def _ask_more(self, nursery: trio.Nursery) -> None:
         """Keep asking the k closest that have not failed; the walk ends when all of those have answered."""
-        targets = [peer for peer in self._known if peer not in self._failed][:CLOSEST_MAX]
+        targets = [peer for peer in self._known if peer not in self.failed][:CLOSEST_MAX]
         for peer in targets:
             room = self._running < LOOKUP_PARALLEL and len(self._asked) < LOOKUP_QUERIES_MAX
             if room and peer not in self._asked:
@@ -79,7 +79,7 @@ class Lookup:
                 providers, closer = await get_providers(self.host, peer, self.key)
         except Exception as error:  # refused, silent, or not what a node of the DHT answers
             log.debug("lookup: %s failed: %r", peer, error)
-            self._failed[peer] = None
+            self.failed[peer] = None
         else:
             self._take(peer, providers, closer)
         finally:

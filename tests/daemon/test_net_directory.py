@@ -149,6 +149,22 @@ async def test_a_silent_peer_costs_one_query_and_hides_nobody(
             assert list(await here.find(KEY)) == [there.peer_id]
 
 
+async def test_who_is_gone_leaves_the_table() -> None:
+    async with world_of("libp2p") as world:
+        here, gone, there = [await world.open() for _ in range(3)]
+        await connect(here, gone)
+        await connect(here, there)
+        assert here.directory_peers() == 2
+        await world.close(gone)
+        await eventually(lambda: here.connected() == [there.peer_id])
+        await here.find(KEY)
+        assert here.directory_peers() == 1
+        await world.close(there)
+        await eventually(lambda: here.connected() == [])
+        await here.find(KEY)
+        assert here.directory_peers() == 1, "nobody answers: it may be our own network that is down"
+
+
 def _silence(world: World, here: object, silent: object) -> None:
     if world.kind == "memory":
         world.hub.freeze(silent.peer_id)  # type: ignore[attr-defined]

@@ -8,8 +8,9 @@ import trio.testing
 
 from intellectd.daemon.net import CallTimeout, Contact, PeerUnreachable
 from intellectd.daemon.p2p import limits
+from intellectd.daemon.p2p.addresses import Address
 from intellectd.daemon.p2p.wire import Preamble
-from tests.daemon.net_world import connect, echo, world_of
+from tests.daemon.net_world import NOBODY, connect, dead_address, echo, world_of
 
 KEY = "/intellectd/0123456789abcdef01234567"
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -24,6 +25,31 @@ async def test_a_call_takes_a_round_trip(autojump_clock: trio.testing.MockClock)
         started_at = trio.current_time()
         assert await here.call(there.peer_id, "echo", b"hi", 5) == b"hi"
         assert trio.current_time() - started_at == pytest.approx(0.3)
+
+
+async def test_who_was_never_there_is_dialled_ever_more_seldom(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody announces names, with the address of somebody who would be dialled by every host of the run."""
+    async with world_of("memory") as world:
+        here, friend = await world.open(), await world.open()
+        await connect(here, friend)
+        dialled: Counter[str] = Counter()
+        reach = type(here)._reach
+
+        async def counted(self: object, target: Address) -> None:
+            dialled[target.peer] += 1
+            await reach(self, target)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(type(here), "_reach", counted)
+        await world.close(friend)
+        here.learn(NOBODY, [dead_address()])
+        for _ in range(240):  # beacons of 20 minutes
+            for peer in (NOBODY, friend.peer_id):
+                here.post(peer, b"")
+            await trio.sleep(5)
+        assert dialled[NOBODY] < 25
+        assert dialled[friend.peer_id] > 100  # who was there is missed
 
 
 async def test_posts_keep_their_order_when_the_link_gets_faster(autojump_clock: trio.testing.MockClock) -> None:
