@@ -5,6 +5,7 @@ Owns the hook on the optimizer and the end of a round. Refuses to know where rou
 """
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -106,7 +107,7 @@ class DiLoCo:
         self._now: Assignment | Finish | None = None
         self._meter = RoundMeter(0.0)
         self._is_due = False  # the round's steps are done, the end waits for its last log
-        self._logged_at_s = 0.0
+        self._logged_at_s = -math.inf  # a clock that begins at the boot may show less than the interval
         self._hook: Any = None
 
     def __enter__(self) -> "DiLoCo":
