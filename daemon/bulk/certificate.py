@@ -17,8 +17,9 @@ from cryptography.x509.oid import NameOID
 from intellectd.daemon.bulk.limits import CERTIFICATE_BYTES_MAX
 
 ALPN = "intellectd-bulk/1"
-# Pinned certificates must not depend on anybody's clock: the pin, not a date, says which one is good.
-NOT_BEFORE = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+# Pinned certificates must not depend on anybody's clock: the pin, not a date, says which one is good. A host without a
+# battery begins in 1970, and may have no way to ask for the time.
+NOT_BEFORE = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 NOT_AFTER = datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC)  # RFC 5280 4.1.2.5: "no expiration"
 
 

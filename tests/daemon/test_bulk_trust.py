@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from intellectd.daemon.bulk import dial
 from intellectd.daemon.bulk.certificate import Identity, claimed_by
@@ -198,6 +199,14 @@ def test_the_endpoint_is_the_announced_address_or_one_that_can_be_dialled() -> N
         assert host in (interface_hosts("ip4") or interface_hosts("ip6") or ["127.0.0.1"]) or "0.0.0.0" not in listen
         assert not announce or engine.endpoint.address == announce
     assert split_address(join_address("::1", 7)) == ("::1", 7)
+
+
+def test_a_host_whose_clock_begins_in_1970_finds_a_certificate_valid_and_one_of_9999_too() -> None:
+    """TLS holds the dates in it against the wall's clock, whatever is pinned."""
+    identity = Identity("12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN")
+    dates = x509.load_der_x509_certificate(identity.certificate)
+    identity.close()
+    assert dates.not_valid_before_utc.timestamp() <= 0 and dates.not_valid_after_utc.year == 9999
 
 
 def test_close_leaves_no_thread_and_no_file() -> None:
