@@ -31,6 +31,10 @@ class Parameters:
         for name, parameter in named:
             if parameter.is_meta:
                 raise ModelUnsupported(f"parameter {name!r} is on the meta device", "materialize the model first")
+            if isinstance(parameter, torch.nn.parameter.UninitializedParameter):
+                raise ModelUnsupported(
+                    f"parameter {name!r} of a lazy module has no shape yet", "run the model once first"
+                )
         try:
             self.layout = Layout([TensorSpec(name, tuple(p.shape), _dtype(p)) for name, p in named])
         except LayoutError as error:

@@ -57,13 +57,18 @@ def load_text(source: str, context: int, environ: Mapping[str, str] = os.environ
     root, pattern, limit = _place_of(source, environ)
     parts: dict[bool, list[bytes]] = {False: [], True: []}
     total = 0
-    for path, name in _files(root, pattern):
-        with path.open("rb") as file:  # one file may be larger than all that is wanted, and than memory
-            body = file.read(min(limit - total, os.fstat(file.fileno()).st_size))
-        parts[_is_held_out(name)].append(body)
-        total += len(body)
-        if total >= limit:
-            break
+    try:
+        for path, name in _files(root, pattern):
+            with path.open("rb") as file:  # one file may be larger than all that is wanted, and than memory
+                body = file.read(min(limit - total, os.fstat(file.fileno()).st_size))
+            parts[_is_held_out(name)].append(body)
+            total += len(body)
+            if total >= limit:
+                break
+    except OSError as error:
+        raise DataError(
+            f"data source {source!r} ({root}): {error}", "the daemon's user must be able to read it"
+        ) from error
     text = Text(_tensor(parts[False]), _tensor(parts[True]))
     for part, which in ((text.train, "training"), (text.held_out, "held-out")):
         if len(part) <= context:

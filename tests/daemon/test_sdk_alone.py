@@ -1,7 +1,7 @@
 """run=None: the same loop without a daemon, against DiLoCo written down as plainly as torch allows."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -191,6 +191,21 @@ def two_rounds(defaults: Any) -> torch.nn.Module:
                 parameter.grad = torch.ones_like(parameter)
             inner.step()
     return model
+
+
+@pytest.mark.filterwarnings("ignore")  # of an empty layer and of a lazy one
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [
+        (lambda: torch.nn.LazyLinear(3), "'0.weight' of a lazy module has no shape yet"),
+        (lambda: torch.nn.Linear(2, 2, device="meta"), "'0.weight' is on the meta device"),
+        (lambda: torch.nn.Linear(0, 2), "'0.weight' has dimension 0"),
+        (lambda: torch.nn.Linear(2, 2, dtype=torch.complex64), "'0.weight' is complex64"),
+    ],
+)
+def test_a_parameter_that_no_vector_takes_is_named(layer: Callable[[], torch.nn.Module], why: str) -> None:
+    with pytest.raises(intellectd.ModelUnsupported, match=why):
+        Parameters(torch.nn.Sequential(layer()))
 
 
 @pytest.mark.parametrize(

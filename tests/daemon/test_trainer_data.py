@@ -99,6 +99,18 @@ def test_of_a_huge_file_no_more_is_read_than_is_wanted(tmp_path: Path, monkeypat
     assert (len(text.held_out), len(text.train)) == (100, 1900) and peak < 2**20
 
 
+def test_text_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = directory(tmp_path, 40)
+
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(DataError, match=r"Permission denied: .*\.txt") as caught:
+        load_text("books", 16, environ)
+    assert "daemon's user" in caught.value.hint
+
+
 def test_too_little_text_is_said_with_the_part_that_lacks_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="0 bytes of training text"):
         load_text("books", 8, directory(tmp_path, 0))
