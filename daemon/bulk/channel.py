@@ -20,7 +20,6 @@ from intellectd.daemon.bulk.limits import (
     DIAL_BACKOFF_FIRST_S,
     DIAL_BACKOFF_MAX_S,
     DIAL_PATIENCE_S,
-    DISOWNED_S,
     FRAME_BYTES_MAX,
     IDLE_S,
     STREAMS_MAX,
@@ -170,16 +169,12 @@ class Channel:
             return (*self._wires, *self._reserved)
 
     def reserve(self, wire_id: bytes) -> None:
-        """For one more wire, which is about to stand: of too many, those that were silent longest are those whose end
-        was not noticed."""
-        with self._changed:  # two may be about to stand at once: each has a wire of its own to end
+        """For one more wire, which is about to stand. LinkLost: there are as many as may be; those that the peer has
+        lost were disowned before."""
+        with self._changed:  # two may be about to stand at once
+            if len(self._wires) - len(self._dismissed) + len(self._reserved) >= STREAMS_MAX:
+                raise LinkLost(f"it has opened {STREAMS_MAX} already")
             self._reserved[wire_id] = None
-            staying = [wire for wire in self._wires.values() if wire.wire_id not in self._dismissed]
-            surplus = max(0, len(staying) + len(self._reserved) - STREAMS_MAX)
-            dismissed = sorted(staying, key=lambda wire: wire.heard_s)[:surplus]
-            self._dismissed.update({wire.wire_id: None for wire in dismissed})
-        for wire in dismissed:
-            wire.end(LinkLost(f"it has opened more than {STREAMS_MAX}"))
 
     @property
     def staying(self) -> int:
@@ -191,11 +186,15 @@ class Channel:
         with self._changed:
             self._reserved.pop(wire_id, None)
 
-    def disown(self, listed: tuple[bytes, ...]) -> None:
-        """The peer does not have other wires than these, and those that stood up while it wrote the list."""
-        for wire in self.wires:
-            if wire.wire_id not in listed and now_s() - wire.stood_s > DISOWNED_S:
-                wire.end(LinkLost("it has lost this connection"))
+    def disown(self, listed: tuple[bytes, ...], since_s: float) -> None:
+        """Of the wires that stood by then the peer has these alone. It wrote the list later, but how long ago nobody
+        knows: on a slow line that is full a request takes seconds."""
+        with self._changed:
+            found = list(self._wires.values())
+            lost = [wire for wire in found if wire.wire_id not in listed and wire.stood_s < since_s]
+            self._dismissed.update({wire.wire_id: None for wire in lost})
+        for wire in lost:
+            wire.end(LinkLost("it has lost this connection"))
 
     def keep_only(self, certificate: bytes | None) -> None:
         """Wires to another process of the peer's, or of a peer no longer trusted (None), are at their end."""

@@ -213,8 +213,8 @@ class Wire:
             if self._retiring_s is not None and now_s() > self._retiring_s + SILENT_S:
                 raise LinkSilent("it did not take leave")
 
-    def _progress(self) -> None:
-        self._hub.handler.on_bytes(self.peer, self._header)
+    def _progress(self, count: int) -> None:
+        self._hub.handler.on_bytes(self.peer, self._header, count)
 
     def _heard(self, header: Header, payload: bytes) -> bool:
         """Whether this was the last."""

@@ -80,7 +80,7 @@ class Channels:
         try:
             channel = self._channel(link.peer)
             answer = self._heard(link, request)
-            channel.disown(request.wires)
+            channel.disown(request.wires, link.began_s)
             self._make_room(channel)
             # Before the answer: once the dialler has that, a request from here must list the wire.
             channel.reserve(answer.keys.wire_id)

@@ -320,11 +320,10 @@ class Collective:
         """What comes now is looked at."""
         return bool(self._books.neighbours)
 
-    def on_bytes(self, peer: str) -> None:
+    def on_bytes(self, peer: str, count: int) -> None:
         """Of a chunk that is wanted: of many on a slow line none may be whole for long."""
         neighbour, now = self._books.neighbours.get(peer), now_s()
-        if neighbour is not None:
-            neighbour.heard(now)
+        if neighbour is not None and neighbour.stirs(count, now):
             self._books.chunk_at = now
 
     def on_lost(self, peer: str, reason: str, refused: bool) -> None:

@@ -38,7 +38,7 @@ class Watch:
 
     def _judge_one(self, neighbour: Neighbour, now: float) -> Failure | None:
         if neighbour.waits_here:
-            neighbour.heard_at = now  # it is this host's threads that do not listen
+            neighbour.heard_at = neighbour.flowed_at = now  # it is this host's threads that do not listen
         if not neighbour.waiting or neighbour.ready is None:
             neighbour.moved_at = now
         if now - neighbour.heard_at > self.stall_s:
@@ -60,7 +60,7 @@ class Watch:
         (a window that collapsed takes seconds to open), with the very chunk that all wait for, and others are idle."""
         found = []
         for neighbour in neighbours:
-            since = max(neighbour.heard_at, neighbour.nudged_at)
+            since = max(neighbour.flowed_at, neighbour.nudged_at)
             late = now - since >= NUDGE_S * 2 ** min(neighbour.nudges, NUDGE_DOUBLINGS_MAX)
             if neighbour.arrivals > 0 and neighbour.met and neighbour.channel.width > 1 and late:
                 neighbour.nudges, neighbour.nudged_at = neighbour.nudges + 1, now

@@ -150,10 +150,10 @@ class Collectives:
                     return False
         return collective is not None and collective.wants(peer, header)
 
-    def on_bytes(self, peer: str, header: Header) -> None:
+    def on_bytes(self, peer: str, header: Header, count: int) -> None:
         collective = self._running.get(header.transfer)
         if collective is not None:
-            collective.on_bytes(peer)
+            collective.on_bytes(peer, count)
 
     def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:
         collective = self._running.get(header.transfer)

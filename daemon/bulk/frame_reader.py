@@ -11,7 +11,7 @@ from collections.abc import Callable
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.errors import LinkLost, LinkSilent
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, decode_header
-from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX, ON_BYTES_EVERY, SILENT_S
+from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX, HEARD_EVERY, SILENT_S
 from intellectd.daemon.bulk.pace import SharedBucket
 from intellectd.daemon.bulk.sealed import TAG_BYTES, Cipher
 
@@ -46,7 +46,7 @@ class FrameReader:
         self._length = header.length
         return header
 
-    def payload(self, on_bytes: Callable[[], None] | None = None) -> None:
+    def payload(self, on_bytes: Callable[[int], None] | None = None) -> None:
         """Read the rest of the frame whose header was returned last."""
         size = HEADER_BYTES + self._length + self._cipher.tag_bytes
         self._fill(size, size + HEADER_BYTES, on_bytes)
@@ -81,14 +81,14 @@ class FrameReader:
             self._buffer[:left] = self._buffer[size : self._have]
         self._have = left
 
-    def _fill(self, size: int, most: int, on_bytes: Callable[[], None] | None) -> None:
+    def _fill(self, size: int, most: int, on_bytes: Callable[[int], None] | None) -> None:
         have, told = self._have, self._have
         while have < size:
             self._receive(have, most, self.stall_s)
             have = self._have
-            if on_bytes is not None and have - told >= ON_BYTES_EVERY:
+            if on_bytes is not None and have - told >= HEARD_EVERY:
+                on_bytes(have - told)
                 told = have
-                on_bytes()
 
     def _receive(self, have: int, most: int, patience_s: float) -> None:
         """At least one byte into the buffer, which shall not hold more than `most`."""

@@ -125,8 +125,8 @@ class Handler(Protocol):
         and drop it. WireError: no plan allows it."""
         ...
 
-    def on_bytes(self, peer: str, header: Header) -> None:
-        """Some bytes of this CHUNK have come, 64 KiB or more since the last time."""
+    def on_bytes(self, peer: str, header: Header, count: int) -> None:
+        """So many bytes of this CHUNK have come since the last time, 4 KiB or more."""
         ...
 
     def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:

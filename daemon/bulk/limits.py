@@ -125,10 +125,10 @@ CHANNEL_STALL_S = 30.0  # of a wire on which nobody here needs anything: the pee
 KEEPALIVE_S = 15.0  # below the 30 s after which the worst home routers forget a connection (RFC 5382 asks for 2 h)
 SILENT_S = 3 * KEEPALIVE_S  # two pings may be lost
 IDLE_S = 3600.0  # that nobody needs a channel; between two rounds of a large model lies most of an hour
-DISOWNED_S = 1.0  # a wire this old which the peer does not list is dead there; younger ones may cross the list
 FILLED_AFTER_S = 5.0  # of nothing to write: BBR's round trip may be 10 s old before a transfer of seconds is over
 FILLING_BYTES_MAX = 64 * 1024  # two segments are enough
-ON_BYTES_EVERY = 64 * 1024  # between two signs of progress within a chunk
+ON_BYTES_EVERY = 64 * 1024  # between two signs of progress within a chunk that goes, or of all that come together
+HEARD_EVERY = 4 * 1024  # of one that comes: many wires that share a slow line make ON_BYTES_EVERY together
 
 MEASURED_BYTES_MIN = 256 * 1024  # sent in one transfer; of less, the kernel tells slow start and not the path
 MEASURED_S_MIN = 0.008  # likewise: the kernel counts busy time in ticks of 1 to 4 ms, two of which bound a mean

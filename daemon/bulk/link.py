@@ -33,6 +33,7 @@ class Link:
         self._stop: Stop | None = stop
         self._deadline = FOREVER_S
         self.peer = ""  # who it is, once known
+        self.began_s = now_s()  # before a byte of the handshake
         self.sent_bytes = 0
         self.received_bytes = 0
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from intellectd.daemon.bulk.channel_port import ChannelPort
 from intellectd.daemon.bulk.errors import Failure, WireError
 from intellectd.daemon.bulk.frames import Header, Kind
+from intellectd.daemon.bulk.limits import ON_BYTES_EVERY
 from intellectd.daemon.bulk.schedules.program import Send
 
 EPOCHS = 2**16  # attempts are counted by each host, modulo what a header has room for
@@ -101,6 +102,8 @@ class Neighbour:
     gave_back: bool = False  # something that has come from it, since it was last told what came
     parcels: dict[int, Parcel] = field(default_factory=dict)  # by item
     heard_at: float = field(init=False)
+    flowed_at: float = field(init=False)  # when a word or ON_BYTES_EVERY of chunks had come
+    stirred: int = 0  # bytes of chunks since
     moved_at: float = field(init=False)  # when it last took something, or there was nothing to take
     told_at: float = field(init=False)
     nudged_at: float = field(init=False)  # when it was last told what has come, of itself
@@ -109,7 +112,7 @@ class Neighbour:
     there: dict[int, int] = field(default_factory=dict)  # how many it said to have, by page
 
     def __post_init__(self) -> None:
-        self.heard_at = self.moved_at = self.told_at = self.nudged_at = self.now
+        self.heard_at = self.flowed_at = self.moved_at = self.told_at = self.nudged_at = self.now
         self.owed = self.departures
 
     @property
@@ -141,7 +144,17 @@ class Neighbour:
         return self.arrivals > 0 or self.departures > 0
 
     def heard(self, now: float) -> None:
-        self.heard_at, self.met = now, True
+        self.heard_at = self.flowed_at = now
+        self.met, self.stirred = True, 0
+
+    def stirs(self, count: int, now: float) -> bool:
+        """So many bytes of its chunks have come, on any wire. Enough for a sign that they flow? What drips from a wire
+        that fell behind is none. (Two threads at once may lose a count.)"""
+        self.heard_at, self.stirred = now, self.stirred + count
+        if self.stirred < ON_BYTES_EVERY:
+            return False
+        self.flowed_at, self.stirred = now, 0
+        return True
 
     def has(self, number: int) -> bool:
         return bool(self.taken[number >> 3] & 1 << (number & 7))

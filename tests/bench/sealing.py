@@ -72,7 +72,7 @@ class Sink:
     def wants(self, peer: str, header: Header) -> bool:
         return True
 
-    def on_bytes(self, peer: str, header: Header) -> None: ...
+    def on_bytes(self, peer: str, header: Header, count: int) -> None: ...
 
     def on_chunk(self, peer: str, header: Header, incoming: Incoming) -> None:
         incoming.open_into(piece_of(self._place, header.chunk))

@@ -75,7 +75,7 @@ class Diary:
     def wants(self, _peer: str, header: Header) -> bool:
         return header.chunk not in self.unwanted
 
-    def on_bytes(self, _peer: str, _header: Header) -> None:
+    def on_bytes(self, _peer: str, _header: Header, _count: int) -> None:
         self.progress += 1
 
     def pass_gate(self) -> None:

@@ -98,7 +98,9 @@ def test_a_frame_counts_once_and_in_its_place(trick: object) -> None:
 
 def test_a_frame_of_another_wire_is_worth_nothing_here() -> None:
     with host_and_outsider() as (a, x):
-        wires = x.channel_to(a), x.channel_to(a)
+        first = x.channel_to(a)
+        eventually(lambda: a.wires("x") == 1)
+        wires = first, x.channel_to(a, wires=a.channels._channel("x").wire_ids())
         wires[1].say(wires[0].frame(chunk(4), b"good"))
         assert "does not authenticate" in lost(a)
 

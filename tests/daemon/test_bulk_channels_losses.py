@@ -15,7 +15,9 @@ from intellectd.daemon.bulk.errors import LinkLost
 from intellectd.daemon.bulk.frame_writer import FrameWriter
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind
 from intellectd.daemon.bulk.limits import DIAL_BACKOFF_MAX_S
+from intellectd.daemon.bulk.sealed import SECRET_BYTES
 from intellectd.daemon.bulk.streams import Streams
+from intellectd.daemon.bulk.wire import ChannelRequest, encode_request
 from tests.daemon.bulk_swarm import closed, read_exactly
 from tests.daemon.channel_hosts import STALL_S, WAIT_S, Host, eventually, hosts, piece
 from tests.daemon.channel_outsider import chunk, host_and_outsider
@@ -138,8 +140,27 @@ def test_a_peer_that_is_no_longer_trusted_loses_its_wires() -> None:
         eventually(lambda: a.channels._channels == {} or a.wires("b") == 0)
 
 
-def test_a_wire_that_the_peer_has_lost_ends_when_it_dials_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("intellectd.daemon.bulk.channel.DISOWNED_S", 0.0)
+def test_a_wire_that_stood_up_while_the_peer_wrote_its_list_stays_however_late_that_comes() -> None:
+    """Its request waits in a line that is full; meanwhile another stood, by a dial of this host's."""
+    with host_and_outsider() as (a, x):
+        a.channels.need("x", STALL_S)
+        old = x.channel_from(a)
+        (listed,) = a.channels._channel("x").wire_ids()
+        tls = x.dial(a.endpoint)  # its list is written now
+        eventually(lambda: a._listener._connections != {})
+        a.channels._channel("x").meter._streams = Streams(wires=2)
+        a.channels._dial_if_lacking(a.channels._channel("x"))
+        young = x.channel_from(a)
+        tls.sendall(encode_request(ChannelRequest((listed,))) + bytes(SECRET_BYTES))
+        assert tls.recv(1)
+        for wire in (old, young):
+            wire.say(wire.frame(Header(Kind.GO, transfer=7)))
+            assert a.diary.next("control")[2] == Header(Kind.GO, transfer=7)
+        assert [word[0] for word in a.diary.words.queue if word[0] == "lost"] == []
+        tls.close()
+
+
+def test_a_wire_that_the_peer_has_lost_ends_when_it_dials_anew() -> None:
     with host_and_outsider() as (a, x):
         dead = x.channel_to(a)
         eventually(lambda: a.wires("x") == 1)

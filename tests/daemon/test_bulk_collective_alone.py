@@ -15,7 +15,7 @@ from intellectd.daemon.bulk.departures import Departures
 from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.frames import Header, Kind
 from intellectd.daemon.bulk.interface import TransferFailed
-from intellectd.daemon.bulk.limits import GATHERED_MAX, HELD_STALLS
+from intellectd.daemon.bulk.limits import GATHERED_MAX, HELD_STALLS, ON_BYTES_EVERY
 from intellectd.daemon.bulk.neighbour import Neighbour, item
 from intellectd.daemon.bulk.streams import LinkMeasure
 from intellectd.daemon.bulk.transfer import Transfer
@@ -222,7 +222,9 @@ def test_some_of_a_chunk_that_comes_or_goes_is_something() -> None:
     books = collective._books
     a, c = books.neighbours["a"], books.neighbours["c"]
     books.chunk_at = a.heard_at = c.moved_at = 0.0
-    collective.on_bytes("a")
+    collective.on_bytes("a", ON_BYTES_EVERY - 1)
+    assert books.chunk_at == 0.0
+    collective.on_bytes("a", 1)
     assert books.chunk_at > 0.0 and a.heard_at > 0.0
     next(iter(c.parcels.values())).moved()
     assert c.moved_at > 0.0

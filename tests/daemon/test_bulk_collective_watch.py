@@ -5,7 +5,7 @@ import pytest
 from intellectd.daemon.bulk.collective_watch import Watch
 from intellectd.daemon.bulk.errors import Failure
 from intellectd.daemon.bulk.frames import Header, Outgoing
-from intellectd.daemon.bulk.limits import HEARTBEATS_PER_STALL, STARVED_STALLS, STUCK_STALLS
+from intellectd.daemon.bulk.limits import HEARD_EVERY, HEARTBEATS_PER_STALL, STARVED_STALLS, STUCK_STALLS
 from intellectd.daemon.bulk.neighbour import Neighbour
 
 STALL_S = 10.0
@@ -84,12 +84,25 @@ def test_a_neighbour_hears_four_times_a_stall_that_this_host_lives() -> None:
     assert not watch.to_tell([neighbour(arrivals=0, departures=0)], 99.0)
 
 
+def test_wires_that_share_a_slow_line_are_not_behind_and_one_that_drips_is() -> None:
+    one, watch = neighbour(met=True), Watch(STALL_S)
+    one.channel.width = 24  # type: ignore[misc]
+    for turn in range(1, 101):  # 10 Mbit/s: of each wire 4 KiB in turn, so that 64 KiB of any one take 1.3 s
+        one.stirs(HEARD_EVERY, turn * 0.0033)
+        assert not watch.to_nudge([one], turn * 0.0033)
+    one.flowed_at = one.nudged_at = 0.0
+    for turn in (1, 2):  # 14 KB/s: a packet in a round trip of a long path
+        assert not watch.to_nudge([one], turn * 0.3 - 0.2)
+        one.stirs(HEARD_EVERY, turn * 0.3)
+    assert watch.to_nudge([one], 0.6) and one.heard_at == 0.6, "it is alive all the same"
+
+
 def test_what_has_come_is_told_when_one_of_several_wires_falls_behind() -> None:
     one, watch = neighbour(met=True), Watch(STALL_S)
     assert not watch.to_nudge([one], 5.0), "one wire keeps the order: nothing can be behind"
     one.channel.width = 2  # type: ignore[misc]
     told = [now / 10 for now in range(100) if watch.to_nudge([one], now / 10)]
     assert told == [0.5, 1.5, 3.5, 7.5], "ever more seldom"
-    one.nudges, one.heard_at = 0, 9.0  # a chunk has come
+    one.nudges, one.flowed_at = 0, 9.0  # a chunk has come
     assert not watch.to_nudge([one], 9.4) and watch.to_nudge([one], 9.5)
     assert not watch.to_nudge([neighbour(arrivals=0, met=True, channel=one.channel)], 99.0)
