@@ -43,11 +43,11 @@ class ErrorFeedback:
             if stats.first_nonfinite is None:
                 self.trouble = "what was lost of the delta before is no number any more; it is forgotten"
         root = update_root(out, threads)
-        if stats.first_nonfinite is not None:
-            self._residuals.drop_new()
-            return stats, root
         try:
-            self._residuals.keep(root, (self._error_of,))
+            if stats.first_nonfinite is None:
+                self._residuals.keep(root, (self._error_of,))
+            else:
+                self._residuals.drop_new()
         except StorageError as error:
             self.trouble = f"what encoding lost is not kept: {error.message}"
         return stats, root

@@ -309,10 +309,12 @@ def _mark(store: RunStore) -> None:
 
 
 def remove(path: Path) -> None:
+    """Raises StorageError."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
 
 
 def _is_run_id(text: str) -> bool:

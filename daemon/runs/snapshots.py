@@ -104,8 +104,15 @@ class Snapshots:
             self._state.before_change = lambda: None
             if isinstance(begun, SnapshotWriter):
                 with trio.CancelScope(shield=True):  # a chunk that a step still writes is waited for, and the disk
-                    await self._compute.aside(begun.discard)
+                    await self._discard(begun)
             self._writer, self._writing = None, False
+
+    async def _discard(self, writer: SnapshotWriter) -> None:
+        """A disk that refuses keeps a file that the next start deletes: no reason to end what else this host does."""
+        try:
+            await self._compute.aside(writer.discard)
+        except StorageError as error:
+            self._journal.warn(f"what was written of a snapshot is not deleted: {error}")
 
     def _publish(
         self, begun: SnapshotWriter | StorageError, problem: str | None, wanted: Callable[[], bool]

@@ -61,7 +61,9 @@ class Residuals:
                     self._path_of(other).unlink(missing_ok=True)
 
     def drop_new(self) -> None:
-        (self.path / _NEW_NAME).unlink(missing_ok=True)
+        """Raises StorageError."""
+        with storage_errors(self.path):
+            (self.path / _NEW_NAME).unlink(missing_ok=True)
 
     def _path_of(self, root: bytes) -> Path:
         return self.path / f"{root.hex()}.f32"

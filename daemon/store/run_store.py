@@ -48,8 +48,10 @@ def snapshot_in(folder: Path, round_: int) -> Path:
 
 
 def snapshots_in(folder: Path) -> list[int]:
-    """Rounds, oldest first."""
-    return sorted(int(found[1]) for name in os.listdir(folder / "snapshots") if (found := _SNAPSHOT.match(name)))
+    """Rounds, oldest first. Raises StorageError."""
+    with storage_errors(folder / "snapshots"):
+        names = os.listdir(folder / "snapshots")
+    return sorted(int(found[1]) for name in names if (found := _SNAPSHOT.match(name)))
 
 
 class RunStore:
@@ -62,7 +64,9 @@ class RunStore:
         self._rebased = 0  # twice for each time: before and after
         self.arriving: Arriving | None = None  # a state on its way here, for others that fetch it
         self._remedy = log_files.remedy_for(path)
-        if not self.manifest_path.is_file():
+        with storage_errors(self.manifest_path):
+            is_there = self.manifest_path.is_file()
+        if not is_there:
             raise CorruptFile(f"{self.manifest_path} is missing", self._remedy)
         self._log = FrameFile(log_files.records_path(path), log_files.LOG_MAGIC, self._remedy)
         try:
@@ -285,7 +289,7 @@ class RunStore:
         if len(older) * size < lacking:
             return False
         for round_ in older[: -(-lacking // max(1, size))]:
-            self.snapshot_path(round_).unlink(missing_ok=True)
+            self._delete_state(round_)
         return True
 
     def take_snapshot(self, file: Path, round_: int) -> None:
@@ -319,7 +323,7 @@ class RunStore:
 
     def prune(self) -> None:
         """Keep the newest snapshots that the log reaches, one that is being fetched from here, and every update since
-        the oldest of them."""
+        the oldest of them. Raises StorageError."""
         reached = self.reached_snapshots()
         size = self._snapshot_size(reached)
         kept = self.retention.kept(reached, size, len(self._log))
@@ -328,10 +332,15 @@ class RunStore:
             kept.append(asked)
         for old in reached:
             if old not in kept:
-                self.snapshot_path(old).unlink(missing_ok=True)
+                self._delete_state(old)
         first = min(kept, default=0) + 1
         needed = [root for i in range(min(first, len(self._log)), len(self._log)) for root in roots_of(self.entry(i))]
         self.updates.prune(needed, len(self._log))
+
+    def _delete_state(self, round_: int) -> None:
+        path = self.snapshot_path(round_)
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
 
     def _is_worth_it(self, round_: int, count: int, size: int) -> bool:
         """While the operator's limit has room for it, and the updates after it are no more bytes than a newer state,
@@ -342,10 +351,11 @@ class RunStore:
 
     def _snapshot_size(self, rounds: list[int]) -> int:
         """Bytes of each: all are of the same vectors."""
-        try:
-            return self.snapshot_path(rounds[-1]).stat().st_size if rounds else 0
-        except FileNotFoundError:
-            return 0
+        with storage_errors(self.path):
+            try:
+                return self.snapshot_path(rounds[-1]).stat().st_size if rounds else 0
+            except FileNotFoundError:
+                return 0
 
     def updates_from(self, applied: int) -> int:
         """The first round from which on all updates up to `applied` lie here: what a replay can count on."""

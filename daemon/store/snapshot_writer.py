@@ -77,15 +77,17 @@ class SnapshotWriter:
             self.discard()
 
     def discard(self) -> None:
-        """What is left is of no use. No thread is in `write` any more; one in `copy_out` is waited for."""
+        """What is left is of no use. No thread is in `write` any more; one in `copy_out` is waited for. Raises
+        StorageError where the disk refuses even that."""
         with self._changed:
             self._given_up = True
             self._changed.wait_for(lambda: not self._busy)
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
         self._vectors = []
-        self._temp.unlink(missing_ok=True)
+        descriptor, self._descriptor = self._descriptor, -1
+        with storage_errors(self._path):
+            if descriptor >= 0:
+                os.close(descriptor)
+            self._temp.unlink(missing_ok=True)
 
     # ---- chunks
 

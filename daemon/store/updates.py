@@ -38,11 +38,15 @@ class Updates:
         return self.path / f"{root.hex()}.bin"
 
     def held(self) -> tuple[bytes, ...]:
-        names = sorted(os.listdir(self.path))
+        """Raises StorageError."""
+        with storage_errors(self.path):
+            names = sorted(os.listdir(self.path))
         return tuple(bytes.fromhex(found[1]) for name in names if (found := _UPDATE.match(name)))
 
     def holds(self, root: bytes) -> bool:
-        return self.path_of(root).is_file()
+        """Raises StorageError."""
+        with storage_errors(self.path):
+            return self.path_of(root).is_file()
 
     def new(self, name: bytes, length: int) -> mmap.mmap:
         """Writable memory over a temporary file; `keep` makes it durable under its root. Raises StorageError."""
@@ -59,6 +63,7 @@ class Updates:
                 os.close(descriptor)
 
     def keep(self, name: bytes, memory: mmap.mmap, root: bytes, log_length: int) -> None:
+        """Raises StorageError."""
         path = self._temporary(name)
         with storage_errors(path):
             memory.flush()
@@ -72,7 +77,8 @@ class Updates:
             fsync_dir(self.path)
 
     def drop(self, name: bytes) -> None:
-        self._temporary(name).unlink(missing_ok=True)
+        """Raises StorageError."""
+        self._delete(self._temporary(name))
 
     def read(self, root: bytes) -> mmap.mmap:
         """Raises OSError."""
@@ -93,11 +99,15 @@ class Updates:
         return update
 
     def prune(self, needed: Collection[bytes], log_length: int) -> None:
-        """Delete what the log does not need, but for what came since its last record."""
+        """Delete what the log does not need, but for what came since its last record. Raises StorageError."""
         for root in self.held():
             if root not in needed and self._came_at.get(root, log_length) < log_length:
-                self.path_of(root).unlink(missing_ok=True)
+                self._delete(self.path_of(root))
                 self._came_at.pop(root, None)
+
+    def _delete(self, path: Path) -> None:
+        with storage_errors(path):
+            path.unlink(missing_ok=True)
 
     def _temporary(self, name: bytes) -> Path:
         return self.path / f".{name.hex()[:40]}.tmp"

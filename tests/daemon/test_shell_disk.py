@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio.testing
 
-from intellectd.daemon.atomic import StorageFull
+from intellectd.daemon.atomic import StorageError, StorageFull
 from intellectd.daemon.errors import EXIT_PERMISSION
 from intellectd.daemon.runs.perform import Performer
 from intellectd.daemon.store import frame_file, snapshot, snapshot_writer
@@ -226,6 +226,60 @@ async def test_a_full_disk_for_a_rounds_result_ends_the_daemon(autojump_clock: C
         monkeypatch.setattr(os, "posix_fallocate", full)
         failure = await host.died()
         assert isinstance(failure, StorageFull) and failure.exit_code == EXIT_PERMISSION
+
+
+@pytest.mark.parametrize(("what", "code"), [("snapshots/0*", errno.EROFS), ("updates/*.bin", errno.EIO)])
+async def test_a_disk_that_lets_nothing_be_deleted_ends_the_daemon_with_its_words(
+    what: str, code: int, autojump_clock: Clock, monkeypatch: Patch
+) -> None:
+    """Between two votes a file system becomes read-only: what ends the daemon is the disk's error, which is no bug."""
+    async with shell() as world:
+        run_id, host = await one_host(world)
+        await host.wait("round=5")
+        folder, real = host.state / "runs" / run_id, os.unlink
+
+        def refuses(path: Any, **how: Any) -> None:
+            if Path(path).is_relative_to(folder) and Path(path).match(what):
+                raise OSError(code, os.strerror(code))
+            real(path, **how)
+
+        monkeypatch.setattr(os, "unlink", refuses)
+        failure = await host.died()
+        assert isinstance(failure, StorageError) and failure.exit_code == EXIT_PERMISSION
+        assert os.strerror(code) in failure.message and str(folder) in failure.message
+        monkeypatch.setattr(os, "unlink", real)
+        await host.start()
+        await host.wait("finished")
+
+
+async def test_what_a_snapshot_leaves_on_a_read_only_disk_is_told_and_goes_at_the_next_start(
+    autojump_clock: Clock, monkeypatch: Patch
+) -> None:
+    async with shell() as world:
+        run_id, host = await one_host(world)
+        await host.wait("round=5")
+        folder, real_pwrite, real_unlink = host.state / "runs" / run_id / "snapshots", os.pwrite, os.unlink
+
+        def read_only(*_: Any, **__: Any) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        def unlink(path: Any, **how: Any) -> None:
+            return read_only() if Path(path).parent == folder else real_unlink(path, **how)
+
+        def pwrite(descriptor: int, data: Any, offset: int) -> int:
+            if offset and Path(os.readlink(f"/proc/self/fd/{descriptor}")).parent == folder:
+                read_only()
+            return real_pwrite(descriptor, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        monkeypatch.setattr(os, "unlink", unlink)
+        status = await host.until(lambda run: len(run["warnings"]) >= 2)
+        assert any("what was written of a snapshot is not deleted" in text for text in status["warnings"])
+        left = list(folder.glob(".*.tmp"))
+        monkeypatch.undo()
+        await host.kill()
+        await host.start()
+        assert left and not any(path.exists() for path in left)
 
 
 async def test_a_joiner_without_room_for_updates_says_so_and_goes_on_when_there_is(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from intellectd.daemon.atomic import StorageError, StorageFull
+from intellectd.daemon.atomic import StorageError, StorageFull, StorageReadOnly
 from intellectd.daemon.store import snapshot_writer
 from intellectd.daemon.store.budget import KEEP_FEW, SNAPSHOT_ROUNDS, Retention, disk_bytes, snapshot_rounds
 from intellectd.daemon.store.snapshot import State, read_snapshot
@@ -155,6 +155,20 @@ def test_a_name_that_cannot_be_given_is_told(tmp_path: Path, monkeypatch: Patch)
     monkeypatch.setattr(os, "replace", broken)
     with pytest.raises(StorageError, match="Input/output error"):
         writer.publish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_became_read_only_is_told_as_such(tmp_path: Path, monkeypatch: Patch) -> None:
+    state, digest = state_of(1)
+    writer = SnapshotWriter(tmp_path / "it", state, 4, digest)
+
+    def refuses(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageReadOnly, match=r"it: Read-only file system"):
+        patch.setattr(os, "unlink", refuses)
+        writer.discard()
+    writer.discard()  # once more, when it may be written to again
     assert list(tmp_path.iterdir()) == []
 
 
