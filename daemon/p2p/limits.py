@@ -63,6 +63,8 @@ BACKOFF_SECONDS_MAX = 10.0
 # minutes. It dials us when it comes, and a new address of it is tried at once.
 BACKOFF_UNSEEN_SECONDS_MAX = 120.0
 
+NEGOTIATION_BYTES_MAX = 1024  # of one line of multistream-select: names of protocols, ours have 30 characters
+
 # -- directory
 
 # A FIND_NODE key over 50 bytes is refused by other nodes ("not a valid PeerId") and the lookup quietly falls

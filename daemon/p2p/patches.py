@@ -16,9 +16,12 @@ from typing import Any
 
 import libp2p
 import trio
-from libp2p.host import basic_host
+from libp2p.exceptions import ParseError
+from libp2p.host import basic_host, ping
 from libp2p.identity import update
 from libp2p.identity.identify_push import identify_push
+from libp2p.io import msgio
+from libp2p.io.exceptions import IncompleteReadError
 from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, utils, value_store
 from libp2p.network.connection import swarm_connection
 from libp2p.network.connection.raw_connection import RawConnection
@@ -26,9 +29,11 @@ from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStore
+from libp2p.protocol_muxer import multiselect_communicator
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.tcp import tcp
+from libp2p.utils import varint
 from multiaddr import Multiaddr
 
 from intellectd.daemon.p2p.limits import (
@@ -39,6 +44,7 @@ from intellectd.daemon.p2p.limits import (
     CONNECTIONS_PER_PEER_MAX,
     HALF_OPEN_MAX,
     IDENTIFY_BYTES_MAX,
+    NEGOTIATION_BYTES_MAX,
     PROVIDER_SECONDS,
     QUERIES_PER_PEER_MAX,
     QUERY_BYTES_MAX,
@@ -67,6 +73,7 @@ def apply() -> None:
     _notice_dead_paths()
     _contain_connections()
     _bound_buffers()
+    _read_whole_messages()
     _bound_claims()
     _quieten()
 
@@ -193,6 +200,35 @@ def _bound_buffers() -> None:
         return body
 
     Yamux._read_data_body = bounded
+
+
+def _read_whole_messages() -> None:
+    """A message that comes in more than a hundred pieces ends its connection, so over a path with small packets none of
+    64 KiB arrives. And a line of the negotiation may have any length: whoever connects makes us read gigabytes."""
+    for module in (msgio, yamux, varint, ping):
+        module.read_exactly = _read_exactly
+    multiselect_communicator.read_delim = _read_line
+
+
+async def _read_exactly(reader: Any, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        part = await reader.read(count - len(data))
+        if not part:
+            text = f"it ended after {len(data)} of {count} bytes"
+            raise IncompleteReadError(text, expected_bytes=count, received_bytes=len(data))
+        data += part
+    return bytes(data)
+
+
+async def _read_line(reader: Any) -> bytes:
+    length = await varint.decode_uvarint_from_stream(reader)
+    if not 0 < length <= NEGOTIATION_BYTES_MAX:
+        raise ParseError(f"a line of {length} bytes")
+    line = await _read_exactly(reader, length)
+    if not line.endswith(b"\n"):
+        raise ParseError("a line without an end")
+    return line[:-1]
 
 
 def _bound_claims() -> None:

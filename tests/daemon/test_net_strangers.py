@@ -8,13 +8,17 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.host import basic_host
 from libp2p.host.exceptions import StreamFailure
 from libp2p.identity.identify.pb.identify_pb2 import Identify
-from libp2p.io.exceptions import IOException
+from libp2p.io import msgio
+from libp2p.io.exceptions import IncompleteReadError, IOException
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.kad_dht.utils import maybe_consume_signed_record
 from libp2p.network.exceptions import SwarmException
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import create_signed_peer_record
+from libp2p.protocol_muxer.exceptions import MultiselectCommunicatorError
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.utils.varint import encode_uvarint
 from multiaddr import Multiaddr
 
 from intellectd.daemon.p2p import limits, patches
@@ -70,6 +74,41 @@ def test_of_a_peers_addresses_the_newest_few_are_kept() -> None:
     long = Multiaddr("/ip4/10.0.0.1/tcp/1" * 50)
     store.add_addrs(peer, [long, *told[:8]], 60)
     assert store.addrs(peer) == told[:8]
+
+
+class Pieces:
+    """What is read of it comes so many bytes at a time; then it ends."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self.left, self.size = data, size
+
+    async def read(self, count: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        part, self.left = self.left[: min(self.size, count)], self.left[min(self.size, count) :]
+        return part
+
+
+async def test_a_message_in_many_pieces_arrives() -> None:
+    """Stock, no more than a hundred: over packets of 500 bytes, none of 64 KiB."""
+    patches.apply()
+    message = bytes(range(256)) * 256
+    assert await msgio.read_exactly(Pieces(message, 500), len(message)) == message
+    with pytest.raises(IncompleteReadError) as raised:
+        await msgio.read_exactly(Pieces(message[:1000], 500), len(message))
+    assert raised.value.received_bytes == 1000
+
+
+@pytest.mark.parametrize("length", [limits.NEGOTIATION_BYTES_MAX + 1, 1 << 30])
+async def test_a_line_of_the_negotiation_has_an_end(length: int) -> None:
+    """Stock, whoever connects has us read as much as it can send in five seconds."""
+    patches.apply()
+    line = encode_uvarint(length) + b"/" * (length - 1 if length < 1 << 20 else 1 << 20) + b"\n"
+    pieces = Pieces(line, 1 << 16)
+    with pytest.raises(MultiselectCommunicatorError):
+        await MultiselectCommunicator(pieces).read()
+    assert len(pieces.left) > len(line) - 10
+    short = Pieces(encode_uvarint(12) + b"/some/proto\n", 3)
+    assert await MultiselectCommunicator(short).read() == "/some/proto"
 
 
 async def test_who_says_too_much_of_itself_is_not_listened_to() -> None:
