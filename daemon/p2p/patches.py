@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import socket
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -278,15 +279,22 @@ def _contained(start: Any) -> Any:
 def _contain_handlers(host: Any, swarm: Any) -> None:
     """Any exception of a stream handler ends the host, and a protocol name that is no UTF-8 raises one."""
     negotiate_and_handle = host._swarm_stream_handler
+    told: weakref.WeakSet[Any] = weakref.WeakSet()  # connections of which a line stands in the log
+
+    def say(conn: Any, text: str, *arguments: object) -> None:
+        """Once of each: a stranger opens thousands of streams a second."""
+        log.log(logging.DEBUG if conn in told else logging.WARNING, text, *arguments)
+        told.add(conn)
 
     async def guarded(stream: Any) -> None:
         try:
             if len(stream.swarm_conn.streams) <= STREAMS_PER_CONNECTION_MAX:
                 await negotiate_and_handle(stream)
                 return
-            log.warning("%s opened more than %d streams", stream.muxed_conn.peer_id, STREAMS_PER_CONNECTION_MAX)
+            peer = stream.muxed_conn.peer_id
+            say(stream.swarm_conn, "%s opened more than %d streams", peer, STREAMS_PER_CONNECTION_MAX)
         except Exception as error:
-            log.warning("a stream of %s failed: %r", stream.muxed_conn.peer_id, error)
+            say(stream.swarm_conn, "a stream of %s failed: %r", stream.muxed_conn.peer_id, error)
         await _in_any_case(stream.reset)
 
     swarm.set_stream_handler(guarded)

@@ -26,6 +26,8 @@ from intellectd.daemon.p2p.streams import (
     write_whole,
 )
 
+REFUSED_REMEMBERED_MAX = 1024  # as many as may be members
+
 log = logging.getLogger("intellectd.p2p")
 
 
@@ -35,6 +37,15 @@ class Handlers:
     def __init__(self) -> None:
         self.calls: dict[str, CallHandler] = {}
         self.posts: list[PostHandler] = []
+        self._refused: dict[str, str] = {}  # what was said of whom, newest last
+
+    def is_news(self, peer: str, refusal: str) -> bool:
+        """Was it not said of this peer before? One that asks again and again must not fill the log."""
+        known = self._refused.pop(peer, "")
+        self._refused[peer] = refusal
+        if len(self._refused) > REFUSED_REMEMBERED_MAX:
+            del self._refused[next(iter(self._refused))]
+        return known != refusal
 
 
 class Serving:
@@ -69,7 +80,9 @@ class Serving:
             if theirs.wire == ours.wire:
                 return True
             # Ours is on its way, so that the dialler can tell its user the versions; then it hangs up.
-            log.warning("refused %s", mismatch_text(ours, theirs, self.peer))
+            refusal = mismatch_text(ours, theirs, self.peer)
+            if self._handlers.is_news(self.peer, refusal):
+                log.warning("refused %s", refusal)
             await self._stream.finish()
             await reader.next(PREAMBLE_BYTES_MAX)
         self._transport.hang_up(self.peer, "no compatible preamble in time")

@@ -108,6 +108,18 @@ async def test_a_second_stream_of_a_peer_replaces_its_first(kind: str, clock: ob
         assert await peer.call(host.peer_id, "echo", b"second", PATIENCE_S) == b"second"
 
 
+async def test_who_is_refused_again_and_again_does_not_fill_the_log(
+    kind: str, clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with world_of(kind) as world:
+        host, villain = await world.open(), await world.open()
+        for _ in range(5):
+            stream = await raw_stream(villain, host)
+            await stream.write(wire.encode_preamble(wire.Preamble(wire=2)))
+            await FrameReader(stream).next(limits.PREAMBLE_BYTES_MAX)
+        assert caplog.text.count("refused ") == 1
+
+
 async def test_who_says_nothing_is_dropped(
     kind: str, clock: object, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -156,7 +156,9 @@ async def test_a_fault_in_a_connections_own_task_ends_that_connection_only(
         assert await friend.call(host.peer_id, "echo", b"alive", PATIENCE_S) == b"alive"
 
 
-async def test_too_many_streams_of_one_connection_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_streams_of_one_connection_are_refused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(patches, "STREAMS_PER_CONNECTION_MAX", 4)
     async with world_of("libp2p") as world:
         host, villain = await world.open(), await world.open()
@@ -167,6 +169,7 @@ async def test_too_many_streams_of_one_connection_are_refused(monkeypatch: pytes
             with pytest.raises(IOException):
                 await _read_past_the_greeting(stream)
         assert await villain.call(host.peer_id, "echo", b"alive", PATIENCE_S) == b"alive"
+        assert caplog.text.count("opened more than 4 streams") == 1
 
 
 async def test_bytes_beyond_the_window_end_the_connection(caplog: pytest.LogCaptureFixture) -> None:
