@@ -135,8 +135,17 @@ class KeepingPeerStore(PeerStore):  # type: ignore[misc]
 
 
 def _few(addresses: Sequence[Multiaddr]) -> list[Multiaddr]:
-    usable = [a for a in addresses[: 2 * ADDRESSES_PER_PEER_MAX] if len(a.to_bytes()) <= ADDRESS_BYTES_MAX]
+    usable = filter(_has_text, addresses[: 2 * ADDRESSES_PER_PEER_MAX])
     return list(dict.fromkeys(usable))[:ADDRESSES_PER_PEER_MAX]
+
+
+def _has_text(address: Multiaddr) -> bool:
+    """Any bytes make a Multiaddr; those that are none raise when somebody wants to read them."""
+    try:
+        return len(address.to_bytes()) <= ADDRESS_BYTES_MAX and len(str(address)) > 0
+    except Exception as error:
+        log.debug("somebody told of an address that is none: %r", error)
+        return False
 
 
 def _set_dht_constants() -> None:

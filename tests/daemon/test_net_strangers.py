@@ -134,6 +134,20 @@ async def test_what_a_provider_claims_leaves_room_for_the_others_in_an_answer() 
         assert [peer for peer, _ in providers] == [stranger(number) for number in range(20)]
 
 
+async def test_an_address_that_is_none_is_found_by_nobody() -> None:
+    """Stock, it is kept, and raises in whoever looks for the run: one message of a stranger ended the daemon."""
+    async with world_of("libp2p") as world:
+        host, villain = await world.open(), await world.open()
+        await connect(villain, host)
+        claim = Message(type=Message.MessageType.ADD_PROVIDER, key=KEY)
+        good, junk = villain.addresses()[0], b"\x36\x04\xff\xfe\xfd\xfc"
+        claim.providerPeers.add(id=ID.from_string(villain.peer_id).to_bytes(), addrs=[junk, Multiaddr(good).to_bytes()])
+        stream, said = await _query(villain, host), claim.SerializeToString()
+        await stream.write(encode_uvarint(len(said)) + said)  # type: ignore[attr-defined]
+        await eventually(lambda: KEY in _dht(host).provider_store.providers)  # type: ignore[attr-defined]
+        assert await host.find(KEY.decode()) == {villain.peer_id: [good]}
+
+
 async def test_silent_queries_of_one_peer_do_not_keep_the_directory_from_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
