@@ -26,7 +26,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is first
 # reach the daemons and repositories of tests, which are others.
 SYSTEMDS = "NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID JOURNAL_STREAM STATE_DIRECTORY CONFIGURATION_DIRECTORY"
 GITS = "GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_COMMON_DIR GIT_OBJECT_DIRECTORY GIT_PREFIX"
-for name in {*os.environ} - {*without_settings(os.environ)} | {*SYSTEMDS.split(), *GITS.split()}:
+# Programs of the tests are found in the folder that they are called in, which PYTHONSAFEPATH has Python leave out.
+for name in {*os.environ} - {*without_settings(os.environ)} | {*SYSTEMDS.split(), *GITS.split(), "PYTHONSAFEPATH"}:
     os.environ.pop(name, None)
 
 # A socket's path has 107 bytes at most, and some tests' are long: `/pytest-of-root/pytest-99/popen-gw0/`, up to 31 of
