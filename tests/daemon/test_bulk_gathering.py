@@ -2,10 +2,12 @@
 
 import threading
 
+import pytest
 import torch
 
 from intellectd.daemon.bulk.collective_buffers import Buffers
 from intellectd.daemon.bulk.collective_plan import CollectivePlan, plan_of
+from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.gathering import Gathering
 from intellectd.daemon.bulk.limits import GATHERED_MAX
 from intellectd.kernels import ops
@@ -86,3 +88,15 @@ def test_a_sum_of_another_length_that_is_free_is_no_obstacle() -> None:
         begin(index), finish(index)
     assert found.near() == []
     assert [spare.numel() for spare in buffers._spare].count(16 * 16384) == 2  # and they are used again
+
+
+def test_a_part_that_is_too_large_by_its_weight_is_its_senders_fault() -> None:
+    """Each number of it is one, and each sum of others' too: at the end every owner would have failed by itself."""
+    case, plan, found = gathering()
+    chunk = plan.chunks[0]
+    huge = bytearray(chunk.size)
+    torch.frombuffer(huge, dtype=torch.float32)[5] = 3e38
+    assert min(case.weights) > 1 and ops.finite(plan.codec, ops.as_bytes(huge))
+    assert found.is_turn(chunk, 0)
+    with pytest.raises(WireError, match="not finite, or not with its weight"):
+        found.add(chunk, 0, memoryview(huge))
