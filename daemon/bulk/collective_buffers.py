@@ -114,8 +114,8 @@ class Buffers:
         return torch.zeros(chunk.elements)
 
     def gather(self, chunk: Chunk, total: torch.Tensor, member: int, part: memoryview | None) -> None:
-        """total <- total + weight * dec(part); this host's own, if None. Looks at the sum: what a codec takes may be too
-        large by its weight, and at the end nobody could tell whose it was."""
+        """total <- total + weight * dec(part); this host's own, if None. Looks at the sum: what a codec takes may be
+        too large by its weight, and at the end nobody could tell whose it was."""
         plan = self._plan
         encoded = self._part(chunk) if part is None else ops.as_bytes(part)
         ops.decode_add(plan.codec, encoded, plan.weights[member], total)
