@@ -11,14 +11,20 @@ import struct
 from pathlib import Path
 
 _SIOCGIFADDR = 0x8915  # <linux/sockios.h>
+_found_last: dict[str, list[str]] = {}
 _IF_INET6 = Path("/proc/net/if_inet6")  # one line per address: 32 hex digits, then index, prefix, scope, ...
 
 
 def interface_hosts(family: str) -> list[str]:
-    """Addresses of `family` ("ip4" or "ip6") but loopback and link-local, which mean nothing elsewhere."""
-    found = _ip4() if family == "ip4" else _ip6()
+    """Addresses of `family` ("ip4" or "ip6") but loopback and link-local, which mean nothing elsewhere. Those found
+    last where the kernel cannot be asked: a host that is out of file descriptors is still where it was."""
+    try:
+        found = _ip4() if family == "ip4" else _ip6()
+    except OSError:
+        return list(_found_last.get(family, ()))
     usable = [ip for ip in found if not (ip.is_loopback or ip.is_link_local or ip.is_unspecified)]
-    return list(dict.fromkeys(str(ip) for ip in usable))
+    _found_last[family] = list(dict.fromkeys(str(ip) for ip in usable))
+    return list(_found_last[family])
 
 
 def _ip4() -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
@@ -36,6 +42,6 @@ def _ip4() -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
 def _ip6() -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     try:
         lines = _IF_INET6.read_text().splitlines()
-    except OSError:
+    except FileNotFoundError:
         return []  # IPv6 is switched off
     return [ipaddress.ip_address(bytes.fromhex(line.split()[0])) for line in lines if line]

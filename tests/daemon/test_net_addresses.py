@@ -1,6 +1,8 @@
 """Multiaddrs as text, and the peer id in them against libp2p's own."""
 
+import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -12,6 +14,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
 from intellectd.daemon.net import BadAddress, NetworkError
+from intellectd.daemon.p2p import interfaces
 from intellectd.daemon.p2p.addresses import (
     EXAMPLE,
     Address,
@@ -23,6 +26,7 @@ from intellectd.daemon.p2p.addresses import (
 )
 from intellectd.daemon.p2p.book import AddressBook, usable
 from intellectd.daemon.p2p.bootstrap import Bootstrapper
+from intellectd.daemon.p2p.interfaces import interface_hosts
 from intellectd.daemon.p2p.limits import ADDRESSES_PER_PEER_MAX, PEERS_KNOWN_MAX
 from intellectd.daemon.peer_id import peer_id_of_public_key, public_key_of_peer_id
 from tests.daemon.net_world import NOBODY
@@ -111,6 +115,20 @@ def test_a_book_keeps_few_addresses_of_a_peer_the_newest_first_and_few_peers() -
         peer = peer_id_of_public_key(number.to_bytes(32, "big"))
         book.learn(peer, ["/ip4/127.0.0.1/tcp/1"])
     assert book.of(NOBODY) == []
+
+
+def test_out_of_descriptors_a_host_is_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks while it looks for its run, where an error that nobody expects ends the daemon."""
+    before = {family: interface_hosts(family) for family in ("ip4", "ip6")}
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(interfaces.socket, "socket", refuse)
+        patch.setattr(interfaces, "_IF_INET6", SimpleNamespace(read_text=refuse))
+        after = {family: interface_hosts(family) for family in before}
+    assert after == before
 
 
 def test_a_peer_that_is_back_at_an_old_address_is_dialled_there_first() -> None:
