@@ -113,7 +113,8 @@ def bound_queries(host: Any, dht: Any) -> None:
 
 class KeepingPeerStore(PeerStore):  # type: ignore[misc]
     """Past 1,000 peers the stock store evicts those without an address first: our own entry, with our key. And it
-    keeps all addresses that anybody ever told of a peer, each compared with all others."""
+    keeps all addresses that anybody ever told of a peer, each compared with all others; and raises when it is asked for
+    a record that has expired, so that a node with one such peer in its table answers nobody."""
 
     def __init__(self, own: ID) -> None:
         super().__init__()
@@ -124,6 +125,11 @@ class KeepingPeerStore(PeerStore):  # type: ignore[misc]
         super()._enforce_peer_limit()
         if entry is not None:
             self.peer_data_map[self._own] = entry
+
+    def maybe_delete_peer_record(self, peer_id: ID) -> None:
+        data = self.peer_data_map.get(peer_id)
+        if data is None or data.is_expired() or not data.get_addrs():
+            self.peer_record_map.pop(peer_id, None)
 
     def add_addrs(self, peer_id: ID, addrs: Sequence[Multiaddr], ttl: int = 0) -> None:
         """The newest few of each peer."""

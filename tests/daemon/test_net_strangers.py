@@ -148,6 +148,20 @@ async def test_an_address_that_is_none_is_found_by_nobody() -> None:
         assert await host.find(KEY.decode()) == {villain.peer_id: [good]}
 
 
+async def test_a_node_answers_also_when_it_has_not_heard_of_another_for_hours() -> None:
+    """Stock, one peer in the table whose signed record is older than two hours keeps a node from answering anybody."""
+    async with world_of("libp2p") as world:
+        host, quiet, friend = [await world.open() for _ in range(3)]
+        for other in (quiet, friend):
+            await connect(other, host)
+        store, quiet_id = host._host.get_peerstore(), ID.from_string(quiet.peer_id)  # type: ignore[attr-defined]
+        await get_providers(quiet._host, ID.from_string(host.peer_id), KEY)  # type: ignore[attr-defined]
+        assert store.get_peer_record(quiet_id) is not None
+        await world.close(quiet)
+        store.peer_data_map[quiet_id].last_identified -= 24 * 3600
+        await get_providers(friend._host, ID.from_string(host.peer_id), KEY)  # type: ignore[attr-defined]
+
+
 async def test_silent_queries_of_one_peer_do_not_keep_the_directory_from_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
