@@ -14,7 +14,7 @@ from typing import Any
 
 from intellectd.daemon import config_values as values
 from intellectd.daemon.errors import EXIT_CONFIG, OperatorError
-from intellectd.daemon.socket_path import check_socket_path, daemon_socket, user_state_dir
+from intellectd.daemon.socket_path import check_socket_path, daemon_socket, home, user_state_dir
 from intellectd.daemon.store.budget import SNAPSHOTS_KEPT
 
 SYSTEM_CONFIG_FILE = Path("/etc/intellectd/config.toml")
@@ -120,8 +120,8 @@ def config_file(environ: Mapping[str, str], explicit: Path | None = None) -> Pat
         return Path(named)
     if os.geteuid() == 0 or "CONFIGURATION_DIRECTORY" in environ:
         return SYSTEM_CONFIG_FILE
-    home = environ.get("XDG_CONFIG_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".config")
-    return Path(home) / "intellectd/config.toml"
+    folder = environ.get("XDG_CONFIG_HOME") or str(home(environ) / ".config")
+    return Path(folder) / "intellectd/config.toml"
 
 
 def without_settings(environ: Mapping[str, str]) -> dict[str, str]:

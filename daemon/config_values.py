@@ -28,7 +28,10 @@ def read_path(value: Any, base: Path) -> Path:
     text = read_text(value, base)
     if not text or "\0" in text:
         raise ValueError("a path")
-    return Path(os.path.normpath(base / Path(text).expanduser()))
+    try:
+        return Path(os.path.normpath(base / Path(text).expanduser()))
+    except RuntimeError:
+        raise ValueError(f"a path, and nobody knows the home directory of {text.partition('/')[0]}") from None
 
 
 def read_text(value: Any, base: Path) -> str:

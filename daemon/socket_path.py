@@ -23,8 +23,16 @@ class SocketPathError(OperatorError):
 
 def user_state_dir(environ: Mapping[str, str]) -> Path:
     """`$XDG_STATE_HOME/intellectd`, for a daemon that is not a system service."""
-    root = environ.get("XDG_STATE_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".local/state")
+    root = environ.get("XDG_STATE_HOME") or str(home(environ) / ".local/state")
     return Path(root) / "intellectd"
+
+
+def home(environ: Mapping[str, str]) -> Path:
+    """Of this user. Where nobody knows one it is /, as of a container's user that has only a number."""
+    try:
+        return Path(environ.get("HOME") or "~").expanduser()
+    except RuntimeError:
+        return Path("/")
 
 
 def daemon_socket(environ: Mapping[str, str]) -> Path:

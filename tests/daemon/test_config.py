@@ -1,5 +1,6 @@
 """The host's configuration: precedence, and refusing what it does not know with the nearest name."""
 
+import pwd
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,21 @@ def test_systemd_says_where_state_lives(load: Load, tmp_path: Path) -> None:
     assert load("", STATE_DIRECTORY="/var/lib/intellectd:/var/lib/more").state_dir == Path("/var/lib/intellectd")
     assert load("", XDG_STATE_HOME=str(tmp_path)).state_dir == tmp_path / "intellectd"
     assert load("").state_dir == tmp_path / ".local/state/intellectd"
+
+
+def test_a_user_without_a_home_is_told_where_it_would_be(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user may be a number that no file knows."""
+
+    def unknown(_user: object) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("HOME", raising=False)
+    for name in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(pwd, name, unknown)
+    assert load("", HOME="").state_dir == Path("/.local/state/intellectd")
+    assert default_socket({}).name == "intellectd.sock"
+    with pytest.raises(ConfigError, match="nobody knows the home directory of ~somebody"):
+        load('state_dir = "~somebody/state"')
 
 
 def test_a_socket_path_that_the_kernel_cannot_hold_is_told_with_its_limit(load: Load) -> None:
