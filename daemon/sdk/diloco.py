@@ -81,6 +81,7 @@ class DiLoCo:
         reconnect_timeout_s: float = RECONNECT_TIMEOUT_S,
         process_group: "distributed.ProcessGroup | None" = None,
     ) -> None:
+        _check_optimizer(inner_optimizer, model)
         ranks = _ranks(process_group)
         self._optimizer, self._on_round = inner_optimizer, on_round
         self._mfu_per_rate = flops_per_token / peak_flops if flops_per_token and peak_flops else None
@@ -257,6 +258,22 @@ class DiLoCo:
         if self._hook is not None:
             self._hook.remove()
         self._rounds.close()
+
+
+def _check_optimizer(optimizer: object, model: torch.nn.Module) -> None:
+    """Raises ModelUnsupported for one that has no hooks, or that trains something else than the model."""
+    if not isinstance(optimizer, torch.optim.Optimizer) or not hasattr(optimizer, "_optimizer_step_post_hooks"):
+        raise ModelUnsupported(
+            f"inner_optimizer is a {type(optimizer).__name__}, which calls no hooks of torch.optim.Optimizer's",
+            "pass the torch optimizer inside; of several, the one that steps last",
+        )
+    known = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in known for group in optimizer.param_groups for parameter in group["params"]):
+        raise ModelUnsupported(
+            "inner_optimizer has none of the model's parameters: what it trains would never reach the run",
+            "make it of model.parameters(), after the model is sharded or converted; of one that trains fp32 copies, "
+            "pass the module that holds those",
+        )
 
 
 def _socket_path(given: str | os.PathLike[str] | None) -> Path:

@@ -236,6 +236,25 @@ def test_a_wrapped_model_has_the_names_of_the_model(wrap: Any) -> None:
     assert Parameters(wrap(model)).to_wire() == names
 
 
+class Wrapped(torch.optim.Optimizer):
+    """As of libraries that lend an optimizer their own `step`, and have none of its parts."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.param_groups = inner.param_groups
+
+
+def test_an_optimizer_that_would_train_nothing_of_the_run_is_refused() -> None:
+    """Made before the model was sharded or copied, it had the host hand over what it was given, with tokens."""
+    model = toy()
+    inner = torch.optim.SGD(model.parameters())
+    for optimizer in (Wrapped(inner), [inner], None):
+        with pytest.raises(intellectd.ModelUnsupported, match="calls no hooks") as caught:
+            intellectd.DiLoCo(None, model, optimizer)  # type: ignore[arg-type]
+        assert "the one that steps last" in caught.value.hint
+    with pytest.raises(intellectd.ModelUnsupported, match="none of the model's parameters"):
+        intellectd.DiLoCo(None, toy(), inner)
+
+
 def test_tied_weights_count_once() -> None:
     model = toy()
     model[0].weight = torch.nn.Parameter(torch.ones(2, 5))  # type: ignore[union-attr]
