@@ -12,6 +12,7 @@ from intellectd.daemon.bulk.limits import (
     HEARTBEATS_PER_STALL,
     NUDGE_DOUBLINGS_MAX,
     NUDGE_S,
+    NUDGE_SIGNS,
     STARVED_STALLS,
     STUCK_STALLS,
 )
@@ -61,11 +62,16 @@ class Watch:
         found = []
         for neighbour in neighbours:
             since = max(neighbour.flowed_at, neighbour.nudged_at)
-            late = now - since >= NUDGE_S * 2 ** min(neighbour.nudges, NUDGE_DOUBLINGS_MAX)
+            late = now - since >= self._quiet_s(neighbour) * 2 ** min(neighbour.nudges, NUDGE_DOUBLINGS_MAX)
             if neighbour.arrivals > 0 and neighbour.met and neighbour.channel.width > 1 and late:
                 neighbour.nudges, neighbour.nudged_at = neighbour.nudges + 1, now
                 found.append(neighbour)
         return found
+
+    def _quiet_s(self, neighbour: Neighbour) -> float:
+        """A pause that is longer than what it usually takes until some of its bytes come."""
+        longest = max(NUDGE_S, self.stall_s / HEARTBEATS_PER_STALL)
+        return longest if neighbour.sign_s is None else min(max(NUDGE_S, NUDGE_SIGNS * neighbour.sign_s), longest)
 
     def to_tell(self, neighbours: Iterable[Neighbour], now: float) -> list[Neighbour]:
         """Those who have heard nothing for a while of how this host lives."""

@@ -90,6 +90,10 @@ HELD_STALLS = 24  # STREAMS_MAX
 # a round trip of any link that is of use, far shorter than what a collapsed window takes to open.
 NUDGE_S = 0.5
 NUDGE_DOUBLINGS_MAX = 5
+# And longer than so many signs of flowing bytes take: on a slow line a pause is soon longer than NUDGE_S, and what goes
+# again then takes the line from what is on its way. No longer than a heartbeat's time, nor sooner before any sign.
+NUDGE_SIGNS = 8
+SIGNS_MEANT = 8  # in the mean of how long one takes
 WATCH_S = 0.25  # between two looks at whether a collective's neighbours live: far below any stall_s that makes sense
 # Who has all, and sent results over connections that broke, stays so long to hear that they are there: a few times what
 # it takes to dial again.

@@ -11,7 +11,7 @@ from typing import Protocol
 from intellectd.daemon.bulk.channel_port import ChannelPort
 from intellectd.daemon.bulk.errors import Failure, WireError
 from intellectd.daemon.bulk.frames import Header, Kind
-from intellectd.daemon.bulk.limits import ON_BYTES_EVERY
+from intellectd.daemon.bulk.limits import ON_BYTES_EVERY, SIGNS_MEANT
 from intellectd.daemon.bulk.schedules.program import Send
 
 EPOCHS = 2**16  # attempts are counted by each host, modulo what a header has room for
@@ -104,6 +104,7 @@ class Neighbour:
     heard_at: float = field(init=False)
     flowed_at: float = field(init=False)  # when a word or ON_BYTES_EVERY of chunks had come
     stirred: int = 0  # bytes of chunks since
+    sign_s: float | None = None  # that ON_BYTES_EVERY took, in the mean of the last few
     moved_at: float = field(init=False)  # when it last took something, or there was nothing to take
     told_at: float = field(init=False)
     nudged_at: float = field(init=False)  # when it was last told what has come, of itself
@@ -153,6 +154,8 @@ class Neighbour:
         self.heard_at, self.stirred = now, self.stirred + count
         if self.stirred < ON_BYTES_EVERY:
             return False
+        took_s = now - self.flowed_at
+        self.sign_s = took_s if self.sign_s is None else self.sign_s + (took_s - self.sign_s) / SIGNS_MEANT
         self.flowed_at, self.stirred = now, 0
         return True
 

@@ -84,12 +84,21 @@ def test_a_neighbour_hears_four_times_a_stall_that_this_host_lives() -> None:
     assert not watch.to_tell([neighbour(arrivals=0, departures=0)], 99.0)
 
 
+@pytest.mark.parametrize(("sign_s", "quiet_s"), [(None, 2.5), (0.001, 0.5), (0.26, 2.08), (3.0, 2.5)])
+def test_a_pause_is_one_only_where_bytes_usually_come_sooner(sign_s: float | None, quiet_s: float) -> None:
+    """2 Mbit/s: 0.26 s for 64 KiB. What is asked for again takes the line from what is on its way."""
+    one, watch = neighbour(met=True, sign_s=sign_s), Watch(STALL_S)
+    one.channel.width = 4  # type: ignore[misc]
+    assert not watch.to_nudge([one], quiet_s - 0.01) and watch.to_nudge([one], quiet_s)
+
+
 def test_wires_that_share_a_slow_line_are_not_behind_and_one_that_drips_is() -> None:
     one, watch = neighbour(met=True), Watch(STALL_S)
     one.channel.width = 24  # type: ignore[misc]
     for turn in range(1, 101):  # 10 Mbit/s: of each wire 4 KiB in turn, so that 64 KiB of any one take 1.3 s
         one.stirs(HEARD_EVERY, turn * 0.0033)
         assert not watch.to_nudge([one], turn * 0.0033)
+    assert one.sign_s is not None and 0.05 < one.sign_s < 0.06
     one.flowed_at = one.nudged_at = 0.0
     for turn in (1, 2):  # 14 KB/s: a packet in a round trip of a long path
         assert not watch.to_nudge([one], turn * 0.3 - 0.2)
@@ -98,7 +107,7 @@ def test_wires_that_share_a_slow_line_are_not_behind_and_one_that_drips_is() -> 
 
 
 def test_what_has_come_is_told_when_one_of_several_wires_falls_behind() -> None:
-    one, watch = neighbour(met=True), Watch(STALL_S)
+    one, watch = neighbour(met=True, sign_s=0.001), Watch(STALL_S)
     assert not watch.to_nudge([one], 5.0), "one wire keeps the order: nothing can be behind"
     one.channel.width = 2  # type: ignore[misc]
     told = [now / 10 for now in range(100) if watch.to_nudge([one], now / 10)]
