@@ -12,6 +12,7 @@ from typing import cast
 import trio
 
 from intellectd.daemon.atomic import StorageError, make_dir
+from intellectd.daemon.logs import get_log
 from intellectd.daemon.runs.compute import Compute, Stopped
 from intellectd.daemon.runs.journal import Journal
 from intellectd.daemon.runs.outer_state import OuterState
@@ -28,6 +29,8 @@ OFFERED_MAX = 8  # in a beacon; there are two, and more only where something wen
 # What is left free for the rounds until the next snapshot: their updates, and the records and votes.
 LOG_SPARE_BYTES = 1024 * 1024
 
+log = get_log("run")
+
 
 class Snapshots:
     def __init__(
@@ -39,6 +42,7 @@ class Snapshots:
         self._every = snapshot_rounds(journal.codec)
         self.applied = 0  # the round that the state is after
         self._writing, self._writer = False, cast(SnapshotWriter | None, None)
+        self._begun = (0, 0)  # the one that is being written: its round, and how long the log was when it began
         self._spare_bytes = SNAPSHOT_ROUNDS * update_bytes + lost_bytes + LOG_SPARE_BYTES
 
     def is_due(self, round_: int, closes: bool = False) -> bool:
@@ -57,9 +61,13 @@ class Snapshots:
         """From the trio thread, before anything else is asked of the compute queue. The state may change as soon as it
         has begun: see SnapshotWriter. `wanted`: whether its line of history is still this host's."""
         if self._writing:
-            self._journal.snapshot(round_, "the one before is still being written; is the disk too slow?")
+            begun_round, begun_length = self._begun
+            if self._store.length - begun_length >= round_ - begun_round:
+                self._journal.snapshot(round_, "the one before is still being written; is the disk too slow?")
+            else:  # a replay, which goes over many rounds in the time of one
+                log.debug("no snapshot while the one before is written", run=self._journal.run_name, round=round_)
             return
-        self._writing = True
+        self._writing, self._begun = True, (round_, self._store.length)
 
         def begin() -> SnapshotWriter | StorageError:
             assert self._state.theta is not None and self._state.momentum is not None

@@ -140,6 +140,23 @@ def made(ram_path: Path) -> Path:
     return made
 
 
+@pytest.mark.parametrize("decided", [0, 1, 4])
+async def test_a_replay_over_two_states_says_nothing_of_the_disk(
+    made: Path, decided: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+) -> None:
+    """Rounds that were decided long ago pass faster than any disk writes; it is slow if as many were decided meanwhile
+    as lie between two states."""
+    store, journal = RunStore(made), Journal("r", Metrics(), "int8")
+    snapshots = Snapshots(store, OuterState(Layout([TensorSpec("w", (700,))])), Compute(), journal)
+    length = store.length
+    async with trio.open_nursery() as nursery:
+        snapshots.start(4, bytes(32), nursery, lambda _event: None, lambda: True)  # its turn does not come
+        monkeypatch.setattr(RunStore, "length", property(lambda _self: length + decided))
+        snapshots.start(8, bytes(32), nursery, lambda _event: None, lambda: True)
+    assert len(journal.warnings()) == (1 if decided == 4 else 0)
+    store.close()
+
+
 async def test_what_is_given_up_while_a_step_writes_a_chunk_of_it_does_not_hold_the_event_loop(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
