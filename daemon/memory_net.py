@@ -135,7 +135,8 @@ class MemoryNetwork(RpcNetwork):
 
     def hang_up(self, peer: str, reason: str) -> None:
         if self._ends.get(peer):
-            log.warning("hung up on %s: %s", peer, reason)
+            if reason:
+                log.warning("hung up on %s: %s", peer, reason)
             # Not from here: who posts does not expect to be told of the disconnect before `post` returns.
             self._nursery.start_soon(self._close_later, peer, reason)
 

@@ -179,6 +179,9 @@ class Metrics:
         self._faults = self._counter(
             "peer_faults_total", "What peers did against the protocol, by kind.", "run", "reason"
         )
+        self._versions = self._counter(
+            "wire_version_mismatches_total", "Meetings with peers of another wire version, which were refused."
+        )
         self._voters = self._gauge("voters", "Voters of the next outer step: are they heard?", "run", "state")
         self._quorum = self._gauge("quorum", "1 unless too few voters are heard to decide an outer step.", "run")
         stats = "over the peers whose links are known"
@@ -204,6 +207,9 @@ class Metrics:
 
     def peer_fault(self, run: str, kind: FaultKind) -> None:
         self._faults.labels(run, kind).inc()
+
+    def version_refused(self) -> None:
+        self._versions.inc()
 
     def voters(self, run: str, *, reachable: int, seats: int, quorum: bool) -> None:
         self._voters.labels(run, "reachable").set(reachable)

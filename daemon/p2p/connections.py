@@ -107,7 +107,7 @@ class Connections(INotifee):  # type: ignore[misc]
 
     def hang_up(self, peer: str, reason: str) -> None:
         connections = self._dialer.live(peer)
-        if connections:
+        if connections and reason:
             log.warning("hung up on %s: %s", peer, reason)
         for connection in connections:
             self._nursery.start_soon(_close, connection)

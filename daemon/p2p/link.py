@@ -17,7 +17,6 @@ from intellectd.daemon.net import (
     NetworkError,
     PeerUnreachable,
     RemoteFailure,
-    WireVersionMismatch,
 )
 from intellectd.daemon.p2p import wire
 from intellectd.daemon.p2p.limits import (
@@ -39,6 +38,7 @@ from intellectd.daemon.p2p.streams import (
     WriteStuck,
     write_whole,
 )
+from intellectd.daemon.p2p.versions import Versions
 
 log = logging.getLogger("intellectd.p2p")
 
@@ -57,12 +57,12 @@ class _Waiter:
 
 
 class Link:
-    def __init__(self, peer: str, transport: Transport, nursery: trio.Nursery, preamble: wire.Preamble) -> None:
+    def __init__(self, peer: str, transport: Transport, nursery: trio.Nursery, versions: Versions) -> None:
         self.peer = peer
         self.contact = Contact()
         self._transport = transport
         self._nursery = nursery
-        self._preamble = preamble
+        self._versions = versions
         self._outbox = Outbox()
         self._answers: dict[int, _Waiter] = {}
         self._openings: list[_Waiter] = []
@@ -74,6 +74,7 @@ class Link:
         self._open = False
         self._over = trio.Event()  # renewed with each stream
         self._failures = 0
+        self._understood = False  # the peer was reached, and spoke this host's version when it last was
         self._carried_over = False  # the outbox has outlived a stream already
 
     # -- what the app asks for
@@ -194,7 +195,7 @@ class Link:
     async def _pause(self) -> None:
         """Exponential with jitter, so that a peer that comes back is not met by everybody at once."""
         if self._failures:
-            longest_s = BACKOFF_SECONDS_MAX if self.contact.software else BACKOFF_UNSEEN_SECONDS_MAX
+            longest_s = BACKOFF_SECONDS_MAX if self._understood else BACKOFF_UNSEEN_SECONDS_MAX
             pause_s = min(longest_s, BACKOFF_SECONDS_MIN * 2 ** min(self._failures - 1, 16))
             with trio.move_on_after(pause_s * random.uniform(0.5, 1.0)):
                 await self._hurry.wait()
@@ -241,7 +242,7 @@ class Link:
             waiter.resolve()
 
     async def _greet(self, stream: ByteStream) -> FrameReader:
-        await write_whole(stream, wire.encode_preamble(self._preamble))
+        await write_whole(stream, wire.encode_preamble(self._versions.ours))
         reader = FrameReader(stream)
         with trio.move_on_after(PREAMBLE_SECONDS_MAX) as scope:
             theirs = wire.decode_preamble(await reader.next(PREAMBLE_BYTES_MAX))
@@ -250,15 +251,12 @@ class Link:
             self._transport.hang_up(self.peer, f"silent for {PREAMBLE_SECONDS_MAX:g} s on a new stream")
             raise PeerUnreachable(f"{self.peer} took the connection but did not say its version in time")
         self.contact = Contact(theirs.software)
-        if theirs.wire != self._preamble.wire:
-            raise self._mismatch(theirs)
+        mismatch = self._versions.compare(self.peer, theirs)
+        self._understood = mismatch is None
+        if mismatch is not None:
+            self._transport.hang_up(self.peer, "")
+            raise mismatch
         return reader
-
-    def _mismatch(self, theirs: wire.Preamble) -> WireVersionMismatch:
-        ours = self._preamble
-        error = WireVersionMismatch(mismatch_text(ours, theirs, self.peer))
-        self._transport.hang_up(self.peer, str(error))
-        return error
 
     async def _converse(self, stream: ByteStream, reader: FrameReader) -> None:
         """Until the stream ends. A nursery would wrap each ending in a group, so they report instead."""
@@ -309,14 +307,6 @@ class Link:
             except NetworkError:
                 return None  # the stream is about to end
         return None if scope.cancelled_caught else trio.current_time() - asked_at
-
-
-def mismatch_text(ours: wire.Preamble, theirs: wire.Preamble, peer: str) -> str:
-    older = peer if theirs.wire < ours.wire else "this host"
-    return (
-        f"{peer} ({theirs.software}) speaks wire version {theirs.wire}, this host ({ours.software}) speaks "
-        f"{ours.wire}: upgrade {older}"
-    )
 
 
 async def _reset(stream: ByteStream) -> None:

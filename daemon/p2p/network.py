@@ -6,6 +6,7 @@ Refuses to know what a connection is made of; the two subclasses do.
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import trio
 
@@ -109,6 +110,9 @@ class RpcNetwork(ABC):
 
     def on_traffic(self, handler: TrafficHandler) -> None:
         self._rpc.on_traffic(handler)
+
+    def on_mismatch(self, handler: Callable[[], None]) -> None:
+        self._rpc.on_mismatch(handler)
 
     def came(self) -> dict[str, float]:
         return dict(self._inbound)

@@ -5,6 +5,7 @@ libp2p: the in-memory twin runs this very code over streams of its own.
 """
 
 import logging
+from collections.abc import Callable
 from typing import Literal
 
 import trio
@@ -22,6 +23,7 @@ from intellectd.daemon.p2p.link import Link
 from intellectd.daemon.p2p.serve import Handlers, Serving
 from intellectd.daemon.p2p.streams import ByteStream, Transport
 from intellectd.daemon.p2p.traffic import CountedStream, CountedTransport
+from intellectd.daemon.p2p.versions import Versions
 from intellectd.daemon.p2p.wire import PING, Preamble
 from intellectd.daemon.peer_id import PEER_ID_CHARS_MAX, public_key_of_peer_id
 
@@ -33,7 +35,7 @@ class Rpc:
         self._on_traffic: list[TrafficHandler] = []
         self._transport = CountedTransport(transport, self._count)
         self._nursery = nursery
-        self._preamble = preamble or Preamble()
+        self._versions = Versions(preamble or Preamble())
         self._handlers = Handlers()
         self._links: dict[str, Link] = {}
         self._served: dict[str, trio.CancelScope] = {}
@@ -51,6 +53,9 @@ class Rpc:
 
     def on_traffic(self, handler: TrafficHandler) -> None:
         self._on_traffic.append(handler)
+
+    def on_mismatch(self, handler: Callable[[], None]) -> None:
+        self._versions.on_mismatch.append(handler)
 
     def contact(self, peer: str) -> Contact:
         link = self._links.get(peer)
@@ -80,7 +85,7 @@ class Rpc:
             self._served[peer] = scope
             try:
                 counted = CountedStream(stream, self._count)
-                await Serving(peer, counted, self._transport, self._handlers).run(self._preamble)
+                await Serving(peer, counted, self._transport, self._handlers).run(self._versions)
             finally:
                 if self._served.get(peer) is scope:
                     del self._served[peer]
@@ -118,7 +123,7 @@ class Rpc:
                 raise PeerUnreachable(f"{peer[:PEER_ID_CHARS_MAX]!r} is no peer id")
             if len(self._links) >= PEERS_KNOWN_MAX:
                 self._links = {p: kept for p, kept in self._links.items() if not kept.idle}
-            link = self._links[peer] = Link(peer, self._transport, self._nursery, self._preamble)
+            link = self._links[peer] = Link(peer, self._transport, self._nursery, self._versions)
         return link
 
 

@@ -16,7 +16,6 @@ from intellectd.daemon.p2p.limits import (
     PREAMBLE_BYTES_MAX,
     PREAMBLE_SECONDS_MAX,
 )
-from intellectd.daemon.p2p.link import mismatch_text
 from intellectd.daemon.p2p.streams import (
     ByteStream,
     FrameReader,
@@ -25,8 +24,7 @@ from intellectd.daemon.p2p.streams import (
     WriteStuck,
     write_whole,
 )
-
-REFUSED_REMEMBERED_MAX = 1024  # as many as may be members
+from intellectd.daemon.p2p.versions import Versions
 
 log = logging.getLogger("intellectd.p2p")
 
@@ -37,15 +35,6 @@ class Handlers:
     def __init__(self) -> None:
         self.calls: dict[str, CallHandler] = {}
         self.posts: list[PostHandler] = []
-        self._refused: dict[str, str] = {}  # what was said of whom, newest last
-
-    def is_news(self, peer: str, refusal: str) -> bool:
-        """Was it not said of this peer before? One that asks again and again must not fill the log."""
-        known = self._refused.pop(peer, "")
-        self._refused[peer] = refusal
-        if len(self._refused) > REFUSED_REMEMBERED_MAX:
-            del self._refused[next(iter(self._refused))]
-        return known != refusal
 
 
 class Serving:
@@ -59,11 +48,11 @@ class Serving:
         self._write_lock = trio.Lock()
         self._calls_running = 0
 
-    async def run(self, preamble: wire.Preamble) -> None:
+    async def run(self, versions: Versions) -> None:
         """Never raises but to be cancelled: the stream belongs to a peer, and so do its faults."""
         reader = FrameReader(self._stream)
         try:
-            if await self._greet(reader, preamble):
+            if await self._greet(reader, versions):
                 await self._converse(reader)
         except (wire.BadFrame, WriteStuck) as error:
             self._transport.hang_up(self.peer, str(error))
@@ -73,19 +62,18 @@ class Serving:
             with trio.CancelScope(shield=True), trio.move_on_after(1):
                 await self._stream.reset()
 
-    async def _greet(self, reader: FrameReader, ours: wire.Preamble) -> bool:
+    async def _greet(self, reader: FrameReader, versions: Versions) -> bool:
+        reason = "no compatible preamble in time"
         with trio.move_on_after(PREAMBLE_SECONDS_MAX):
             theirs = wire.decode_preamble(await reader.next(PREAMBLE_BYTES_MAX))
-            await write_whole(self._stream, wire.encode_preamble(ours))
-            if theirs.wire == ours.wire:
+            await write_whole(self._stream, wire.encode_preamble(versions.ours))
+            if versions.compare(self.peer, theirs) is None:
                 return True
+            reason = ""
             # Ours is on its way, so that the dialler can tell its user the versions; then it hangs up.
-            refusal = mismatch_text(ours, theirs, self.peer)
-            if self._handlers.is_news(self.peer, refusal):
-                log.warning("refused %s", refusal)
             await self._stream.finish()
             await reader.next(PREAMBLE_BYTES_MAX)
-        self._transport.hang_up(self.peer, "no compatible preamble in time")
+        self._transport.hang_up(self.peer, reason)
         return False
 
     async def _converse(self, reader: FrameReader) -> None:

@@ -44,7 +44,7 @@ class Transport(Protocol):
         ...
 
     def hang_up(self, peer: str, reason: str) -> None:
-        """Close every connection to the peer and log why. Returns at once."""
+        """Close every connection to the peer and log why; "": that was said already. Returns at once."""
         ...
 
 

@@ -44,6 +44,7 @@ class Host:
         for peer, addresses in self.known.addresses.items():
             network.learn(peer, addresses)
         network.on_traffic(lambda direction, size: metrics.network_bytes(direction, "control", size))
+        network.on_mismatch(metrics.version_refused)
         metrics.before_reading("network", lambda: metrics.dht_routing_table(network.directory_peers()))
         metrics.before_reading("links", lambda: metrics.links(bulk.links().values()))
         metrics.before_reading("relayed", lambda: metrics.relayed(*bulk.relayed()))

@@ -1,5 +1,7 @@
 """Calls and posts between two hosts: what arrives, in which order, and which error says what went wrong."""
 
+from collections import Counter
+
 import pytest
 import trio
 import trio.testing
@@ -219,6 +221,28 @@ async def test_two_wire_versions_part_with_both_named(
             await dialler.call(listener.peer_id, "echo", b"", PATIENCE_S)
         await eventually(lambda: not dialler.connected() and not listener.connected())
         assert f"refused {dialler.peer_id} (intellectd/0." in caplog.text
+
+
+async def test_another_wire_version_is_told_once_and_counted_each_time(
+    kind: str, clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They go on trying, as either may be upgraded; the log says it once, with what to do."""
+    refused: Counter[str] = Counter()
+    async with world_of(kind) as world:
+        old = await world.open(preamble=Preamble(1, "intellectd/0.1.0"))
+        new = await world.open(preamble=Preamble(2, "intellectd/0.9.0"))
+        old.on_mismatch(lambda: refused.update(["old"]))
+        new.on_mismatch(lambda: refused.update(["new"]))
+        for times in (1, 2, 3):
+            with pytest.raises(WireVersionMismatch):
+                await old.dial(new.addresses()[0], PATIENCE_S)
+            await eventually(lambda: not old.connected() and not new.connected())
+            assert refused["old"] == times
+        assert refused["new"] >= 1  # it hears as much of what the other dials as comes before the end
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len([text for text in said if f"refused {new.peer_id}" in text and "upgrade this host" in text]) == 1
+    assert len([text for text in said if f"refused {old.peer_id}" in text]) == 1
+    assert not any("hung up" in text for text in said)
 
 
 async def test_a_text_that_is_no_peer_id_reaches_nobody_and_harms_nobody(kind: str, clock: object) -> None:
