@@ -23,6 +23,8 @@ from multiaddr import Multiaddr
 
 from intellectd.daemon.p2p import limits, patches
 from intellectd.daemon.p2p.addresses import parse_dialable
+from intellectd.daemon.p2p.book import AddressBook
+from intellectd.daemon.p2p.dialer import Dialer
 from intellectd.daemon.p2p.host import Libp2pNetwork
 from intellectd.daemon.p2p.lookup import get_providers
 from intellectd.daemon.peer_id import peer_id_of_public_key
@@ -74,6 +76,28 @@ def test_of_a_peers_addresses_the_newest_few_are_kept() -> None:
     long = Multiaddr("/ip4/10.0.0.1/tcp/1" * 50)
     store.add_addrs(peer, [long, *told[:8]], 60)
     assert store.addrs(peer) == told[:8]
+
+
+def test_a_peer_id_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand connections that die together ask half a million times whose is alive, at 27 µs each."""
+
+    class Swarm:
+        def get_connections(self, peer: ID | None = None) -> list[object]:
+            return []
+
+    decoded: list[str] = []
+    decode = ID.from_string
+
+    def counted(text: str) -> ID:
+        decoded.append(text)
+        return decode(text)
+
+    monkeypatch.setattr(ID, "from_string", counted)
+    dialer = Dialer(Swarm(), AddressBook())
+    peer = peer_id_of_public_key(b"decoded once".ljust(32))
+    for _ in range(3):
+        assert dialer.live(peer) == []
+    assert decoded == [peer]
 
 
 class Pieces:
