@@ -121,7 +121,7 @@ class RpcNetwork(ABC):
         return self._rpc.contact(peer)
 
     async def evict(self, peer: str) -> None:
-        if is_peer_id(peer):
+        if is_peer_id(peer) or peer in self.connected():  # a stranger may have another kind of key
             await self._drop(peer)
             await self._rpc.ended(peer)
 

@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 import trio
+from libp2p.crypto import secp256k1
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.host import basic_host
 from libp2p.host.exceptions import StreamFailure
@@ -27,6 +28,7 @@ from intellectd.daemon.p2p.book import AddressBook
 from intellectd.daemon.p2p.dialer import Dialer
 from intellectd.daemon.p2p.host import Libp2pNetwork
 from intellectd.daemon.p2p.lookup import get_providers
+from intellectd.daemon.p2p.rpc import is_peer_id
 from intellectd.daemon.peer_id import peer_id_of_public_key
 from tests.daemon.net_world import PATIENCE_S, connect, echo, eventually, patient, world_of
 
@@ -233,6 +235,23 @@ async def test_strangers_that_only_listen_make_room_for_others(monkeypatch: pyte
         await connect(late, host)
         assert await late.call(host.peer_id, "echo", b"late", PATIENCE_S) == b"late"
         assert friend.peer_id not in gone
+
+
+async def test_a_stranger_with_another_kind_of_key_is_hung_up_on_like_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Noise takes it, and no host of ours has one: after a fault it was kept, as its name is none that we dial."""
+    async with world_of("libp2p") as world:
+        host = await world.open()
+        host.on_call("echo", echo)
+        monkeypatch.setattr("intellectd.daemon.p2p.host.create_new_key_pair", secp256k1.create_new_key_pair)
+        villain = await world.open()
+        await connect(villain, host)
+        assert await villain.call(host.peer_id, "echo", b"", PATIENCE_S) == b""
+        assert host.connected() == [villain.peer_id] and not is_peer_id(villain.peer_id)
+        await host.evict(villain.peer_id)
+        await host.evict("no peer at all")
+        assert host.connected() == []
 
 
 async def test_of_too_many_handshakes_those_go_of_where_most_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
