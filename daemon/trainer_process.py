@@ -186,12 +186,23 @@ def _log_line(line: bytes, words: LastWords) -> None:
 
 
 async def _exited(child: subprocess.Popen[bytes]) -> None:
-    descriptor = os.pidfd_open(child.pid)
     try:
-        await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.pidfd_open(child.pid)
+    except OSError:  # Linux has it since 5.3, and older sandboxes refuse it; the thread ends with the child
+        await trio.to_thread.run_sync(  # type: ignore[call-arg]  # its decorator hides the keywords from mypy
+            _wait_for, child.pid, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1)
+        )
+    else:
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        finally:
+            os.close(descriptor)
     child.wait()
+
+
+def _wait_for(pid: int) -> None:
+    """Until that child has exited; who waits for it then still hears how."""
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 async def _end(child: subprocess.Popen[bytes]) -> None:

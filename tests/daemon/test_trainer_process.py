@@ -1,5 +1,6 @@
 """The trainer's process: restarted when it dies, ended at stop with all it started, gone with the daemon."""
 
+import errno
 import logging
 import os
 import select
@@ -100,6 +101,16 @@ def ear() -> Iterator[Ear]:
     logger.setLevel(level)
 
 
+@pytest.fixture(params=["pidfd", "no-pidfd"])
+def any_kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_not_there(pid: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    if request.param == "no-pidfd":
+        monkeypatch.setattr("intellectd.daemon.trainer_process.os.pidfd_open", is_not_there)
+
+
+@pytest.mark.usefixtures("any_kernel")
 async def test_it_is_restarted_until_it_ends_well(tmp_path: Path) -> None:
     """Fails twice, each time in another way, then exits 0."""
     code = """
@@ -188,6 +199,7 @@ signal.pause()
         await is_ended(grandchild)
 
 
+@pytest.mark.usefixtures("any_kernel")
 async def test_one_that_does_not_listen_is_killed(ear: Ear, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("intellectd.daemon.trainer_process.STOP_S_MAX", 0.05)
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
