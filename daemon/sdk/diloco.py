@@ -20,7 +20,7 @@ from intellectd.daemon.sdk.alone import Alone
 from intellectd.daemon.sdk.errors import DaemonUnavailable, ModelUnsupported
 from intellectd.daemon.sdk.meter import RoundMeter
 from intellectd.daemon.sdk.outer import outer_of
-from intellectd.daemon.sdk.parameters import Parameters
+from intellectd.daemon.sdk.parameters import Parameters, reshard
 from intellectd.daemon.sdk.patience import RECONNECT_TIMEOUT_S, Patience
 from intellectd.daemon.sdk.ranks import Following, Led, Ranks, SharedParameters
 from intellectd.daemon.sdk.rounds import (
@@ -267,6 +267,7 @@ def _check_optimizer(optimizer: object, model: torch.nn.Module) -> None:
             f"inner_optimizer is a {type(optimizer).__name__}, which calls no hooks of torch.optim.Optimizer's",
             "pass the torch optimizer inside; of several, the one that steps last",
         )
+    reshard(model)
     known = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in known for group in optimizer.param_groups for parameter in group["params"]):
         raise ModelUnsupported(

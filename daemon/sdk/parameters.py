@@ -4,6 +4,7 @@ Owns which tensors count (those with requires_grad, tied weights once, in the mo
 Refuses to know where the vector lies: it may be memory shared with the daemon.
 """
 
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator
 
@@ -26,7 +27,9 @@ class Parameters:
     """
 
     def __init__(self, model: torch.nn.Module, rank: int = 0, ranks: int = 1) -> None:
-        whole = _unwrapped(model).named_parameters()
+        self._model = _unwrapped(model)
+        reshard(self._model)
+        whole = self._model.named_parameters()
         named = [(plain_name(name), p) for name, p in whole if p.requires_grad]
         for name, parameter in named:
             if parameter.is_meta:
@@ -78,6 +81,7 @@ class Parameters:
 
     @torch.no_grad()
     def load(self, flat: torch.Tensor) -> None:
+        reshard(self._model)
         for part in self._placed:
             if not part.box.empty:
                 part.local().copy_(part.place(flat))
@@ -120,6 +124,16 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
         if inner is None:
             return model
         model = inner
+
+
+def reshard(model: torch.nn.Module) -> None:
+    """After a forward without a backward, as in an evaluation, FSDP2 leaves what the outermost module holds gathered in
+    place of its shards: the next forward would compute with that, whatever the shards hold by then."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # else no module is one of its kind
+    kind = getattr(fsdp, "FSDPModule", ())
+    for module in model.modules():
+        if isinstance(module, kind):
+            module.reshard()
 
 
 def _take(place: torch.Tensor, values: torch.Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import distributed, nn
 
 import intellectd
 from intellectd.daemon.attach_events import TrainerAttached, TrainerReady
+from intellectd.daemon.sdk.diloco import _check_optimizer
 from intellectd.daemon.sdk.errors import ModelUnsupported, RunNotFound
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.sdk.patience import Patience
@@ -156,6 +157,29 @@ def test_what_rank_0_says_is_what_the_others_hear(ranks: Ranks) -> None:
     heard = _error_of(told[2])
     assert isinstance(heard, RunNotFound) and (heard.message, heard.hint) == ("no run", "look")
     assert "odd" in _error_of(told[3]).message
+
+
+def test_an_evaluation_leaves_no_gathered_copy_in_the_way(ranks: Ranks) -> None:
+    """Of FSDP2's outermost module: neither before the parameters are looked for nor before an anchor is loaded."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    fully_shard(model[0])
+    fully_shard(model)  # the second layer is of its own
+
+    def evaluated() -> list[float]:
+        with torch.no_grad():
+            return model(torch.ones(1, 2)).view(-1).tolist()  # type: ignore[no-any-return]
+
+    parameters, flat = Parameters(model), torch.zeros(2 * 256)
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    evaluated()
+    _check_optimizer(optimizer, model)
+    evaluated()
+    flat[:4], flat[256:260] = 1.0, 2.0
+    parameters.load(flat)
+    assert evaluated() == [8.0, 8.0]
+    assert all(part.sharded for part in Parameters(model)._placed)
 
 
 def test_what_fails_on_rank_0_leaves_no_rank_waiting(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
