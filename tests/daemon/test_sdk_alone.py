@@ -272,6 +272,14 @@ def test_use_outside_with_is_an_error_of_the_callers() -> None:
         d.log(loss=1.0, tokens=1)
 
 
+def test_a_step_has_no_fewer_tokens_than_none() -> None:
+    model = toy()
+    with intellectd.DiLoCo(None, model, torch.optim.SGD(model.parameters())) as d:
+        d.log(tokens=0)
+        with pytest.raises(ValueError, match="tokens is -5"):
+            d.log(tokens=-5)
+
+
 @pytest.mark.parametrize("steps", [0, -1])
 def test_a_round_has_steps(steps: int) -> None:
     model = toy()
