@@ -189,13 +189,14 @@ class DiLoCo:
 
     def log(self, loss: Any = None, tokens: int = 0, grad_norm: Any = None) -> None:
         """Once per inner step, before or after it. Tokens weigh this peer's part in the average; the norm of the
-        gradient is for the metrics. Tensors are read once a second, not in each step. Raises ValueError for fewer tokens
-        than none, over which the daemon would hang up at the round's end, as often as it was told."""
-        if int(tokens) < 0:
-            raise ValueError(f"tokens is {int(tokens)}: a step has none or more")
+        gradient is for the metrics. Tensors are read once a second, not in each step. Raises ValueError for
+        fewer tokens than none, over which the daemon would hang up at the round's end, as often as it was told."""
+        tokens = int(tokens)
+        if tokens < 0:
+            raise ValueError(f"tokens is {tokens}: a step has none or more")
         if isinstance(self._attached(), Finish):
             return
-        self._meter.count_log(loss, int(tokens), grad_norm)
+        self._meter.count_log(loss, tokens, grad_norm)
         now_s = time.monotonic()
         if now_s - self._logged_at_s >= LOG_INTERVAL_S:
             self._logged_at_s = now_s
