@@ -4,6 +4,7 @@ Owns what happens when a record is certain, when a state is there, and when a li
 R13, K6, G7-G9). Refuses to know messages, and what is due when; node.py has that.
 """
 
+from collections.abc import Sequence
 from random import Random
 
 from intellectd.protocol import events as ev
@@ -45,7 +46,7 @@ class Keeper:
         incarnation: int,
         addresses: tuple[str, ...] = (),
         bulk: tuple[str, bytes] = ("", b""),
-        entries: list[Entry] | None = None,
+        entries: Sequence[Entry] | None = None,
         applied: int = -2,
         applied_digest: bytes | None = None,
         vote: PersistVote | None = None,
@@ -53,9 +54,10 @@ class Keeper:
         held_updates: tuple[bytes, ...] = (),
         pin: bytes | None = None,
     ) -> None:
-        """`entries` is the verified log from genesis; `applied` the round whose state is loaded (-2: none); `vote` the
-        newest in the journal, whatever decision it is about (None: there is no journal), `other_votes` the newest on
-        each other line of history; `pin` the hash of a record that this host's history must contain (K14)."""
+        """`entries` is the verified log from genesis, gone through once; `applied` the round whose state is loaded (-2:
+        none); `vote` the newest in the journal, whatever decision it is about (None: there is no journal),
+        `other_votes` the newest on each other line of history; `pin` the hash of a record that this host's history must
+        contain (K14)."""
         self.context = Context(peer, run, manifest, config_of(manifest), crypto, rng, can_be_dialled(*bulk))
         self.membership = Membership(self.context, now)
         self.catchup = Catchup(self.context, self.membership, applied, pin)
@@ -70,7 +72,7 @@ class Keeper:
         for root in held_updates:
             self.catchup.on_update_held(root, now)
         self.branching = Branching(self.context, self.membership, self.head, now)
-        for entry in entries or []:
+        for entry in entries or ():
             self._grow(entry)
         self._votes = {v.at.generation: v for v in (*other_votes, vote) if v is not None}
         self.seat = Seat(peer, incarnation, self.head, self._votes)

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from intellectd.protocol.quorum import Reach
 from intellectd.protocol.records import Entry, record_hash
 
 ROUNDS_KEPT = 4096  # of history in memory, for `rounds`; the log on disk has them all
+MEMBERS_KEPT = 64 * ROUNDS_KEPT  # in all of these rounds: some 100 bytes each; of 1,000 members it is 262 rounds
 WARNINGS_KEPT = 5
 WARNING_S = 900.0  # what has not come up again for a quarter of an hour is the log's business, not the status's
 LOSSES_KEPT = 4096
@@ -108,6 +109,7 @@ class Journal:
     def __init__(self, run_name: str, metrics: Metrics, codec: str) -> None:
         self.run_name, self._metrics, self.codec = run_name, metrics, codec
         self.rounds: dict[int, RoundSeen] = {}
+        self._members = 0  # in all of them
         self.losses: dict[int, float] = {}  # held-out loss of the state after a round
         self._warned: deque[tuple[float, str, str]] = deque(maxlen=WARNINGS_KEPT)  # (when, what event, text)
         self.train_loss: float | None = None
@@ -154,9 +156,10 @@ class Journal:
 
     # ---- from the performer
 
-    def restore(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self._remember(entry, 0.0)
+    def restore(self, entries: Sequence[Entry]) -> None:
+        """The newest of the log. Raises what reading them does."""
+        for index in range(max(0, len(entries) - ROUNDS_KEPT), len(entries)):
+            self._remember(entries[index], 0.0)
 
     def decided(self, entry: Entry) -> None:
         now = trio.current_time()
@@ -181,14 +184,16 @@ class Journal:
         before = self.rounds.get(record.round - 1)
         if before is not None:
             before.state_digest = record.state_digest.hex()
-        while len(self.rounds) > ROUNDS_KEPT:
-            del self.rounds[next(iter(self.rounds))]  # they come in order
+        self._members += len(weights)
+        while len(self.rounds) > 1 and (len(self.rounds) > ROUNDS_KEPT or self._members > MEMBERS_KEPT):
+            self._members -= len(self.rounds.pop(next(iter(self.rounds))).weights)  # they come in order
         return seen
 
     def left(self, round_: int, kept_in: Path | None) -> None:
         """What came after this round is no longer this host's history. The note that says why is to come."""
         self._kept_in = kept_in
         self.rounds = {r: seen for r, seen in self.rounds.items() if r <= round_}
+        self._members = sum(len(seen.weights) for seen in self.rounds.values())
         self.losses = {r: loss for r, loss in self.losses.items() if r <= round_}
         self._decided_at = None
 

@@ -5,6 +5,7 @@ refuses to change anything on the way. A damaged file is an error that names it,
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from intellectd.daemon.runs.crypto import Ed25519Crypto
 from intellectd.daemon.runs.history import History, load_history
 from intellectd.daemon.runs.outer_state import OuterState
 from intellectd.daemon.runs.pinning import read_pin
-from intellectd.daemon.runs.verify_log import check_manifest, verify_log
+from intellectd.daemon.runs.verify_log import check_manifest, verified
 from intellectd.daemon.store.budget import KEEP_FEW, Retention
+from intellectd.daemon.store.entries import Entries
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.store.log_files import remedy_for
 from intellectd.daemon.store.run_store import RunStore
@@ -35,7 +37,7 @@ class Opened:
     store: RunStore
     manifest: Manifest
     manifest_bytes: bytes  # signed, for peers that join
-    entries: list[Entry]
+    entries: Sequence[Entry]  # verified; read from the disk, one by one
     vote: PersistVote | None  # the newest
     votes: tuple[PersistVote, ...]  # the newest of each line of history
     state: OuterState
@@ -60,7 +62,9 @@ def open_run(path: Path, identity: Identity, retention: Retention = KEEP_FEW) ->
             raise CorruptFile(f"{store.manifest_path} is damaged: {error}", remedy_for(path)) from error
         manifest = signed.manifest
         # A crypto of its own: this is another thread than that of the host's.
-        entries = verify_log(store, manifest, run_ids.run_key(path.name), Ed25519Crypto(identity))
+        for _entry in verified(store, manifest, run_ids.run_key(path.name), Ed25519Crypto(identity)):
+            pass
+        entries = Entries(store)
         state = OuterState(layout_of(manifest))
         applied, digest = _load_state(store, manifest, state, entries)
         store.prune()
@@ -92,7 +96,7 @@ def layout_of(manifest: Manifest) -> Layout:
 
 
 def _load_state(
-    store: RunStore, manifest: Manifest, state: OuterState, entries: list[Entry]
+    store: RunStore, manifest: Manifest, state: OuterState, entries: Sequence[Entry]
 ) -> tuple[int, bytes | None]:
     """The newest snapshot that the log reaches, checked against the log where that proves it."""
     for round_ in reversed(store.reached_snapshots()):

@@ -47,16 +47,14 @@ log = get_log("run")
 
 
 class RunService:
-    def __init__(self, host: Host, opened: Opened) -> None:
+    def __init__(self, host: Host, opened: Opened, node: Node, journal: Journal, where: ev.AddressesChanged) -> None:
         """From the trio thread. `serve` is to follow."""
         self.host, self.run_id, self.store = host, opened.run_id, opened.store
         self.manifest, self.state = opened.manifest, opened.state
         self.run = run_ids.run_key(self.run_id)
         self.config = config_of(self.manifest)
         self.manifest_bytes = opened.manifest_bytes
-        self.journal = Journal(self.config.name, host.metrics, self.config.outer.codec)
-        self.journal.recall(opened.history)
-        self.journal.restore(opened.entries)
+        self.journal, self.node, self._where = journal, node, where
         if opened.written_at is not None:
             host.metrics.snapshot_written(self.config.name, max(0, opened.applied), opened.written_at)
         self._history = HistoryKeeper(self.store.path, host.runner, lambda: self.journal.history)
@@ -66,9 +64,7 @@ class RunService:
         self.ended = trio.Event()
         self.changed = trio.Event()  # set and replaced whenever an event was handled
         self._scope = trio.CancelScope()
-        self._where = _whereabouts(host)
         self._voters_at = 0.0  # when to look next whether they are a quorum
-        self.node = node = _node(host, self, opened)
         self.journal.plan = lambda came, rate: node.catchup.left(node.head, came, rate, trio.current_time())
         self.seat = Seat(self.state, self.compute, host.runner, self._on_trainer)
         self.performer = Performer(
@@ -316,17 +312,22 @@ def _offline(where: ev.AddressesChanged) -> bool:
     return all(parse(address).loopback() for address in where.addresses)
 
 
-def _node(host: Host, service: RunService, opened: Opened) -> Node:
-    return Node(
+def _replay(host: Host, opened: Opened, where: ev.AddressesChanged, now: float) -> tuple[Node, Journal]:
+    """What the log makes of them: in a thread, for it reads all of it."""
+    config = config_of(opened.manifest)
+    journal = Journal(config.name, host.metrics, config.outer.codec)
+    journal.recall(opened.history)
+    journal.restore(opened.entries)
+    node = Node(
         peer=host.identity.peer_id,
-        run=service.run,
+        run=run_ids.run_key(opened.run_id),
         manifest=opened.manifest,
         crypto=host.crypto,
         rng=Random(),
-        now=trio.current_time(),
+        now=now,
         incarnation=opened.incarnation,
-        addresses=service._where.addresses,
-        bulk=(service._where.bulk, host.bulk.endpoint.certificate),
+        addresses=where.addresses,
+        bulk=(where.bulk, host.bulk.endpoint.certificate),
         entries=opened.entries,
         applied=opened.applied,
         applied_digest=opened.digest,
@@ -335,6 +336,7 @@ def _node(host: Host, service: RunService, opened: Opened) -> Node:
         held_updates=opened.held_updates,
         pin=opened.pin,
     )
+    return node, journal
 
 
 def member_states(node: Node, now: float) -> dict[str, str]:
@@ -360,7 +362,13 @@ async def open_service(host: Host, path: Path) -> RunService:
     kept = host.config.snapshots
     retention = Retention(kept.keep, kept.keep_gb * 10**9)
     opened: Opened = await host.runner(lambda: open_run(path, host.identity, retention))
-    return RunService(host, opened)
+    try:
+        where, now = _whereabouts(host), trio.current_time()
+        node, journal = await host.runner(lambda: _replay(host, opened, where, now))
+        return RunService(host, opened, node, journal, where)
+    except BaseException:
+        opened.store.close()
+        raise
 
 
 __all__ = ["RunService", "layout_of", "member_states", "open_service"]

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors, write_new
@@ -41,7 +41,7 @@ class FrameFile:
     def __init__(self, path: Path, magic: bytes, remedy: str) -> None:
         """Raises CorruptFile, also for a file that is gone: what it held must not be forgotten silently."""
         self.path, self._magic, self._remedy = path, magic, remedy
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what `rewrite` is given may be read from this very file
         self._offsets: list[int] = []
         with storage_errors(path):
             try:
@@ -68,7 +68,7 @@ class FrameFile:
         """Returns when the frame is on the disk. Raises StorageError; the file is then as it was."""
         self._extend([body])
 
-    def _extend(self, bodies: list[bytes]) -> None:
+    def _extend(self, bodies: Iterable[bytes]) -> None:
         offsets, end = list[int](), self._end
         with self._lock, storage_errors(self.path):
             try:
@@ -99,7 +99,7 @@ class FrameFile:
             raise self._corrupt(offset)
         return body
 
-    def rewrite(self, bodies: list[bytes]) -> None:
+    def rewrite(self, bodies: Iterable[bytes]) -> None:
         """Replace the whole content, atomically. Raises StorageError; the file is then as it was."""
         temp = self.path.with_name(f".{self.path.name}.tmp")
         with self._lock, storage_errors(self.path):

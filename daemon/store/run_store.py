@@ -4,6 +4,7 @@ Owns names, durability and retention. Refuses to judge what they say; the protoc
 they come here, and digests are compared by who loads a state.
 """
 
+import itertools
 import os
 import re
 import threading
@@ -170,10 +171,11 @@ class RunStore:
         """The log goes on after `round_` with these (SPEC G8). What it leaves, records and states, is kept in a folder
         of its own, which is returned. Raises StorageError; whenever the power goes, the log is the one or the other."""
         keep = round_ + 1
-        bodies = [self._log.read(index) for index in range(len(self._log))]
-        kept_in = self._put_aside(keep, bodies[keep:]) if bodies[keep:] else None
+        left = [self._log.read(index) for index in range(keep, len(self._log))]
+        kept_in = self._put_aside(keep, left) if left else None
         self._rebased += 1
-        self._log.rewrite([*bodies[:keep], *(encode(entry) for entry in entries)])
+        kept = (self._log.read(index) for index in range(min(keep, len(self._log))))
+        self._log.rewrite(itertools.chain(kept, (encode(entry) for entry in entries)))
         self._rebased += 1
         return kept_in
 

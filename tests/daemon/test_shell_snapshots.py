@@ -140,6 +140,24 @@ def made(ram_path: Path) -> Path:
     return made
 
 
+async def test_what_is_remembered_of_rounds_is_bounded_by_their_members(
+    made: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock
+) -> None:
+    """Thousands of rounds of a thousand members are hundreds of megabytes."""
+    monkeypatch.setattr("intellectd.daemon.runs.journal.MEMBERS_KEPT", 3)  # there is one in each round
+    store, journal = RunStore(made), Journal("r", Metrics(), "int8")
+    journal.restore(store.entries()[:-2])
+    assert list(journal.rounds) == [6, 7, 8]
+    journal.left(7, None)
+    for entry in store.entries()[8:]:
+        journal.decided(entry)
+    assert list(journal.rounds) == [8, 9, 10]
+    monkeypatch.setattr("intellectd.daemon.runs.journal.MEMBERS_KEPT", 0)
+    journal.restore(store.entries())
+    assert list(journal.rounds) == [10]  # the newest in any case
+    store.close()
+
+
 @pytest.mark.parametrize("decided", [0, 1, 4])
 async def test_a_replay_over_two_states_says_nothing_of_the_disk(
     made: Path, decided: int, monkeypatch: pytest.MonkeyPatch, autojump_clock: Clock

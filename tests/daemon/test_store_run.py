@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from intellectd.daemon.identity import Identity, OwnerKey
 from intellectd.daemon.runs.examine import examine
 from intellectd.daemon.runs.opening import open_run
-from intellectd.daemon.store import log_files
+from intellectd.daemon.store import log_files, run_store
 from intellectd.daemon.store.frame_file import CorruptFile, Frames
 from intellectd.daemon.store.incoming import Incoming
 from intellectd.daemon.store.run_store import INCOMING_NAME, VOTES_KEPT_MAX, RunStore
@@ -46,6 +47,22 @@ def test_a_run_opens_as_it_was(folder: Path) -> None:
     assert [entry.record.round for entry in opened.entries] == list(range(ROUNDS + 1))
     assert opened.applied == 8 and opened.vote is not None
     assert {entry.record.update_root for entry in opened.entries[9:]} <= set(opened.held_updates)
+    opened.store.close()
+
+
+def test_a_log_of_months_is_opened_without_all_of_it_in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Entry] = []
+    held: list[int] = []
+
+    def counts(body: bytes) -> Entry:
+        entry = decode_entry(body)
+        held.append(sum(sys.getrefcount(old) > 3 for old in decoded))  # by more than the list, the loop and the call
+        decoded.append(entry)
+        return entry
+
+    monkeypatch.setattr(run_store, "decode_entry", counts)
+    opened = open_run(folder, OURS)
+    assert len(held) > ROUNDS and max(held) <= 2  # the head's, and the one before
     opened.store.close()
 
 
