@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from intellectd.daemon.atomic import SYNC_BYTES
 from intellectd.daemon.errors import OperatorError
 from intellectd.kernels.layout import Layout, Slot
 
@@ -127,9 +128,7 @@ def _write_whole(target: Path, files: Mapping[str, Pieces], check: Callable[[], 
         for name, pieces in files.items():
             check()
             with (temporary / name).open("wb") as file:
-                file.writelines(pieces)
-                file.flush()
-                os.fsync(file.fileno())
+                _write_pieces(file, pieces)
         temporary.chmod(0o755)  # mkdtemp's 0700 would lock out whoever the model is for
         _sync_directory(temporary)
         check()
@@ -138,6 +137,19 @@ def _write_whole(target: Path, files: Mapping[str, Pieces], check: Callable[[], 
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_directory(target.parent)
+
+
+def _write_pieces(file: BinaryIO, pieces: Pieces) -> None:
+    unsynced = 0
+    for piece in pieces:
+        file.write(piece)
+        unsynced += memoryview(piece).nbytes
+        if unsynced >= SYNC_BYTES:
+            file.flush()
+            os.fdatasync(file.fileno())
+            unsynced = 0
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sync_directory(path: Path) -> None:

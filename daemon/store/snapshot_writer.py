@@ -9,13 +9,10 @@ import os
 import threading
 from pathlib import Path
 
-from intellectd.daemon.atomic import fsync_dir, storage_error, storage_errors
+from intellectd.daemon.atomic import SYNC_BYTES, fsync_dir, storage_error, storage_errors
 from intellectd.daemon.store.snapshot import State, bytes_of, header_bytes
 
 CHUNK_BYTES = 16 * 1024 * 1024  # written at once: large enough for any disk, small enough to be pre-empted
-# Between two syncs: so much may wait in the page cache of what is written in the background, and a disk of 100 MB/s has
-# it in three seconds. Without them the last sync would take as long as all the writing.
-SYNC_BYTES = 256 * 1024 * 1024
 
 
 class SnapshotWriter:

@@ -7,7 +7,7 @@ Refuses to know where values come from.
 import os
 from pathlib import Path
 
-from intellectd.daemon.atomic import storage_errors
+from intellectd.daemon.atomic import SYNC_BYTES, storage_errors
 from intellectd.daemon.store.snapshot import ELEMENT_BYTES, header_bytes
 from intellectd.kernels.digest import LEAF_BYTES, leaf_hash, state_root
 
@@ -18,7 +18,7 @@ class StateFile:
         self._path, self._elements = path, elements
         self._leaves: list[bytes] = []
         self._leaf = bytearray()
-        self.done_bytes = 0
+        self.done_bytes = self._unsynced = 0
         with storage_errors(path):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._file = open(descriptor, "wb", buffering=LEAF_BYTES)  # noqa: SIM115, closed by `finish` or `close`
@@ -33,8 +33,13 @@ class StateFile:
         """The next bytes of theta (fp32). Raises StorageError."""
         assert self.done_bytes + len(data) <= self.theta_bytes
         self.done_bytes += len(data)
+        self._unsynced += len(data)
         with storage_errors(self._path):
             self._file.write(data)
+            if self._unsynced >= SYNC_BYTES:
+                self._file.flush()
+                os.fdatasync(self._file.fileno())
+                self._unsynced = 0
         while data:
             room = LEAF_BYTES - len(self._leaf)
             self._leaf += data[:room]

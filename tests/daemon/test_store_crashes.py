@@ -20,7 +20,7 @@ import torch
 
 from intellectd.daemon import atomic
 from intellectd.daemon.store import incoming as incoming_store
-from intellectd.daemon.store import run_store, snapshot_writer
+from intellectd.daemon.store import run_store, snapshot_writer, state_file
 from intellectd.daemon.store.budget import SNAPSHOTS_KEPT
 from intellectd.daemon.store.frame_file import CorruptFile
 from intellectd.daemon.store.incoming import Incoming, state_borders
@@ -372,6 +372,7 @@ def _changes_disk(call: ast.Call) -> bool:
 def told(ram_path: Path, monkeypatch: pytest.MonkeyPatch, modes: Modes) -> Iterator[Story]:
     monkeypatch.setattr(incoming_store, "LEAF_BYTES", LEAF_BYTES)
     monkeypatch.setattr(snapshot_writer, "SYNC_BYTES", ELEMENTS * 4)
+    monkeypatch.setattr(state_file, "SYNC_BYTES", ELEMENTS * 4)
     monkeypatch.setattr(run_store, "VOTES_KEPT_MAX", 7)
     monkeypatch.setattr(run_store, "STATES_LEFT_MAX", 1)
     copy_run(ram_path / "made")

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from intellectd.daemon import export_files
 from intellectd.daemon.atomic import StorageError, StorageFull, StorageReadOnly
-from intellectd.daemon.store import snapshot_writer
+from intellectd.daemon.export_files import write_directory
+from intellectd.daemon.store import snapshot_writer, state_file
 from intellectd.daemon.store.budget import KEEP_FEW, SNAPSHOT_ROUNDS, Retention, disk_bytes, snapshot_rounds
-from intellectd.daemon.store.snapshot import State, read_snapshot
+from intellectd.daemon.store.snapshot import State, header_bytes, read_snapshot
 from intellectd.daemon.store.snapshot_writer import SnapshotWriter, write_snapshot
+from intellectd.daemon.store.state_file import StateFile
 from intellectd.kernels.digest import state_digest
 
 WAIT_S = 20.0
@@ -170,6 +173,27 @@ def test_a_file_system_that_became_read_only_is_told_as_such(tmp_path: Path, mon
         writer.discard()
     writer.discard()  # once more, when it may be written to again
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_and_a_first_state_are_synced_on_the_way(tmp_path: Path, monkeypatch: Patch) -> None:
+    """Else all of it is dirty at the end, and on ext4 the sync of a vote may have to wait for it."""
+    synced: list[int] = []
+
+    def fdatasync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    for module in (export_files, state_file):
+        monkeypatch.setattr(module, "SYNC_BYTES", 3000)
+    write_directory(tmp_path / "out", {"a": [bytes(1000)] * 10, "b": [bytes(100)]})
+    assert synced == [3000, 6000, 9000]
+    synced.clear()
+    state = StateFile(tmp_path / "state", 2500)
+    for _ in range(10):
+        state.add(memoryview(bytes(1000)))
+    header = len(header_bytes(2500, 0, bytes(32)))
+    assert synced == [header + 3000, header + 6000, header + 9000]
+    state.finish()
 
 
 GROWTH = """
