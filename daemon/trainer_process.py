@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from intellectd.daemon.descendants import MARK, kill_marked, new_mark
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.parent_death import end_with_parent
 
@@ -115,8 +116,9 @@ class TrainerProcess:
     async def _live(self) -> str | None:
         """One life of the child: None if it ended well, else how it ended."""
         self.is_hopeless = True
+        mark = new_mark()
         try:
-            child = _spawn(self._command)
+            child = _spawn(self._command, mark)
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             return f"cannot start {self._command.argv[0]!r}: {getattr(error, 'strerror', None) or error}"
         self.pid, self.starts = child.pid, self.starts + 1
@@ -126,19 +128,19 @@ class TrainerProcess:
             await _until_ended(child, words)
         finally:
             with trio.CancelScope(shield=True):
-                await _end(child)
+                await _end(child, mark)
             self.pid = None
         self.is_hopeless = child.returncode > 0
         ended = _words(child.returncode)
         return f"{ended}: {words}" if ended and str(words) else ended
 
 
-def _spawn(command: TrainerCommand) -> subprocess.Popen[bytes]:
+def _spawn(command: TrainerCommand, mark: str) -> subprocess.Popen[bytes]:
     """In this very thread: a child is sent its parent-death signal when the *thread* that forked it ends, and
     trio's own open_process forks in a worker thread that ends when it is idle."""
     return subprocess.Popen(
         command.argv,
-        env={**os.environ, **command.environment},
+        env={**os.environ, **command.environment, MARK: mark},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -205,8 +207,9 @@ def _wait_for(pid: int) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-async def _end(child: subprocess.Popen[bytes]) -> None:
-    """The whole group: first a word, then force. Also after an ordinary end, for what the child left behind."""
+async def _end(child: subprocess.Popen[bytes], mark: str) -> None:
+    """The whole group: first a word, then force. Also after an ordinary end, for what the child left behind, also in
+    sessions of its own: ranks without their launcher would train on, and the next trainer be refused beside them."""
     if child.poll() is None:
         _signal_group(child, signal.SIGTERM)
         with trio.move_on_after(STOP_S_MAX):
@@ -214,6 +217,8 @@ async def _end(child: subprocess.Popen[bytes]) -> None:
     _signal_group(child, signal.SIGKILL)
     if child.returncode is None:
         await _exited(child)
+    if left := await trio.to_thread.run_sync(kill_marked, mark):
+        log.warning("the trainer left processes behind, which were ended", number=left)
 
 
 def _signal_group(child: subprocess.Popen[bytes], number: signal.Signals) -> None:

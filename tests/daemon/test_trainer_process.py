@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from intellectd.daemon import descendants
 from intellectd.daemon.trainer_process import (
     RESTART_FIRST_S,
     RESTART_S_MAX,
@@ -177,6 +179,41 @@ os._exit(3)
         await ear.count("the trainer started", 2)
         await is_ended(int((await ear.line("left")).split()[1]))
         assert process.last_failure.startswith("exit status 3: left ")
+
+
+async def test_ranks_in_sessions_of_their_own_end_with_their_launcher(ear: Ear) -> None:
+    """As torchrun starts them: killed, it leaves them training, and the next trainer is refused beside them."""
+    code = """
+import os, signal, subprocess
+quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+rank = subprocess.Popen(["sh", "-c", "sleep 1000 & exec sleep 1000"], start_new_session=True, **quiet)
+print(f"left {rank.pid}", flush=True)
+signal.pause()
+"""
+    process = TrainerProcess(python(code), SOON)
+    async with running(process):
+        rank = int((await ear.line("left")).split()[1])
+        assert process.pid is not None and os.getsid(rank) == rank
+        os.kill(process.pid, signal.SIGKILL)
+        await is_ended(rank)
+        await ear.count("the trainer started", 2)
+    assert any("left processes behind" in record.getMessage() for record in ear.records)
+
+
+def test_only_what_bears_the_mark_is_ended() -> None:
+    marks = [descendants.new_mark(), descendants.new_mark()]
+    mine, other = [
+        subprocess.Popen(["sleep", "1000"], env={**os.environ, descendants.MARK: mark}, start_new_session=True)
+        for mark in marks
+    ]
+    try:
+        assert descendants.kill_marked(marks[0]) == 1
+        assert mine.wait(TEST_TIMEOUT_S) == -signal.SIGKILL
+        assert descendants.marked(marks[0]) == [] and descendants.marked(marks[1]) == [other.pid]
+    finally:
+        for child in (mine, other):
+            child.kill()
+            child.wait()
 
 
 async def test_at_stop_it_is_asked_and_its_children_end_with_it(ear: Ear, tmp_path: Path) -> None:
