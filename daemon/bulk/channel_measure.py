@@ -11,7 +11,7 @@ from typing import Protocol
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.limits import MEASURED_BYTES_MIN, MEASURED_S_MIN
 from intellectd.daemon.bulk.sockets import largest_buffer
-from intellectd.daemon.bulk.streams import First, LinkMeasure, Sample, Streams, at_first, decide, diagnosed
+from intellectd.daemon.bulk.streams import First, LinkMeasure, Sample, Streams, at_first, decide, diagnosed, probed
 from intellectd.daemon.bulk.tcp_info import TcpCounters
 
 
@@ -81,6 +81,8 @@ class Meter:
         """What a probe found, which leaves out TCP's first steps: better than the account of all that it sent."""
         with self._lock:
             self._measure = measure
+            if self._streams is not None and measure.bytes_per_s is not None:
+                self._streams = probed(self._streams, measure.bytes_per_s)
 
     def last(self, wires: Iterable[Counted]) -> LinkMeasure | None:
         """The last transfer's; before the first one, what the wires know without sending."""

@@ -150,6 +150,9 @@ STREAM_JUDGED_S = 0.2  # a few round trips of a long path
 STREAM_LIMITED_SHARE = 0.2  # of the busy time
 STREAM_LOSS_SHARE = 1e-5  # of the bytes: cubic falls short of 500 Mbit/s at 100 ms from about there (RFC 9438, 5.1)
 STREAM_WORTH = 1.1  # twice the wires for less than a tenth more is noise
+# Of each of several wires: a frame of 1 MiB takes 4 s then, and what all of them have in hand as long. With less, fewer
+# are tried: at 10 Mbit/s, 40 ms twelve take 12.1 s for what takes 10.2 at best, and 24 at 2 Mbit/s break (README.md).
+STREAM_BYTES_PER_S_MIN = 256 * 1024
 STREAM_HOLD_MAX = 64  # transfers between two trials that fail
 
 # Pairs of peers that meet here, joined or waiting: one thread and two buffers each, 16 MiB in all.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from intellectd.daemon.bulk.interface import LinkSeen
 from intellectd.daemon.bulk.limits import (
+    STREAM_BYTES_PER_S_MIN,
     STREAM_HOLD_MAX,
     STREAM_JUDGED_BYTES,
     STREAM_JUDGED_S,
@@ -94,12 +95,14 @@ def diagnosed(sample: Sample) -> str:
 
 @dataclass(frozen=True)
 class Streams:
-    """`wires` is the wish; `before` is (wires, bytes/s) from which it was changed for a trial, None when settled."""
+    """`wires` is the wish; `before` is (wires, bytes/s) from which it was changed for a trial, None when settled.
+    `fewer_cost`: a trial has shown that."""
 
     wires: int = 1
     before: tuple[int, float] | None = None
     hold: int = 0  # transfers for which nothing is tried
     next_hold: int = 1
+    fewer_cost: bool = False
 
 
 def decide(memory: Streams, sample: Sample) -> Streams:
@@ -110,8 +113,9 @@ def decide(memory: Streams, sample: Sample) -> Streams:
         return _judged(memory, memory.before, sample)
     if memory.hold:
         return replace(memory, hold=memory.hold - 1)
-    more = _more(memory, sample)
-    if more == memory.wires > 1 and diagnosed(sample) not in WIRES_HELP:
+    thin = memory.wires > 1 and not memory.fewer_cost and _most_at(sample.bytes_per_s) < memory.wires
+    more = memory.wires if thin else _more(memory, sample)
+    if more == memory.wires > 1 and (thin or diagnosed(sample) not in WIRES_HELP):
         return replace(memory, wires=memory.wires // 2, before=(memory.wires, sample.bytes_per_s))
     return _tried(memory, more, sample)
 
@@ -143,6 +147,17 @@ def at_first(congestion: str, rtt_s: float | None, buffer_bytes: int) -> Streams
     return Streams(STREAMS_SEVERAL if several else 1)
 
 
+def probed(memory: Streams, bytes_per_s: float) -> Streams:
+    """After a look at the path, before anything was tried on it."""
+    if memory.before is not None or memory.hold:
+        return memory
+    return replace(memory, wires=min(memory.wires, _most_at(bytes_per_s)))
+
+
+def _most_at(bytes_per_s: float) -> int:
+    return max(1, int(bytes_per_s / STREAM_BYTES_PER_S_MIN))
+
+
 def _judged(memory: Streams, before: tuple[int, float], sample: Sample) -> Streams:
     """More wires have to earn their place; fewer only must not cost."""
     wires, rate = before
@@ -152,4 +167,4 @@ def _judged(memory: Streams, before: tuple[int, float], sample: Sample) -> Strea
         settled = replace(memory, before=None, next_hold=1)
         return _tried(settled, _more(settled, sample), sample) if more else settled
     hold = memory.next_hold
-    return Streams(wires, None, hold, min(2 * hold, STREAM_HOLD_MAX))
+    return Streams(wires, None, hold, min(2 * hold, STREAM_HOLD_MAX), memory.fewer_cost or not more)

@@ -18,27 +18,29 @@ from intellectd.daemon.bulk.limits import (
     STREAMS_MAX,
 )
 from intellectd.daemon.bulk.pace import Bucket, Pace
-from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, at_first, decide, diagnosed
+from intellectd.daemon.bulk.streams import LinkMeasure, Sample, Streams, at_first, decide, diagnosed, probed
 from intellectd.daemon.bulk.tcp_info import TcpCounters, congestion_control, parse_counters, read_counters
 
 MIB = 2**20
 
 
-def sample(streams: int = 1, rate: float = 10 * MIB, congestion: str = "bbr", **counters: float) -> Sample:
-    """Ten busy seconds at `rate`; `counters` are shares of the time and of the bytes."""
-    sent = int(10 * rate)
+def sample(
+    streams: int = 1, rate: float = 10 * MIB, congestion: str = "bbr", seconds: float = 10.0, **counters: float
+) -> Sample:
+    """So many busy seconds at `rate`; `counters` are shares of the time and of the bytes."""
+    sent = int(seconds * rate)
     return Sample(
         streams,
         TcpCounters(
             sent,
             sent,
             int(counters.get("lost", 0) * sent),
-            10 * counters.get("busy", 1.0),
-            10 * counters.get("rwnd", 0),
-            10 * counters.get("sndbuf", 0),
+            seconds * counters.get("busy", 1.0),
+            seconds * counters.get("rwnd", 0),
+            seconds * counters.get("sndbuf", 0),
             0.1,
         ),
-        10.0,
+        seconds,
         congestion,
     )
 
@@ -62,7 +64,7 @@ def test_what_limited_a_transfer_is_named(seen: Sample, limit: str) -> None:
     assert diagnosed(seen) == limit
 
 
-SETTLED = Streams()
+SETTLED, FEWER_COST = Streams(), Streams(fewer_cost=True)
 TRIAL_UP = Streams(wires=4, before=(2, 10 * MIB))
 TRIAL_DOWN = Streams(wires=2, before=(4, 10 * MIB))
 
@@ -88,7 +90,15 @@ TRIAL_DOWN = Streams(wires=2, before=(4, 10 * MIB))
         (TRIAL_UP, sample(4, 10.5 * MIB, sndbuf=0.5), Streams(wires=2, hold=1, next_hold=2)),
         (TRIAL_UP, sample(4, 2 * MIB), Streams(wires=2, hold=1, next_hold=2)),
         (TRIAL_DOWN, sample(2, 9.5 * MIB), Streams(wires=2)),
-        (TRIAL_DOWN, sample(2, 8 * MIB), Streams(wires=4, hold=1, next_hold=2)),
+        (TRIAL_DOWN, sample(2, 8 * MIB), Streams(wires=4, hold=1, next_hold=2, fewer_cost=True)),
+        # So slow a line that each takes long for a frame: fewer are tried whatever limits, until that costs.
+        (Streams(wires=24), sample(24, MIB, congestion="cubic", lost=1e-2), Streams(wires=12, before=(24, MIB))),
+        (Streams(wires=12, before=(24, MIB)), sample(12, MIB, congestion="cubic", lost=1e-2), Streams(wires=12)),
+        (
+            replace(FEWER_COST, wires=4),
+            sample(4, 0.9 * MIB, congestion="cubic", lost=1e-2),
+            replace(FEWER_COST, wires=16, before=(4, 0.9 * MIB)),
+        ),
         (replace(TRIAL_UP, next_hold=64), sample(4, 2 * MIB), Streams(wires=2, hold=64, next_hold=64)),
         # Held: nothing is tried for so many transfers.
         (Streams(hold=2, next_hold=4), sample(sndbuf=0.5), Streams(hold=1, next_hold=4)),
@@ -129,6 +139,30 @@ def test_it_climbs_to_what_the_path_needs_and_stays(useful: int, expected: int) 
 def test_what_it_begins_with(congestion: str, rtt_s: float | None, buffer_bytes: int, wires: int) -> None:
     """One far bbr is best alone; a near path lacks cores, a small buffer and cubic lack windows."""
     assert at_first(congestion, rtt_s, buffer_bytes) == Streams(wires)
+
+
+@pytest.mark.parametrize(
+    ("each", "whole", "expected"), [(8 * MIB, 0.25 * MIB, 1), (8 * MIB, MIB, 3), (0.1 * MIB, 9 * MIB, 24)]
+)
+def test_where_cubic_has_losses_a_slow_line_gets_few_wires_and_a_lossy_one_all(
+    each: float, whole: float, expected: int
+) -> None:
+    """A line that carries `whole` bytes a second, of which losses leave a wire `each` at most."""
+    memory, asked = at_first("cubic", 0.1, 64 * MIB), []
+    for _ in range(100):
+        rate = min(whole, each * memory.wires)
+        memory = decide(memory, sample(memory.wires, rate, "cubic", seconds=60, lost=1e-2))
+        asked.append(memory.wires)
+    settled = asked[10:]
+    assert settled.count(expected) > 0.85 * len(settled), settled
+
+
+def test_a_look_at_a_slow_line_is_enough_to_begin_with_few() -> None:
+    begun = at_first("cubic", 0.1, 64 * MIB)
+    assert probed(begun, 60 * MIB) == begun
+    assert [probed(begun, rate).wires for rate in (1.25 * MIB, 0.25 * MIB, 1000.0)] == [5, 1, 1]
+    trial = Streams(wires=8, before=(4, MIB))
+    assert probed(trial, MIB) == trial  # what is being tried is judged by a transfer
 
 
 def test_eight_wires_are_there_for_the_third_transfer() -> None:
