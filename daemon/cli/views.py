@@ -117,9 +117,15 @@ def _rounds(run: RunStatus) -> str:
 
 def _speed(run: RunStatus) -> str:
     rate, step_s = run.get("tokens_per_s") or 0, run.get("outer_step_s") or 0
-    return f"{in_count(rate)} tokens/s here, {in_count(run.get('tokens_total') or 0)} tokens in all, " + (
+    # The rate is the last one that was told, which a restart keeps, too.
+    here = "here while it had a trainer" if rate and _has_no_trainer(run) else "here"
+    return f"{in_count(rate)} tokens/s {here}, {in_count(run.get('tokens_total') or 0)} tokens in all, " + (
         f"{in_time(step_s) if step_s else '-'} an outer step"
     )
+
+
+def _has_no_trainer(run: RunStatus) -> bool:
+    return run.get("trainer") == "absent"
 
 
 def runs_lines(answer: Mapping[str, Any]) -> list[str]:
@@ -131,7 +137,7 @@ def runs_lines(answer: Mapping[str, Any]) -> list[str]:
             _rounds(run),
             str(len(run.get("roster") or [])),
             number(run.get("loss")),
-            in_count(run.get("tokens_per_s") or 0),
+            "-" if _has_no_trainer(run) else in_count(run.get("tokens_per_s") or 0),
             str(run.get("run_id", "-")),
         )
         for run in answer.get("runs") or []

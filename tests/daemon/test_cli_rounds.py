@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from intellectd.daemon.cli.membership import HASH
-from tests.daemon.fake_answers import Answers
+from tests.daemon.fake_answers import Answers, run_status, status_answer
 from tests.daemon.test_cli import NO_SUCH_RUN, Cli, answers, cli
 
 __all__ = ["answers", "cli"]  # fixtures
@@ -45,3 +45,11 @@ async def test_nothing_to_show_and_bad_arguments(cli: Cli, answers: Answers) -> 
     answers.give("rounds", NO_SUCH_RUN)
     code, _, err = await cli("rounds", "other")
     assert code == 4 and "`intellectd runs` lists its runs" in err
+
+
+async def test_a_rate_is_not_shown_as_todays_where_no_trainer_is(cli: Cli, answers: Answers) -> None:
+    answers.give("status", status_answer(run_status(trainer="absent")))
+    answers.give("runs", {"runs": [run_status(trainer="absent"), run_status(trainer="training")]})
+    assert "12.3k tokens/s here while it had a trainer, 1.2M tokens in all" in (await cli("status"))[1]
+    rates = [line.split()[-2] for line in (await cli("runs"))[1].splitlines()]
+    assert rates == ["TOKENS/S", "-", "12.3k"]
