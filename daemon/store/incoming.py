@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from intellectd.daemon.atomic import StorageError, fsync_dir, make_dir, storage_errors, write_atomic
+from intellectd.daemon.room import take_room
 from intellectd.daemon.store.snapshot import ELEMENT_BYTES, header_bytes
 from intellectd.kernels.digest import LEAF_BYTES
 
@@ -172,7 +173,7 @@ class Incoming:
     def _map(self, length: int) -> mmap.mmap:
         descriptor = os.open(self._state, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, length)  # a full disk says so here, not as SIGBUS later
+            take_room(descriptor, length)  # a full disk says so here, not as SIGBUS later
             os.ftruncate(descriptor, length)
             os.pwrite(descriptor, self._header, 0)
             return mmap.mmap(descriptor, length)

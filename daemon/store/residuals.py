@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from intellectd.daemon.atomic import make_dir, storage_errors
+from intellectd.daemon.room import take_room
 
 FLOAT_BYTES = 4
 _RESIDUAL = re.compile(r"^([0-9a-f]{64})\.f32$")
@@ -44,7 +45,7 @@ class Residuals:
         with storage_errors(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, elements * FLOAT_BYTES)  # a full disk says so here, not as SIGBUS
+                take_room(descriptor, elements * FLOAT_BYTES)  # a full disk says so here, not as SIGBUS
                 return mmap.mmap(descriptor, elements * FLOAT_BYTES)
             except BaseException:
                 path.unlink(missing_ok=True)

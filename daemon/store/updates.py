@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from intellectd.daemon.atomic import fsync_dir, make_dir, storage_errors
+from intellectd.daemon.room import take_room
 from intellectd.kernels import ops
 from intellectd.kernels.digest import update_root
 
@@ -54,7 +55,7 @@ class Updates:
         with storage_errors(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(descriptor, 0, length)  # a full disk says so here, not as SIGBUS later
+                take_room(descriptor, length)  # a full disk says so here, not as SIGBUS later
                 return mmap.mmap(descriptor, length)
             except BaseException:
                 path.unlink(missing_ok=True)
