@@ -13,7 +13,7 @@ from libp2p.peer.id import ID
 from libp2p.rcmgr import Direction
 
 from intellectd.daemon.net import PeerUnreachable
-from intellectd.daemon.p2p.dialer import Dialer
+from intellectd.daemon.p2p.dialer import Dialer, is_ending
 from intellectd.daemon.p2p.limits import (
     CONNECTIONS_MAX,
     FREE_CONNECTIONS_MIN,
@@ -145,7 +145,9 @@ class Connections(INotifee):  # type: ignore[misc]
 
     def _make_room(self) -> None:
         """For those who come next: of the strangers that are only here, who came first goes."""
-        excess = len(self._swarm.get_connections()) - len(self._parting) - (CONNECTIONS_MAX - FREE_CONNECTIONS_MIN)
+        # Those whose end has begun stay in the swarm's table for a fifth of a second: counted, they would cost others.
+        staying = [conn for conn in self._swarm.get_connections() if conn not in self._parting and not is_ending(conn)]
+        excess = len(staying) - (CONNECTIONS_MAX - FREE_CONNECTIONS_MIN)
         if excess <= 0:
             return
         guests = [conn for conn, peer in self._inbound.items() if conn not in self._parting and self.is_guest(peer)]

@@ -64,7 +64,7 @@ class Dialer:
         connections = self._all_connections(peer_id)
         if peer_id is None:
             return list(connections)
-        return [c for c in connections if not (c.is_closed or c.muxed_conn.event_shutting_down.is_set())]
+        return [c for c in connections if not is_ending(c)]
 
     async def connect(self, peer: str) -> None:
         """Return with a connection open. One dial at a time per peer, and its outcome is everybody's."""
@@ -163,6 +163,10 @@ class Dialer:
         peer = str(peer_id)
         await self.connect(peer)
         return self.live(peer)
+
+
+def is_ending(connection: Any) -> bool:
+    return bool(connection.is_closed or connection.muxed_conn.event_shutting_down.is_set())
 
 
 def _why(error: BaseException) -> str:

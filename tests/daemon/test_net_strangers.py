@@ -254,6 +254,25 @@ async def test_a_stranger_with_another_kind_of_key_is_hung_up_on_like_any_other(
         assert host.connected() == []
 
 
+async def test_whose_end_has_begun_takes_no_room_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted while it is still in the swarm's table, it cost who had just come."""
+    async with world_of("libp2p") as world:
+        host, villain, late = [await world.open() for _ in range(3)]
+        connections = host._connections  # type: ignore[attr-defined]
+        for _ in range(3):
+            await _dial_once_more(villain, host)
+        await eventually(lambda: len(connections._inbound) == 3)
+        ending = list(connections._inbound)
+        await connect(late, host)
+        for connection in ending:
+            connection.muxed_conn.event_shutting_down.set()
+        await eventually(lambda: not set(ending) & set(connections._inbound))
+        monkeypatch.setattr("intellectd.daemon.p2p.connections.CONNECTIONS_MAX", 2)
+        monkeypatch.setattr("intellectd.daemon.p2p.connections.FREE_CONNECTIONS_MIN", 1)
+        connections._make_room()
+        assert late.peer_id in connections._inbound.values() and not connections._parting
+
+
 async def test_of_too_many_handshakes_those_go_of_where_most_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches, "HALF_OPEN_MAX", 8)
     monkeypatch.setattr("intellectd.daemon.p2p.host.CONNECTIONS_MAX", 4)
