@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from intellectd.daemon.atomic import storage_errors
 from intellectd.daemon.identity import Identity
 from intellectd.daemon.runs.crypto import Ed25519Crypto
 from intellectd.daemon.runs.history import History, load_history
@@ -52,6 +53,11 @@ class Opened:
 
 def open_run(path: Path, identity: Identity, retention: Retention = KEEP_FEW) -> Opened:
     """Raises CorruptFile or StorageError."""
+    with storage_errors(path):
+        return _open_run(path, identity, retention)
+
+
+def _open_run(path: Path, identity: Identity, retention: Retention) -> Opened:
     store = RunStore(path)
     store.retention = retention
     try:

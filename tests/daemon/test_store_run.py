@@ -1,5 +1,6 @@
 """The folder of a run: what is refused at opening, what retention keeps, what stays bounded."""
 
+import errno
 import os
 import shutil
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from intellectd.daemon.atomic import StorageError
 from intellectd.daemon.identity import Identity, OwnerKey
 from intellectd.daemon.runs.examine import examine
 from intellectd.daemon.runs.opening import open_run
@@ -64,6 +66,22 @@ def test_a_log_of_months_is_opened_without_all_of_it_in_memory(folder: Path, mon
     opened = open_run(folder, OURS)
     assert len(held) > ROUNDS and max(held) <= 2  # the head's, and the one before
     opened.store.close()
+
+
+@pytest.mark.parametrize("method", ["is_dir", "is_file", "glob"])
+def test_a_disk_that_fails_at_a_start_is_told_as_such(
+    method: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = getattr(Path, method)
+
+    def fails(path: Path, *arguments: object) -> object:
+        if path.is_relative_to(folder):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(Path, method, fails)
+    with pytest.raises(StorageError, match="Input/output error"):
+        open_run(folder, OURS)
 
 
 @pytest.mark.parametrize("name", ["manifest", "log/records", "log/votes", "snapshots/00000008.safetensors"])
