@@ -62,11 +62,14 @@ class Seat:
         return lives is not None and lives.get(self._peer) == self._incarnation
 
     def on_switch(self, heads: Sequence[Head]) -> list[PersistVote]:
-        """Another line was taken, to the last of these points. A seat on it counts if this life has voted there, or if
-        the owner named it on the way; what must be on disk before it is ours."""
+        """Another line was taken, from the first of these points, where it parts from ours, to the last. A seat on it
+        counts if this life has voted there, if the owner named it on the way, or if the journal began before the lines
+        parted: then all that is on it came later. What must be on disk before it is ours."""
         marks: list[PersistVote] = []
-        for head in heads:
-            if self._is_meant(head) and not self._journal(head) and len(self._votes) < limits.LINES_VOTED_MAX:
+        older = heads[0].generation in self._votes and self._remembers(heads[0])
+        for before, head in zip((heads[0], *heads), heads, strict=False):
+            meant = self._is_meant(head) or (older and head.generation != before.generation)
+            if meant and not self._journal(head) and len(self._votes) + len(marks) < limits.LINES_VOTED_MAX:
                 self._begun = head.generation
                 marks.append(first_mark(head))
         self.lost = self._peer in heads[-1].voters and not self._journal(heads[-1])
@@ -74,9 +77,13 @@ class Seat:
 
     def may_branch(self, head: Head) -> bool:
         """May this host vote in a branch at its head? Not if its journal began later on this line than the head."""
+        return self._remembers(head) and not (self.lost and self._peer in head.voters)
+
+    def _remembers(self, head: Head) -> bool:
+        """The journal is older than this head, and says that nothing was voted further along in this generation."""
         vote = self._votes.get(head.generation)
         if self._peer in head.voters:
-            return not self.lost and (vote is None or vote.at.round <= head.at.round)
+            return vote is None or vote.at.round <= head.at.round
         return vote is not None and vote.at.round <= head.round
 
     def stands(self, head: Head, applied: int, alive: Mapping[str, Beacon]) -> list[PersistVote]:

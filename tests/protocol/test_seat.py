@@ -1,7 +1,12 @@
 """A voter that lost the memory of its votes gives its seat up; one that took it knowingly keeps it. SPEC A13."""
 
+from dataclasses import replace
+
+import msgspec
+
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
+from intellectd.protocol.branch import fork
 from intellectd.protocol.context import leader_order
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Beacon
@@ -10,6 +15,7 @@ from intellectd.protocol.seat import NO_BALLOT, Seat, first_mark
 from tests.protocol import puppets as say
 from tests.protocol.history import History, run_config
 from tests.protocol.playbook import Host, opened, swarm
+from tests.sim.tags import TagCrypto
 
 FIRST = Ballot(0, "PB")
 
@@ -148,6 +154,31 @@ def test_a_voter_says_that_it_has_voted_until_the_record_is_here() -> None:
     behind = Host(run, vote=first_mark(run.heads[1]), entries=run.entries[:1], applied=0).meet("PB")
     behind.told(behind.after(1)).skip()
     assert said(behind).voted, "its log was cut: it may have voted in any round since"
+
+
+def test_a_seat_on_the_line_it_switches_to_counts_if_its_journal_is_older_than_where_they_part() -> None:
+    """SPEC G9: PB names PA in its branch, while PA opens its own; were the seat lost, neither could go on."""
+    run = History(run_config(), founder="PA")
+    run.opening("PA", "PB", "PC")
+    base = run.head
+    run.decide_entry(fork(base, ["PA", "PB"], run.state, "PB", TagCrypto("PB")))
+    branched = run.head
+    run.round("PA", "PB")
+    run.decide_entry(fork(run.head, ["PA", "PB"], run.state, "PA", TagCrypto("PA")))
+    line = [run.heads[r] for r in range(base.round, run.head.round + 1)]
+
+    def switched(peer: str, *votes: ef.PersistVote) -> tuple[list[ef.PersistVote], bool]:
+        seat = Seat(peer, 1, base, {vote.at.generation: vote for vote in votes})
+        return seat.on_switch(line), seat.lost
+
+    mark = first_mark(base)
+    assert switched("PA", mark) == ([first_mark(branched), first_mark(line[-1])], False)
+    further = replace(mark, at=msgspec.structs.replace(mark.at, round=mark.at.round + 1))
+    assert switched("PA", further) == ([], True)
+    assert switched("PA") == ([], True)
+    assert switched("PX", mark)[0] == [], "of no voter it may have begun here, beside a life of before"
+    earlier = replace(mark, at=msgspec.structs.replace(mark.at, round=base.round))
+    assert switched("PX", earlier)[0] == [first_mark(branched), first_mark(line[-1])]
 
 
 def test_the_founders_journal_begins_with_the_run() -> None:
