@@ -145,6 +145,7 @@ def test_a_wire_that_stood_up_while_the_peer_wrote_its_list_stays_however_late_t
     with host_and_outsider() as (a, x):
         a.channels.need("x", STALL_S)
         old = x.channel_from(a)
+        eventually(lambda: a.wires("x") == 1)
         (listed,) = a.channels._channel("x").wire_ids()
         tls = x.dial(a.endpoint)  # its list is written now
         eventually(lambda: a._listener._connections != {})
