@@ -54,6 +54,7 @@ class Leader:
         self.proposal: Proposal | None = None
         self._votes: dict[str, Vote] = {}
         self.state_digest = NO_HASH
+        self.told_of_states = False  # that no quorum agrees on one
         self._said_at = now
         self.planned_at = now  # when the members were first told
         self._repeated = 0  # plans said again

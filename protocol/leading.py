@@ -3,6 +3,7 @@
 Owns the attempt that is led here, if any. Refuses to count answers, which is leader.py's.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from intellectd.protocol import limits
@@ -172,10 +173,18 @@ class Leading:
     # ---- inside
 
     def _no_digest(self, leader: Leader) -> list[Out]:
-        if len(leader.promises) < len(self._decision.head.voters):
+        """What others of the voters may still settle is waited for, and told: no retry mends it."""
+        voters, state = self._decision.head.voters, state_name(self._decision.head.round)
+        if len(leader.promises) == len(voters):
+            self.attempt = None
+            return [Halt(f"no quorum of the voters agrees on {state}")]
+        if leader.told_of_states:
             return []
-        self.attempt = None
-        return [Halt(f"no quorum of the voters agrees on {state_name(self._decision.head.round)}")]
+        leader.told_of_states = True
+        on = Counter(promise.state_digest for promise in leader.promises.values())
+        told = ", ".join(f"{count} on {digest.hex()[:8]}" for digest, count in on.most_common())
+        text = f"of {len(voters)} voters no quorum agrees on {state}: {told}; the others have not answered"
+        return [Note("states_differ", text, "warning")]
 
     def _reduce(self, leader: Leader, now: float) -> list[Out]:
         """Nothing is locked: what is there to decide?"""

@@ -2,6 +2,7 @@
 
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
+from intellectd.protocol import limits
 from intellectd.protocol import messages as m
 from intellectd.protocol.ids import Ballot, hash_of
 from intellectd.protocol.records import Collective, Member
@@ -164,6 +165,16 @@ def test_no_quorum_on_any_state_stops_loudly() -> None:
     pa >> pa.says("PC", say.promise(run, MINE, state=hash_of("c")))
     pa << "halt: no quorum of the voters agrees on the first parameters"
     assert pa.node.halted and pa.node.handle(ev.Tick(), pa.now) == []
+
+
+def test_while_somebody_may_still_settle_it_that_states_differ_is_told_once_an_attempt() -> None:
+    """SPEC A4: one of three does not answer, and no retry of the other two mends anything."""
+    run, pa = leader()
+    pa.told(pa.says("PB", say.promise(run, MINE, state=hash_of("b"))))
+    pa.told(pa.after(limits.PROMISE_GRACE_S)).told(pa.after(0.5))
+    (said,) = [note.text for note in pa.notes if note.event == "states_differ"]
+    assert said.startswith("of 3 voters no quorum agrees on the first parameters: 1 on ") and said.count("1 on") == 2
+    assert not pa.node.halted
 
 
 def test_the_opening_waits_for_start_peers() -> None:

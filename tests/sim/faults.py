@@ -180,10 +180,13 @@ class Faults:
         return True
 
     def rot(self, host: Host) -> bool:
-        """A bit flips in its state: the others, a quorum on the right one, must see it. One at a time."""
-        sick = any(other.rots or other.rotten for other in self._world.hosts.values())
-        voters = self._world.newest_voters()
-        if len(voters) < 3 or sick or not enough(voters, self._sane_without(host)):
+        """A bit flips in its state: the others, a quorum on the right one also when those that leave are gone, must see
+        it. One at a time."""
+        hosts = self._world.hosts
+        sick = any(other.rots or other.rotten for other in hosts.values())
+        voters, sane = self._world.newest_voters(), self._sane_without(host)
+        staying = [v for v in voters if not hosts[v].leaving], [v for v in sane if not hosts[v].leaving]
+        if len(voters) < 3 or sick or not enough(voters, sane) or not enough(*staying):
             return False
         host.rots = True
         return True
