@@ -16,7 +16,7 @@ from intellectd.protocol.seat import NO_BALLOT
 
 
 class Attempts:
-    def __init__(self, me: str, head: Head, timers: Timers, promised: Ballot | None, now: float = 0.0) -> None:
+    def __init__(self, me: str, head: Head, timers: Timers, promised: Ballot | None, now: float) -> None:
         self._me, self._head, self._timers, self._since = me, head, timers, now
         self.number = promised.attempt if promised else 0
         self._heeds = max(limits.ATTEMPTS_AHEAD_MAX, self.number)  # at first

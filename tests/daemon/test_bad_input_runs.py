@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from intellectd.daemon.memory_net import open_memory_network
+from intellectd.daemon.net import WIRE_VERSION
 from intellectd.daemon.p2p.wire import Preamble
 from intellectd.daemon.runs import operations
 from intellectd.kernels.layout import TensorSpec
@@ -82,12 +83,15 @@ async def test_one_dead_address_among_good_ones_keeps_nobody_out(autojump_clock:
 async def test_a_peer_of_another_wire_version(autojump_clock: Clock) -> None:
     async with shell() as world:
         run_id, hosts = await swarm(world, "a", rounds=6)
-        newer = functools.partial(open_memory_network, preamble=Preamble(wire=2, software="intellectd 9.9"))
+        newer = functools.partial(
+            open_memory_network, preamble=Preamble(wire=WIRE_VERSION + 1, software="intellectd 9.9")
+        )
         world.open_network = newer
         other = await world.host("newer", hosts[0])
         error = await refusal(other, "join", run_id=run_id, peers=[hosts[0].address])
         assert error.code == "version"
-        assert "speaks wire version 1" in error.message and "this host (intellectd 9.9) speaks 2" in error.message
+        assert f"speaks wire version {WIRE_VERSION}" in error.message
+        assert f"this host (intellectd 9.9) speaks {WIRE_VERSION + 1}" in error.message
         assert f"upgrade {hosts[0].peer}" in error.message and "same version" in error.hint
         nothing_is_kept(other)
         await finish_alike(hosts, 6)  # and the run does not mind

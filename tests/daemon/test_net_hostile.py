@@ -7,7 +7,7 @@ import msgpack
 import pytest
 import trio
 
-from intellectd.daemon.net import PeerUnreachable
+from intellectd.daemon.net import WIRE_VERSION, PeerUnreachable
 from intellectd.daemon.p2p import limits, wire
 from intellectd.daemon.p2p.network import RpcNetwork
 from intellectd.daemon.p2p.streams import ByteStream, FrameReader, StreamEnded
@@ -115,7 +115,7 @@ async def test_who_is_refused_again_and_again_does_not_fill_the_log(
         host, villain = await world.open(), await world.open()
         for _ in range(5):
             stream = await raw_stream(villain, host)
-            await stream.write(wire.encode_preamble(wire.Preamble(wire=2)))
+            await stream.write(wire.encode_preamble(wire.Preamble(wire=WIRE_VERSION + 1)))
             await FrameReader(stream).next(limits.PREAMBLE_BYTES_MAX)
         assert caplog.text.count("refused ") == 1
 

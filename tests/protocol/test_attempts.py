@@ -65,7 +65,7 @@ def test_a_pause_is_nobodys_time() -> None:
     run = swarm("PA", "PB")
     timers = run.head.config.timers
     first, second = leader_order(run.head.voters, run.head.hash)
-    attempts = {me: Attempts(me, run.head, timers, None) for me in (first, second)}
+    attempts = {me: Attempts(me, run.head, timers, None, 0.0) for me in (first, second)}
     for failed in range(12):
         for mine in attempts.values():
             mine.failed(failed, now=0.0)
