@@ -86,7 +86,7 @@ class SmallHost:
         held = dict.fromkeys(self.disk.held, True)
         self.round = Round(self.context, self.head, company, 0.0, vote, held)  # type: ignore[arg-type]
         parts = self.round.parts
-        parts.attempts = Whenever(self.name, self.head, parts.timers, parts.acceptor.promised)
+        parts.attempts = Whenever(self.name, self.head, parts.timers, parts.acceptor.promised, 0.0)
         self.company, self._held = company, held
         self.round.tell(self.world.ready(self.head, self.name), able=True, leaving=False, abstains=False)
         self.round.standing(0.0)
