@@ -3,10 +3,14 @@
 Owns nothing that moves but through its parts. Refuses to know messages.
 """
 
+from collections.abc import Mapping
+
+from intellectd.protocol import limits
 from intellectd.protocol.acceptor import Acceptor
 from intellectd.protocol.attempts import Attempts
 from intellectd.protocol.context import Context, WrongSender, leader_of
 from intellectd.protocol.effects import PersistVote
+from intellectd.protocol.entries import Collective
 from intellectd.protocol.exchange import Exchange
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Ballot
@@ -50,6 +54,24 @@ class Decision:
                 v for v, b in found if v == me or (b is not None and b.generation == mine and b.lineage.votes)
             ]
         return self._alive
+
+    def who_may_lead(self, now: float) -> list[str]:
+        """Those of them whose turn is worth waiting for: one that says that it hears no quorum begins nothing (A11)."""
+        alive, me = self.members.alive_beacons(now), self.context.peer
+        return [v for v in self.alive_voters(now) if v == me or alive[v].lineage.quorum]
+
+    def deaf(self, transfers: Mapping[bytes, Collective], told_at: float) -> list[str]:
+        """Who lives, and does not hear who leads these transfers, of which it was first told then: of the members whose
+        beacons come, long enough after that, those that have shown nothing of theirs (A10). Until then the plan was
+        said three times (A12), and a beacon came with the result of it."""
+        enough = told_at + max(self.timers.beacon_s, 2 * limits.REPEAT_FRACTION * self.timers.attempt_s)
+        peers, moved = self.members.peers, self.exchange.shown
+        return [
+            m.peer
+            for transfer, part in transfers.items()
+            for m in part.members
+            if (view := peers.get(m.peer)) and (view.heard_at or 0.0) >= enough and moved(m.peer) != transfer
+        ]
 
     def may_start(self, now: float) -> tuple[bool, str]:
         """May an attempt begin now, and why (not)? Without a quorum in sight it would only burn ballots."""

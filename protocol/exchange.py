@@ -13,6 +13,7 @@ from intellectd.protocol.entries import BadRecord, Collective, Member, transfer_
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Abort, Plan, Ready, Result
+from intellectd.protocol.moments import LONG_AGO
 from intellectd.protocol.records import result_bytes
 from intellectd.protocol.warmup import misweighed
 
@@ -23,6 +24,7 @@ class Exchange:
         self._timers = context.config.timers
         self.plan: Plan | None = None
         self.followed: Plan | None = None  # the newest, given up or not: a late one from an old leader starts nothing
+        self.told_at = LONG_AGO  # when it was first heard of
         # What was named last: its parts (itself, but of a plan in groups), and as what.
         self._named: list[tuple[Collective, list[tuple[bytes, Collective]]]] = []
         self._started: dict[bytes, Collective] = {}  # the newest TRANSFERS_KEPT
@@ -89,7 +91,7 @@ class Exchange:
         if misweighed(parts(plan.collective), self._head.warming):
             raise BadRecord("a member is planned without tokens, or counts while it warms up")
 
-    def follow(self, plan: Plan, own_ready: Ready | None) -> list[Out]:
+    def follow(self, plan: Plan, own_ready: Ready | None, now: float) -> list[Out]:
         """Take part as planned. An equal transfer is not begun again; what was finished is said again."""
         if self.newest is not None and plan.ballot < self.newest:
             return []
@@ -100,6 +102,7 @@ class Exchange:
         if not known and (own_ready is None or mine != Member(mine.peer, tokens, own_ready.delta_root)):
             no = Abort(self._head.at, plan.ballot, self._context.peer, False, "my delta is another")
             return [To(plan.ballot.leader, no)]
+        self.told_at = now if plan.ballot != self.newest else self.told_at
         self.plan = self.followed = plan
         if transfer in self._results:
             return [*self._stop(running), To(plan.ballot.leader, self._results[transfer])]
@@ -140,6 +143,10 @@ class Exchange:
         if self._head.assignment(peer) is not None:
             self._moved[peer] = (transfer, done_bytes)
         return True
+
+    def shown(self, peer: str) -> bytes | None:
+        """The last transfer of this decision that the peer's beacons have shown."""
+        return self._moved.get(peer, (None, 0))[0]
 
     # ---- inside
 

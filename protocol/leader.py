@@ -171,6 +171,9 @@ class Leader:
             return news, self.settled(now)
         return news, Outcome(self.collective, result.root, result.update_bytes)
 
+    def has_result(self, peer: str) -> bool:
+        return peer in self._results
+
     # ---- a round in groups (E4)
 
     def broke(self, transfer: bytes) -> None:

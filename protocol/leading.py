@@ -13,7 +13,7 @@ from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Halt, Note, Out, Through, To
 from intellectd.protocol.entries import GOSSIP
 from intellectd.protocol.ids import Ballot, hash_of, state_name
-from intellectd.protocol.leader import ACCEPT, DONE, PREPARE, Leader
+from intellectd.protocol.leader import ACCEPT, DONE, PREPARE, REDUCE, Leader
 from intellectd.protocol.messages import Accepted, Introduce, Promise, Ready, Refuse, Result
 from intellectd.protocol.planner import chart
 from intellectd.protocol.proposal import Outcome
@@ -42,7 +42,10 @@ class Leading:
         if leader is None:
             return []
         if decision.attempts.expired(now):
-            return self._give_up(f"attempt {leader.ballot.attempt} made no progress in {leader.phase}", now)
+            deaf = self.deaf(leader.ballot)
+            out = self._give_up(f"attempt {leader.ballot.attempt} made no progress in {leader.phase}", now)
+            decision.suspicion.leave_out(deaf, decision.attempts.resumes_at(now))
+            return out
         if leader.promised_enough(decision.alive_voters(now), now):
             out = self._promised(leader, now)
             if leader.phase != PREPARE:
@@ -155,6 +158,13 @@ class Leading:
     def aborted(self, ballot: Ballot) -> None:
         if self.attempt is not None and self.attempt.ballot == ballot:
             self.attempt = None
+
+    def deaf(self, ballot: Ballot) -> list[str]:
+        """Members that did not hear of the transfer that is led under this ballot (A10)."""
+        leader = self.attempt
+        if leader is None or leader.ballot != ballot or leader.phase != REDUCE:
+            return []
+        return [p for p in self._decision.deaf(leader.transfers, leader.planned_at) if not leader.has_result(p)]
 
     def is_voting_on(self, ballot: Ballot) -> bool:
         leader = self.attempt

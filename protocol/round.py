@@ -3,19 +3,17 @@
     Round ──▶ Voting ──▶ Acceptor    what this host owes as a voter; what it promised and accepted
           ├─▶ Leading ─▶ Leader      the attempt it leads, if any; the answers to it
           ├─▶ Exchange               its part in the transfers
+          ├─▶ Broken                 word of transfers that failed, whoever says so
           └─▶ Attempts, Muster, Suspicion    when to try, with whom, and without whom
 
 One object a head; the next head gets a new one. Refuses to know how bytes move and how records are stored.
 """
 
-from typing import Literal
-
-from intellectd.protocol import limits
+from intellectd.protocol.broken import Broken
 from intellectd.protocol.catchup import Wanted
-from intellectd.protocol.collectives import DIRECT, neighbours
 from intellectd.protocol.context import Context, WrongSender
 from intellectd.protocol.decision import Decision
-from intellectd.protocol.effects import Note, Out, PersistVote, To
+from intellectd.protocol.effects import Note, Out, PersistVote
 from intellectd.protocol.entries import BadRecord, Entry
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
@@ -25,7 +23,6 @@ from intellectd.protocol.messages import Abort, Accept, Accepted, Plan, Prepare,
 from intellectd.protocol.moments import soonest
 from intellectd.protocol.quorum import Reach, reach
 from intellectd.protocol.readiness import Standing
-from intellectd.protocol.seat import NO_BALLOT
 from intellectd.protocol.voting import Voting
 
 AboutRound = Prepare | Promise | Refuse | Plan | Result | Abort | Accept | Accepted
@@ -44,16 +41,12 @@ class Round:
         self.context, self.head = context, head
         self.parts = Decision(context, head, membership, now, vote, held if held is not None else {})
         self.leading, self.voting = Leading(self.parts), Voting(self.parts)
+        self.broken = Broken(self.parts, self.leading, self.voting)
         self.finished = context.config.until.rounds is not None and head.round >= context.config.until.rounds
         self.reason = "starting"
         self._asked = False  # whether the reason is what `may_start` said
         self.paused = False  # a better line of history may be there (G8)
         self.decided: Entry | None = None
-        self._broken: dict[Ballot, None] = {}  # whose transfers were aborted last
-        self._broken_groups: dict[tuple[str, ...], None] = {}  # likewise, of a round in groups, by their members
-        self._broke_under: Ballot | None = None  # the plan of those
-        self._accused: dict[str, Ballot] = {}  # by suspect: under which it was accused last
-        self._spoke: dict[str, Ballot] = {}  # by accuser: likewise
         self._may_since: float | None = None
         self._worked_at = float("-inf")  # when a transfer last moved
 
@@ -134,8 +127,8 @@ class Round:
             may, self.reason = False, "another history with more in it is being looked at"
         if out or not may or self.leading.attempt is not None or parts.diverged:
             return out
-        alive = dict.fromkeys(parts.alive_voters(now))
-        if parts.attempts.my_turn(parts.acceptor.promised, alive.__contains__, now):
+        lead = dict.fromkeys(parts.who_may_lead(now))
+        if parts.attempts.my_turn(parts.acceptor.promised, lead.__contains__, now):
             return self.leading.begin(self.reason, now)
         return []
 
@@ -171,7 +164,7 @@ class Round:
             case Result():
                 return self.leading.on_result(sender, message, now)
             case Abort():
-                return self.on_abort(sender, message, now)
+                return self.broken.on_abort(sender, message, now)
             case Accept():
                 return self.on_accept(sender, message, now)
             case Accepted():
@@ -207,17 +200,7 @@ class Round:
         if stale or self.context.peer not in [m.peer for m in message.members]:
             return stale
         self._follow(message.ballot, 1, now)
-        return self.parts.exchange.follow(message, self.parts.muster.own_ready)
-
-    def on_abort(self, sender: str, message: Abort, now: float) -> list[Out]:
-        """Somebody's transfer failed: stop ours, leave the suspect out, and let the next leader try (A10)."""
-        members = self._members(message.ballot)
-        self.parts.rightful(message.ballot.leader, message.ballot)
-        if sender not in (members or [a.peer for a in self.head.blob.assignments]):
-            raise WrongSender(f"{sender} is no member of that transfer")
-        if self._past_transfer(message.ballot) or not members:
-            return []  # a majority has the result, which who lost it fetches; or it is of an attempt unknown here
-        return self._aborted(sender, message.suspect if message.suspect in members else None, message, now)
+        return self.parts.exchange.follow(message, self.parts.muster.own_ready, now)
 
     def on_accept(self, sender: str, message: Accept, now: float) -> list[Out]:
         self.parts.rightful(sender, message.ballot)
@@ -266,23 +249,7 @@ class Round:
     def on_transfer_broke(
         self, transfer: bytes, suspect: str | None, silent: bool, reason: str, now: float
     ) -> list[Out]:
-        plan = self.parts.exchange.plan
-        if plan is None or transfer != self.reducing:
-            return []
-        self.parts.exchange.leave()
-        if self._past_transfer(plan.ballot):  # the others finished it: no reason to abort, the bytes can be fetched
-            return [
-                Note(
-                    "collective_broke", f"the transfer broke here: {reason}; the others have the result: it is fetched"
-                )
-            ]
-        message = Abort(self.head.at, plan.ballot, suspect, silent, reason[: limits.TEXT_CHARS_MAX // 2])
-        # Of many members the others hear it by the next plan: a thousand need not tell a thousand.
-        members = self.parts.exchange.part_of(plan.ballot, self.context.peer)
-        near = members if len(members) <= limits.ROSTER_DENSE_MAX else []
-        told = dict.fromkeys([*near, *self.head.voters, plan.ballot.leader])
-        out: list[Out] = [To(peer, message) for peer in told if peer != self.context.peer]
-        return [*out, *self._aborted(self.context.peer, suspect, message, now)]
+        return self.broken.here(transfer, suspect, silent, reason, now)
 
     def on_update_held(self, now: float) -> list[Out]:
         return self.voting.vote(now)
@@ -292,98 +259,6 @@ class Round:
     def _moved(self, now: float) -> None:
         self._worked_at = now
         self.parts.attempts.moved(now)
-
-    def _aborted(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
-        if self.head.groups:
-            return self._group_broke(accuser, suspect, message, now)
-        parts, ballot = self.parts, message.ballot
-        # Each member tells of the same one: it failed once, and who says so after others is not what failures share.
-        again = ballot in self._broken
-        self._broken[ballot] = None
-        while len(self._broken) > len(self.head.voters):  # of older ones nothing is heard
-            del self._broken[min(self._broken)]
-        saw = suspect is not None and self._saw(ballot, accuser, suspect)
-        if suspect is not None and saw:
-            parts.suspicion.part(accuser, suspect)
-        seen = suspect if saw or not message.silent else None
-        plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"
-        of = f"attempt {ballot.attempt} in round {self.head.round + 1}"
-        text = f"the transfer of {of} broke {where}: {message.reason}"
-        if ballot < self._newest():  # word of an attempt that a later one has ended already
-            self._accuse(accuser, again, seen, message, now)
-            stopped = parts.exchange.stop() if plan is not None and plan.ballot == ballot else []
-            return [Note("transfer_aborted", text, "debug"), *stopped]
-        self.leading.aborted(ballot)
-        parts.attempts.failed(ballot.attempt, now, again)
-        self._accuse(accuser, again, seen, message, now)
-        return [Note("transfer_aborted", text, "debug" if again else "warning"), *parts.exchange.stop()]
-
-    def _group_broke(self, accuser: str, suspect: str | None, message: Abort, now: float) -> list[Out]:
-        """The ring of one group failed: its members stop theirs, and the attempt goes on with the others (E4)."""
-        parts, ballot = self.parts, message.ballot
-        saw = suspect is not None and self._saw(ballot, accuser, suspect)
-        if suspect is not None and saw:
-            parts.suspicion.part(accuser, suspect)
-        group = tuple(parts.exchange.part_of(ballot, accuser))
-        if group and ballot != self._broke_under:  # of the plan before nothing is found any more
-            self._broken_groups, self._broke_under = {}, ballot
-        again = not group or group in self._broken_groups
-        self._broken_groups |= {group: None} if group else {}
-        self._accuse(accuser, again, suspect if saw or not message.silent else None, message, now)
-        self.leading.broke(ballot, accuser)
-        plan, where = parts.exchange.plan, "here" if accuser == self.context.peer else f"for {accuser}"
-        mine = plan is not None and plan.ballot == ballot and self.context.peer in group
-        text = (
-            f"a group's ring of attempt {ballot.attempt} in round {self.head.round + 1} broke {where}: {message.reason}"
-        )
-        level: Literal["debug", "warning"] = "warning" if mine and not again else "debug"
-        return [Note("transfer_aborted", text, level), *(parts.exchange.stop() if mine else [])]
-
-    def _accuse(self, accuser: str, again: bool, suspect: str | None, message: Abort, now: float) -> None:
-        """Whoever is left out misses the next attempt, however long the pause before it. Words may come twice and late:
-        of each accuser one counts a ballot, and none that it said before one that counted."""
-        spoke, parts = self._spoke.get(accuser), self.parts
-        if suspect == self.context.peer or (spoke is not None and message.ballot <= spoke):
-            return
-        self._spoke[accuser] = message.ballot
-        stale, at = suspect is not None and parts.members.overdue(suspect, now), parts.attempts.resumes_at(now)
-        parts.suspicion.accuse(None if again else accuser, suspect, message.silent, stale, at)
-
-    def _saw(self, ballot: Ballot, accuser: str, suspect: str) -> bool:
-        """Is it no hearsay, as far as it is known here? Who gives up tells its neighbours whom it suspects, and they
-        pass that on: of a ring only neighbours can know, of a direct exchange whoever is the first to say so."""
-        first = self._accused.get(suspect) != ballot
-        self._accused[suspect] = ballot
-        plan = self.parts.exchange.followed
-        if plan is None or plan.ballot != ballot:
-            return accuser != suspect
-        if plan.collective.schedule == DIRECT:
-            return first
-        return any(pair in ((accuser, suspect), (suspect, accuser)) for pair in neighbours(plan.collective))
-
-    def _newest(self) -> Ballot:
-        """Of the attempts that this host takes part in."""
-        parts, led = self.parts, self.leading.attempt
-        found = [parts.acceptor.promised, parts.exchange.newest, led.ballot if led else None]
-        return max((ballot for ballot in found if ballot is not None), default=NO_BALLOT)
-
-    def _members(self, ballot: Ballot) -> list[str]:
-        """Who takes part in this ballot's transfer, as far as it is known here, given up or not."""
-        plan = self.parts.exchange.followed
-        if plan is not None and plan.ballot == ballot:
-            return [m.peer for m in plan.members]
-        if found := self.leading.members(ballot):
-            return [m.peer for m in found]
-        promised = self.parts.acceptor.promised
-        if promised is None or not 0 <= promised.attempt - ballot.attempt < len(self.head.voters):
-            return []
-        # A voter that is no member knows no plan. And a member may see its transfer stall when the leader has given it
-        # up a moment ago: unheard, that suspect would be in each attempt until its leader's next turn.
-        return [a.peer for a in self.head.blob.assignments]
-
-    def _past_transfer(self, ballot: Ballot) -> bool:
-        """This ballot's transfer has its result: it is being voted on."""
-        return self.leading.is_voting_on(ballot) or self.voting.is_voting_on(ballot)
 
     def _not_heeded(self, sender: str, ballot: Ballot) -> Note:
         text = f"attempt {ballot.attempt} of {sender} is not heeded: it is {self.parts.attempts.number} here"

@@ -53,6 +53,12 @@ class Suspicion:
         if not silent or stale or self._accused[suspect] > 1:
             self._exclude(suspect, now)
 
+    def leave_out(self, peers: Sequence[str], now: float) -> None:
+        """They need no second witness: the host saw it. Once for each attempt."""
+        for peer in peers:
+            if not self.excluded(peer, now):
+                self._exclude(peer, now)
+
     def excluded(self, peer: str, now: float) -> bool:
         return now < self._until.get(peer, float("-inf"))
 

@@ -77,7 +77,7 @@ def test_what_is_remembered_of_broken_groups_is_of_one_plan() -> None:
         plan = m.Plan(run.head.at, ballot, together([part(run, group) for group in groups]), run.head.codec)
         pa.told(pa.says(theirs.leader, plan), pa.says(left[0], say.abort(run, ballot, None)))
         assert pa.node.round.parts.exchange.newest == ballot
-    assert len(pa.node.round._broken_groups) <= len(run.head.groups)
+    assert len(pa.node.round.broken._groups) <= len(run.head.groups)
 
 
 def test_ones_own_group_breaks() -> None:
