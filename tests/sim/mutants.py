@@ -218,9 +218,9 @@ def _nothing_is_forgotten() -> list[Patch]:
     """Each beacon that was sent is kept."""
     send = Membership.send_beacon
 
-    def keep(self: Membership, beacon: Any, now: float) -> Any:
+    def keep(self: Membership, beacon: Any, waits_s: float, journal: bool, now: float) -> Any:
         self.sent = [*getattr(self, "sent", []), beacon]  # type: ignore[attr-defined]
-        return send(self, beacon, now)
+        return send(self, beacon, waits_s, journal, now)
 
     return [(Membership, "send_beacon", keep)]
 
@@ -249,7 +249,7 @@ def _votes_of_other_lines_are_forgotten() -> list[Patch]:
 
 
 def _any_life_is_meant_by_a_recovery() -> list[Patch]:
-    return [(Seat, "_is_meant", lambda self, head: self._peer in (lives_of(head.entry) or {}))]
+    return [(Seat, "_is_meant", lambda self, head: bool(head.entry) and self._peer in (lives_of(head.entry) or {}))]
 
 
 def _the_state_of_a_left_line_is_kept() -> list[Patch]:
@@ -385,5 +385,8 @@ def found(name: str, seeds: Iterable[int]) -> tuple[int, str] | None:
         with in_force(mutant.patches()):
             problem = play(draw(seed, NODES, MINUTES, mutant.weather)).problem
         if problem:
+            assert not problem.startswith(("TypeError", "AttributeError", "NameError")), (
+                f"{name} itself is broken: {problem}"
+            )
             return seed, problem
     return None
