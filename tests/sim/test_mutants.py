@@ -10,7 +10,7 @@ from tests.sim.play import play
 # as long as all else here, and come with the slow tests.
 QUICK = {
     "accepted-ignored": 0,
-    "any-life-recovers": 9,
+    "any-life-recovers": 24,
     "exact-as-group": 0,
     "groups-by-name": 0,
     "apply-before-commit": 1,
