@@ -89,8 +89,9 @@ class Leader:
         return not is_quorum(self._head.voters, [v for v in self._head.voters if v not in self.refused])
 
     def promised_enough(self, alive_voters: Sequence[str], now: float) -> bool:
-        """A quorum promised, and every living voter answered or had its moment to."""
-        if self.phase != PREPARE or self.quorum_at is None:
+        """A quorum promised, this host with it, and every living voter answered or had its moment to. Without its own
+        promise, which is on disk, a later life of this host might lead this very ballot to another value."""
+        if self.phase != PREPARE or self.quorum_at is None or self._context.peer not in self.promises:
             return False
         all_answered = all(voter in self.promises or voter in self.refused for voter in alive_voters)
         return all_answered or now >= self.quorum_at + limits.PROMISE_GRACE_S
@@ -159,6 +160,8 @@ class Leader:
             raise BadRecord("the result's signature is false")
         if result.update_bytes != self._head.update_bytes or result.root == NO_HASH:
             raise BadRecord(f"a result of {result.update_bytes} bytes, an update has {self._head.update_bytes}")
+        if self._done.get(result.transfer, result.root) != result.root:
+            return False, None  # what a majority has signed stands, whatever one of them signs after it
         news = sender not in self._results
         self._results[sender] = result
         same = [p for p, r in self._results.items() if r.root == result.root and r.transfer == result.transfer]

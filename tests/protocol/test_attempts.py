@@ -2,12 +2,14 @@
 
 from intellectd.protocol.attempts import Attempts
 from intellectd.protocol.context import leader_order
+from intellectd.protocol.effects import PersistVote, Send
 from intellectd.protocol.ids import Ballot, hash_of
 from intellectd.protocol.limits import RETRY_MAX_S
-from intellectd.protocol.messages import Relay, Transfer
+from intellectd.protocol.messages import Accept, Plan, Relay, Transfer
+from intellectd.protocol.records import record_hash, transfer_id
 from tests.protocol import puppets as say
 from tests.protocol.history import ready_of
-from tests.protocol.playbook import History, Host, run_config, swarm
+from tests.protocol.playbook import History, Host, opened, run_config, swarm
 
 THEIRS = Ballot(0, "PB")
 
@@ -37,6 +39,37 @@ def test_lies_to_one_voter_do_not_lead_it_where_another_does_not_follow() -> Non
     assert mine is not None and mine.ballot.attempt > 900_000
     pb.told(pb.says("PA", say.prepare(run, mine.ballot))).skip()
     assert pb.node.round.parts.acceptor.promised == mine.ballot
+
+
+def test_a_ballot_has_one_value_though_a_liar_uses_up_the_numbers() -> None:
+    """SPEC A2, A6: PB claims the highest attempt that PA heeds, and gives it up at once. The next one is PA's, and more
+    than PA heeds, so it has not promised it: after a crash it leads that ballot again, and must not have proposed."""
+    run = swarm("PB", "PA", "PC")
+    theirs, mine = Ballot(1_000_002, "PB"), Ballot(1_000_003, "PA")
+    first = Host(run).meet("PB", "PC").work()
+    first.told(first.after(2.5), first.ready("PB"), first.ready("PC"), first.says("PB", say.prepare(run, theirs)))
+    vote = first.one(PersistVote)
+    first.told(first.says("PB", say.abort(run, theirs, None)))
+    values = values_of(run, first, mine)
+    later = Host(run, vote=vote).meet("PB", "PC").work(tokens=200)
+    while not began(later) and later.now < 200.0:
+        later.told(later.ready("PB"), later.ready("PC"), later.after(1.0))
+    values += values_of(run, later, mine)
+    assert len(values) == 1
+
+
+def values_of(run: History, pa: Host, ballot: Ballot) -> list[bytes]:
+    """What PA, who leads it, proposes in this ballot when the others do as they are told."""
+    assert pa.node.round.leading.attempt is not None and pa.node.round.leading.attempt.ballot == ballot
+    pa.skip()
+    pa.told(*(pa.says(p, say.promise(run, ballot)) for p in ("PB", "PC")))
+    pa.told(pa.after(1.5))
+    plans = {m.collective.schedule: m for e in pa.skip() if isinstance(e, Send) and isinstance(m := opened(e), Plan)}
+    for plan in plans.values():
+        name = transfer_id(run.head.at, plan.collective, run.head.codec)
+        pa.told(*(pa.says(p, say.signed_result(run, p, name, hash_of("update", name))) for p in ("PB", "PC")))
+    said = [opened(e) for e in pa.skip() if isinstance(e, Send)]
+    return list({record_hash(m.proposal.record): None for m in said if isinstance(m, Accept)})
 
 
 def test_what_a_dead_leader_said_is_no_progress_when_it_is_said_again() -> None:

@@ -112,6 +112,19 @@ def test_the_slow_are_waited_for_no_longer_than_a_grace() -> None:
     assert sorted(c.peer for c in value.blob.contributions) == sorted([*own, *second])
 
 
+def test_who_signs_another_result_when_its_group_is_done_makes_nobody_blame_the_leader() -> None:
+    """SPEC E4, W6: with it the majority of its group would be gone from the proposal."""
+    run, pa, (own, other) = begun(*FOUR)
+    finish(run, pa, other)
+    lie = say.signed_result(run, other[0], name_and_root(run, other)[0], hash_of("another"))
+    pa.told(pa.says(other[0], lie))
+    finish(run, pa, own)
+    pb = Host(run, "PB").meet("PA", "PC", "PD")
+    pb.told(pb.says("PA", say.prepare(run, MINE))).skip()
+    pb.told(pb.says("PA", accepts(pa)[0]))
+    assert [type(opened(e)) for e in pb.skip() if isinstance(e, ef.Send)] == [m.Accepted]
+
+
 # ---- who follows
 
 
