@@ -53,6 +53,7 @@ LINK_HALF_LIFE_S = 600.0  # of an estimate beside a newer one: the load of inter
 LINK_KEPT_S = 14_400.0  # then a link is unknown again: six rounds of INTELLECT-1, which were 38 minutes apart
 PROBE_S = 60.0  # between two links that one host looks at: in a swarm of 13 all are known before its first long round
 PEER_EXCHANGE_SPARSE_S = 120.0  # of many, whose answers are longer; a newcomer has asked seven times by then
+LIVES_OVER_MAX = 4  # lives of one peer with a later clock than the one after: each took a lost disk besides
 FORGET_PEER_S = 600.0  # a silent non-voter leaves the table; it may come back at any time
 CALL_TIMEOUT_S = 10.0  # one answer over a slow WAN path, records of 512 KiB included
 RETRY_MIN_S = 0.5  # first retry of a failed fetch; doubles up to RETRY_MAX_S

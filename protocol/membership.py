@@ -27,7 +27,7 @@ class PeerView:
     beacon: Beacon | None = None
     envelope: bytes = b""
     heard_at: float | None = None
-    over: int | None = None  # the incarnation that was followed by a lower one: others may still pass it on
+    over: tuple[int, ...] = ()  # incarnations that were followed by lower ones: others may still pass them on
 
 
 class Membership:
@@ -169,7 +169,8 @@ class Membership:
             self.news = True
             self.turns += 1
         out += self._own_word(peer, view, beacon)
-        view.over = old.incarnation if old is not None and beacon.incarnation < old.incarnation else view.over
+        older = [old.incarnation] if old is not None and beacon.incarnation < old.incarnation else []
+        view.over = (*view.over, *older)[-limits.LIVES_OVER_MAX :]
         view.beacon, view.envelope = beacon, envelope
         if not introduced:
             if view.heard_at is None or not self.alive(peer, now):
@@ -271,7 +272,14 @@ class Membership:
         if beacon.incarnation == old.incarnation:
             return beacon.sequence > old.sequence
         anew = not introduced and not self.alive(peer, now)
-        return anew or (beacon.incarnation > old.incarnation and beacon.incarnation != self.peers[peer].over)
+        return anew or not self.of_earlier_life(peer, beacon)
+
+    def of_earlier_life(self, peer: str, beacon: Beacon) -> bool:
+        """Than the newest that is known, as far as is known of clocks that were set back."""
+        view, said = self.peers.get(peer), beacon.incarnation
+        if view is None or view.beacon is None or said == view.beacon.incarnation:
+            return False
+        return said < view.beacon.incarnation or said in view.over
 
     def _heard_at(self, view: PeerView) -> float:
         """When it was last heard, or we began to listen; for one that never spoke itself, never."""

@@ -218,7 +218,7 @@ class Node(Keeper):
         except BadMessage as error:
             return [PeerFault(via, error.kind, str(error))]
         if not introduced:
-            self.relaying.on_direct(via, now)
+            self.relaying.on_direct(via, now, received[1] if received else None)
         return self._on_message(received[0], received[1], data, now, introduced) if received else []
 
     def _on_message(  # noqa: PLR0911 - the router of messages
@@ -344,7 +344,7 @@ class Node(Keeper):
             apply = self._apply(decided)
             out = [*out, *self.progress.take_dropped(), apply]
         out += [*self.progress.freeze_again(self.head), *self.progress.take_dropped()]
-        out += self.seat.stands(self.head, self.catchup.applied, self.membership.alive_beacons(now))
+        out += self.seat.stands(self.head, self.catchup.applied, self.membership.alive_beacons(now), self.relaying.life)
         named = self.seat.may_be_named(self.head)
         self.progress.offer(self.head, self.catchup.applied, round_.state_digest if named else None)
         out += self.progress.start(self.head, self.catchup.applied)

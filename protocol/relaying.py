@@ -24,13 +24,20 @@ class Relaying:
         self._context, self._members = context, members
         self._direct: dict[str, float] = {}  # when a peer itself delivered something last
         self._news: dict[str, float] = {}  # when another last showed that a peer is alive
+        self.life: dict[str, int] = {}  # of each peer, of which a beacon came in ours, not kept by a third (A13)
         self._used: dict[str, tuple[int, int]] = {}  # (second, so many in it), by whom it was done for
 
     # ---- what is heard
 
-    def on_direct(self, peer: str, now: float) -> None:
+    def on_direct(self, peer: str, now: float, message: AnyMessage | None = None) -> None:
         _refresh(self._direct, peer, now)
         self._news.pop(peer, None)
+        self._hear(peer, message)
+
+    def _hear(self, peer: str, message: AnyMessage | None) -> None:
+        if isinstance(message, Beacon):
+            self._members.news |= self.life.get(peer) != message.incarnation
+            _refresh(self.life, peer, message.incarnation)
 
     def on_news(self, peer: str, now: float) -> None:
         """Another member passed on a newer beacon of this peer, or a message of it."""
@@ -77,15 +84,16 @@ class Relaying:
             received = self._open(message, open_envelope(message.envelope).sender)
         except BadMessage as error:
             return [PeerFault(sender, error.kind, f"relay: {error}")], None
-        if received is None or self._of_earlier_life(*received):
+        if received is None:
             return [], None
-        self.on_news(received[0], now)
+        author, inner = received
+        # Who kept an old beacon could revive a dead peer with it: only from its own mouth is a clock set back (B1).
+        if isinstance(inner, Beacon) and self._members.of_earlier_life(author, inner):
+            return [], None
+        self.on_news(author, now)
+        if self._members.audience.seats(sender):  # a voter passes on what has just come, as any does that keeps to W8
+            self._hear(author, inner)
         return [], received
-
-    def _of_earlier_life(self, author: str, message: AnyMessage) -> bool:
-        """Who kept an old beacon could revive a dead peer with it: only from its own mouth is a clock set back (B1)."""
-        known = self._members.beacon(author)
-        return isinstance(message, Beacon) and known is not None and message.incarnation < known.incarnation
 
     def spread(self, sender: str, message: Spread, at: At, now: float) -> list[Out]:
         """A voter's plan for the decision `at` that stands here, to the members that it left to this voter."""

@@ -86,13 +86,17 @@ class Seat:
             return vote is None or vote.at.round <= head.at.round
         return vote is not None and vote.at.round <= head.round
 
-    def stands(self, head: Head, applied: int, alive: Mapping[str, Beacon]) -> list[PersistVote]:
+    def stands(
+        self, head: Head, applied: int, alive: Mapping[str, Beacon], lives: Mapping[str, int]
+    ) -> list[PersistVote]:
         """If this host is no voter and stands at the head, as a quorum of the voters say that they do, none of which
         has voted there, what is decided from here on is decided in this life: the journal begins, before any seat can
-        come of it. Had one voted, the next record might be decided, a seat of a forgotten life in it."""
+        come of it. Had one voted, the next record might be decided, a seat of a forgotten life in it. `lives`: the
+        incarnations whose word came in this life of ours; what a third has kept may be older than that."""
         if self.may_be_named(head) or self.lost or applied != head.round or len(self._votes) >= limits.LINES_VOTED_MAX:
             return []
-        said = {v: alive[v] for v in head.voters if v in alive and alive[v].state != ABSTAINING}
+        heard = {v: b for v in head.voters if (b := alive.get(v)) and lives.get(v) == b.incarnation}
+        said = {v: b for v, b in heard.items() if b.state != ABSTAINING}
         stand = {v: b for v, b in said.items() if b.head == head.hash and b.applied == head.round}
         there = [v for v, beacon in stand.items() if not beacon.voted]
         return [first_mark(head)] if is_quorum(head.voters, there) else []

@@ -102,6 +102,19 @@ def test_what_others_hold_of_a_life_with_a_later_clock_does_not_hide_the_one_aft
     assert known is not None and (known.incarnation, known.state) == (5, "ready")
 
 
+def test_of_several_lives_with_later_clocks_none_hides_the_one_that_speaks() -> None:
+    """SPEC B1: a host that keeps neither its disk nor its clock may begin in the past each time, ever earlier."""
+    pa = alone().meet("PC")
+    kept = []
+    for life in (9, 7, 5):
+        kept.append(pa.beacon("PB", incarnation=life).data)
+        pa.told(pa.beacon("PB", incarnation=life))
+        pa.told(pa.after(16), pa.beacon("PC"))
+    pa.told(ev.MembersReceived("PC", tuple(kept)), *(pa.says("PC", m.Relay("PA", data)) for data in kept))
+    known = pa.node.membership.beacon("PB")
+    assert known is not None and known.incarnation == 5 and not pa.node.membership.alive("PB", pa.now)
+
+
 def test_a_host_that_slept_does_not_call_the_others_silent() -> None:
     """SPEC B6: it heard nobody because it was stopped; a vote must not be lost over that."""
     pa = alone().meet("PB")

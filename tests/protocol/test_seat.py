@@ -9,7 +9,7 @@ from intellectd.protocol import events as ev
 from intellectd.protocol.branch import fork
 from intellectd.protocol.context import leader_order
 from intellectd.protocol.ids import Ballot
-from intellectd.protocol.messages import Beacon
+from intellectd.protocol.messages import Beacon, Relay
 from intellectd.protocol.records import record_hash
 from intellectd.protocol.seat import NO_BALLOT, Seat, first_mark
 from tests.protocol import puppets as say
@@ -131,6 +131,35 @@ def test_who_stands_where_voters_have_voted_may_have_lived_further_on() -> None:
     unaware = Host(run, entries=log, vote=None, applied=1, applied_digest=run.states[1])
     unaware >> unaware.beacon("PB", **stands)
     unaware << "on disk: promised 0.11"
+
+
+def test_what_a_third_has_kept_of_the_voters_begins_no_journal() -> None:
+    """SPEC A13: PD, no voter, kept what PB said before it voted, and shows it to PA, which forgot its life of then."""
+    run = History(run_config(), founder="PB")
+    run.opening("PB", "PC")
+    run.round("PB", "PC", able=["PA", "PB", "PC"])
+
+    def newcomer() -> Host:
+        return Host(run, vote=None)
+
+    pa = newcomer()
+    pa.told(*(pa.says("PD", Relay("PA", pa.beacon("PB").data)) for _ in range(2))).silent()
+    pa >> pa.beacon("PB")
+    pa << "on disk: promised 0.11"
+
+    pa = newcomer()
+    pa >> pa.says("PC", Relay("PA", pa.beacon("PB").data))  # a voter tells what has just come
+    pa << "on disk: promised 0.11"
+
+    pa = newcomer()  # as long as PB lives, what others show of that life is newer than what it said to PA itself
+    pa >> pa.beacon("PB", voted=True)
+    pa >> ev.MembersReceived("PD", (pa.beacon("PB").data,))
+    pa << "on disk: promised 0.11"
+
+    pa = newcomer()  # but not of one before it, from when its clock was not set back yet
+    pa >> pa.beacon("PB", voted=True)
+    pa >> ev.MembersReceived("PD", (pa.beacon("PB", incarnation=9).data,))
+    pa.silent()
 
 
 def test_a_voter_says_that_it_has_voted_until_the_record_is_here() -> None:
