@@ -31,7 +31,7 @@ from intellectd.daemon.bulk.interface import (
     TransferProgress,
     whole,
 )
-from intellectd.daemon.bulk.limits import TRANSFERS_MAX
+from intellectd.daemon.bulk.limits import TRANSFERS_MAX, TRUSTED_MAX
 from intellectd.daemon.memory_reduce import BadHop, reduce_all
 from intellectd.kernels.digest import leaf_hash
 
@@ -109,6 +109,8 @@ class MemoryBulk:
         return self._endpoint
 
     def trust(self, peers: dict[str, Endpoint]) -> None:
+        if len(peers) > TRUSTED_MAX:
+            raise ValueError(f"{len(peers)} peers to trust; the bulk plane keeps at most {TRUSTED_MAX}")
         self._trusted = dict(peers)
 
     def serve(self, provider: ObjectProvider) -> None:

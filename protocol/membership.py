@@ -94,6 +94,11 @@ class Membership:
         heard_at = view.heard_at if view is not None and view.heard_at is not None else self._listening_since
         return now - max(heard_at, self._listening_since)
 
+    def heard_at(self, peer: str) -> float:
+        """When it spoke itself last; never, if only others spoke of it."""
+        view = self.peers.get(peer)
+        return view.heard_at if view is not None and view.heard_at is not None else float("-inf")
+
     def listened_s(self, now: float) -> float:
         """Since this host was last deaf."""
         return now - self._listening_since

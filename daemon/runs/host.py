@@ -4,12 +4,14 @@ Owns the wiring between runs and the two planes: messages find their run by its 
 what the runs trust. Refuses to know what a run does.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
 from intellectd.daemon.bulk.interface import BulkEngine, Endpoint
+from intellectd.daemon.bulk.limits import TRUSTED_MAX
 from intellectd.daemon.config import Config
 from intellectd.daemon.identity import Identity
 from intellectd.daemon.metrics import Metrics
@@ -20,6 +22,9 @@ from intellectd.daemon.runs.known_peers import KnownPeers
 
 BAN_S = 30.0  # how long a peer that broke the protocol is not listened to: a restart with a newer version takes less
 BANNED_MAX = 1024  # as many as may be members
+NEVER = float("-inf")
+
+HeardAt = Callable[[str], float]
 
 
 class Host:
@@ -40,6 +45,7 @@ class Host:
         self._trusted: dict[bytes, dict[str, Endpoint]] = {}
         self._banned: dict[str, float] = {}
         self._listeners: dict[bytes, Callable[[str, bytes], None]] = {}
+        self._heard_at: dict[bytes, HeardAt] = {}
         network.on_post(self._on_post)
         for peer, addresses in self.known.addresses.items():
             network.learn(peer, addresses)
@@ -61,11 +67,13 @@ class Host:
 
     # ---- messages
 
-    def listen(self, run: bytes, listener: Callable[[str, bytes], None]) -> None:
-        self._listeners[run] = listener
+    def listen(self, run: bytes, listener: Callable[[str, bytes], None], heard_at: HeardAt) -> None:
+        """`heard_at`: when that run heard a peer last, on trio's clock."""
+        self._listeners[run], self._heard_at[run] = listener, heard_at
 
     def unlisten(self, run: bytes) -> None:
         self._listeners.pop(run, None)
+        self._heard_at.pop(run, None)
         if self._trusted.pop(run, None) is not None:
             self._retrust()
 
@@ -100,7 +108,17 @@ class Host:
         return True
 
     def _retrust(self) -> None:
-        union: dict[str, Endpoint] = {}
-        for one in self._trusted.values():
-            union.update(one)
-        self.bulk.trust({peer: endpoint for peer, endpoint in union.items() if peer != self.identity.peer_id})
+        """Of more than the bulk plane takes, each run has its turn: one that a member fills with made-up names must not
+        leave the others without theirs, nor end the daemon."""
+        turns = itertools.chain.from_iterable(itertools.zip_longest(*self._trusted.values()))
+        peers = dict.fromkeys(peer for peer in turns if peer not in (None, self.identity.peer_id))
+        self.bulk.trust({peer: self._endpoint_of(peer) for peer in itertools.islice(peers, TRUSTED_MAX)})
+
+    def _endpoint_of(self, peer: str) -> Endpoint:
+        """As the run has it that heard the peer last. One that has ended there goes on showing the certificate of a
+        life that is over."""
+
+        def heard_at(run: bytes) -> float:
+            return self._heard_at[run](peer) if run in self._heard_at else NEVER
+
+        return self._trusted[max((run for run, one in self._trusted.items() if peer in one), key=heard_at)][peer]

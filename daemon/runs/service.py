@@ -115,7 +115,9 @@ class RunService:
                 self.post(held)
                 for peer, addresses in self.host.known.addresses.items():
                     self.post(ev.PeerLearned(peer, tuple(addresses)))
-                self.host.listen(self.run, lambda via, body: self.post(ev.MessageReceived(via, body)))
+                self.host.listen(
+                    self.run, lambda via, body: self.post(ev.MessageReceived(via, body)), self.node.membership.heard_at
+                )
                 self.performer.begin(nursery)
                 for task in (self.performer.run, self.compute.run, self.driver.run, self._history.keep):
                     nursery.start_soon(task)
