@@ -25,6 +25,7 @@ from intellectd.daemon.p2p.limits import (
     QUERY_SECONDS_MAX,
 )
 from intellectd.daemon.p2p.lookup import Lookup
+from intellectd.daemon.p2p.providers import make_room_fairly, neighbourhood_in
 
 log = logging.getLogger("intellectd.p2p")
 
@@ -42,6 +43,7 @@ def make_dht(host: Any) -> Any:
     )
     dht._inbound_limiter.total_tokens = INBOUND_QUERIES_MAX
     patches.bound_queries(host, dht)
+    make_room_fairly(dht.provider_store, host.get_id(), neighbourhood_in(host.get_network()))
     return dht
 
 

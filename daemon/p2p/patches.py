@@ -10,9 +10,11 @@ import functools
 import logging
 import os
 import socket
+import time
 import weakref
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import libp2p
@@ -23,10 +25,11 @@ from libp2p.identity import update
 from libp2p.identity.identify_push import identify_push
 from libp2p.io import msgio
 from libp2p.io.exceptions import IncompleteReadError
-from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, utils, value_store
+from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, routing_table, utils, value_store
 from libp2p.network.connection import swarm_connection
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.peer import peerdata
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
 from libp2p.peer.peerstore import PeerStore
@@ -70,6 +73,7 @@ def apply() -> None:
     if libp2p.__version__ != VERSION:
         raise RuntimeError(f"libp2p {libp2p.__version__} is installed, this daemon repairs {VERSION}: reinstall it")
     _set_dht_constants()
+    _keep_steady_time()
     _keep_ports_to_ourselves()
     _notice_dead_paths()
     _contain_connections()
@@ -114,7 +118,8 @@ def bound_queries(host: Any, dht: Any) -> None:
 class KeepingPeerStore(PeerStore):  # type: ignore[misc]
     """Past 1,000 peers the stock store evicts those without an address first: our own entry, with our key. And it
     keeps all addresses that anybody ever told of a peer, each compared with all others; and raises when it is asked for
-    a record that has expired, so that a node with one such peer in its table answers nobody."""
+    a record that has expired, so that a node with one such peer in its table answers nobody. And it takes a record that
+    is older than the one before for an offence: a host whose clock was set back had no place in the directory."""
 
     def __init__(self, own: ID) -> None:
         super().__init__()
@@ -130,6 +135,14 @@ class KeepingPeerStore(PeerStore):  # type: ignore[misc]
         data = self.peer_data_map.get(peer_id)
         if data is None or data.is_expired() or not data.get_addrs():
             self.peer_record_map.pop(peer_id, None)
+
+    def consume_peer_record(self, envelope: Any, ttl: int) -> bool:
+        """True for an old one, too: it is genuine, and of no use."""
+        record = envelope.record()
+        before = self.peer_record_map.get(record.peer_id)
+        is_old = before is not None and before.seq > record.seq
+        is_its_own = ID.from_pubkey(envelope.public_key) == record.peer_id
+        return bool(is_old and is_its_own) or bool(super().consume_peer_record(envelope, ttl))
 
     def add_addrs(self, peer_id: ID, addrs: Sequence[Multiaddr], ttl: int = 0) -> None:
         """The newest few of each peer."""
@@ -169,6 +182,13 @@ def _set_dht_constants() -> None:
     provider_store.PROVIDER_RECORD_EXPIRATION_INTERVAL = PROVIDER_SECONDS
     provider_store.PROVIDER_RECORD_REPUBLISH_INTERVAL = ANNOUNCE_SECONDS
     kad_dht.ROUTING_TABLE_REFRESH_INTERVAL = REFRESH_SECONDS  # 600 s: who bootstraps badly stays alone that long
+
+
+def _keep_steady_time() -> None:
+    """The clock of the host may be set. Back, nobody's announcements are taken and the dead stay until it is there
+    again; forward, all that the directory knows has expired."""
+    for module in (kad_dht, peerdata, provider_store, routing_table):
+        module.time = SimpleNamespace(time=time.monotonic)
 
 
 def _keep_ports_to_ourselves() -> None:
