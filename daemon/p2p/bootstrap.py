@@ -1,7 +1,8 @@
 """Getting to know the first peer, and meeting the others again.
 
 Owns when bootstrap addresses are tried: at once in parallel, again with jitter until somebody answers, and
-then once a minute for those that never did. Refuses to know how one dials.
+then once a minute for those that never did. Who answers and hangs up is met ever more seldom. Refuses to know how one
+dials.
 """
 
 import logging
@@ -39,7 +40,7 @@ class Bootstrapper:
         self._addresses: dict[str, Address] = {}
         self._trying: dict[str, Address] = {}
         self._silent: dict[str, None] = {}  # addresses of which it was said that they do not answer
-        self._news = trio.Event()
+        self._news, self._more = trio.Event(), trio.Event()
 
     def add(self, addresses: list[str]) -> None:
         """Raises BadAddress before anything is changed."""
@@ -47,6 +48,7 @@ class Bootstrapper:
             # A list shared by all hosts of a run holds our own address too.
             if address.peer != self._own_peer and len(self._addresses) < BOOTSTRAP_ADDRESSES_MAX:
                 self._addresses[str(address)] = address
+        self._more.set()
         self.hurry()
 
     def hurry(self) -> None:
@@ -54,9 +56,9 @@ class Bootstrapper:
         self._news.set()
 
     async def run(self) -> None:
-        attempt = 0
+        attempt = losses = 0
         while True:
-            self._news = trio.Event()
+            self._news, self._more = trio.Event(), trio.Event()
             self._try_all()
             if self._connected():
                 attempt, pause_s = 0, BOOTSTRAP_AGAIN_SECONDS
@@ -64,8 +66,13 @@ class Bootstrapper:
                 pause_s = min(BOOTSTRAP_SECONDS_MAX, BOOTSTRAP_SECONDS_MIN * 2 ** min(attempt, 16))
                 attempt += 1
             # Jitter: hosts that were started by one script do not come back in step.
-            with trio.move_on_after(pause_s * random.uniform(0.5, 1.0)):
+            with trio.move_on_after(pause_s * random.uniform(0.5, 1.0)) as pause:
                 await self._news.wait()
+            losses = 0 if pause.cancelled_caught else losses + 1
+            if losses > 1:  # one after the other: full, say, or it wants none of us
+                pause_s = min(BOOTSTRAP_SECONDS_MAX, BOOTSTRAP_SECONDS_MIN * 2 ** min(losses - 2, 16))
+                with trio.move_on_after(pause_s * random.uniform(0.5, 1.0)):
+                    await self._more.wait()
 
     def _try_all(self) -> None:
         """Each in its own task, and nobody waits for them: a dead address delays no other."""
