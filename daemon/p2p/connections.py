@@ -127,6 +127,7 @@ class Connections(INotifee):  # type: ignore[misc]
     async def connected(self, network: Any, conn: Any) -> None:
         peer = str(conn.muxed_conn.peer_id)
         self._up[peer] = None
+        self._dialer.came(peer)
         self._nursery.start_soon(self._watch, peer, conn)
         if conn.direction is Direction.INBOUND:
             self._inbound[conn] = peer

@@ -23,9 +23,11 @@ from intellectd.daemon.p2p.limits import (
     DIAL_SECONDS_MAX,
     DIAL_STAGGER_SECONDS,
     DIALS_MAX,
+    DOUBTFUL_DIALS_MAX,
     LOOKUPS_MAX,
     PEERS_KNOWN_MAX,
 )
+from intellectd.daemon.p2p.turns import Turns
 
 NAMES = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
@@ -48,9 +50,11 @@ class Dialer:
     def __init__(self, swarm: Any, book: AddressBook) -> None:
         self._swarm = swarm
         self._book = book
-        self._turns = trio.CapacityLimiter(DIALS_MAX)
-        self._lookups = trio.CapacityLimiter(LOOKUPS_MAX)
+        self._turns = Turns(DIALS_MAX, DOUBTFUL_DIALS_MAX)
+        self._lookups = {doubtful: trio.CapacityLimiter(LOOKUPS_MAX) for doubtful in (False, True)}
+        self._answered: dict[str, None] = {}  # peers that did when they were dialled last; the newest stands last
         self._dialling: dict[str, _Dial] = {}
+        self._waits: dict[str, dict[trio.CancelScope, None]] = {}  # for a turn, by peer
         self._all_connections = swarm.get_connections
         # So that no stream, ours or the DHT's, is opened on a dying connection while a live one could be.
         swarm.get_connections = self._live_of
@@ -88,27 +92,45 @@ class Dialer:
             del self._dialling[peer]
             dial.ended.set()
 
-    async def race(self, peer: str, addresses: list[Address]) -> None:
-        """Dial until one address answers. Raises PeerUnreachable with what each one said."""
+    async def race(self, peer: str, addresses: list[Address], named: bool = False) -> None:
+        """Dial until one address answers; `named`: a person waits for it. Raises PeerUnreachable with what each one
+        said."""
         if not addresses:
             raise PeerUnreachable(f"no address of {peer} is known")
+        doubtful = not named and peer not in self._answered
         failures: list[str] = []
         async with trio.open_nursery() as nursery:
-            for address in addresses:
+            for rank, address in enumerate(addresses):
+                if self.live(peer):
+                    break  # it came by itself
                 failed = trio.Event()
-                nursery.start_soon(self._try, peer, address, nursery.cancel_scope, failures, failed)
+                nursery.start_soon(self._try, peer, address, rank, doubtful, nursery.cancel_scope, failures, failed)
                 with trio.move_on_after(DIAL_STAGGER_SECONDS):
                     await failed.wait()
+        if len(failures) == len(addresses):
+            self._answered.pop(peer, None)
         if not self.live(peer):
             raise PeerUnreachable(f"{peer} could not be reached: {'; '.join(failures)}")
 
     async def _try(
-        self, peer: str, address: Address, race: trio.CancelScope, failures: list[str], failed: trio.Event
+        self,
+        peer: str,
+        address: Address,
+        rank: int,
+        doubtful: bool,
+        race: trio.CancelScope,
+        failures: list[str],
+        failed: trio.Event,
     ) -> None:
         try:
-            async with self._turns:
+            if not await self._turn_comes(peer, doubtful, rank):
+                return
+            try:
                 with trio.fail_after(DIAL_SECONDS_MAX):
-                    await self._dial(ID.from_string(peer), address)
+                    await self._dial(ID.from_string(peer), address, doubtful)
+            finally:
+                self._turns.end(doubtful)
+            self._note_answer(peer)
             race.cancel()  # the slower ones lose
         except trio.TooSlowError:
             failures.append(f"{address.transport()} did not answer within {DIAL_SECONDS_MAX:g} s")
@@ -117,11 +139,36 @@ class Dialer:
         finally:
             failed.set()
 
-    async def _dial(self, peer: ID, address: Address) -> None:
+    async def _turn_comes(self, peer: str, doubtful: bool, rank: int) -> bool:
+        """False where the peer comes first."""
+        with trio.CancelScope() as wait:
+            waits = self._waits.setdefault(peer, {})
+            waits[wait] = None
+            try:
+                await self._turns.begin(doubtful, rank)
+            finally:
+                del waits[wait]
+                if not waits:
+                    self._waits.pop(peer, None)
+        return not wait.cancelled_caught
+
+    def came(self, peer: str) -> None:
+        """By itself, perhaps: it need not be dialled any more. What has begun goes on: where both have dialled at once,
+        each would end what the other took."""
+        for wait in list(self._waits.get(peer, ())):
+            wait.cancel()
+
+    def _note_answer(self, peer: str) -> None:
+        self._answered.pop(peer, None)
+        self._answered[peer] = None
+        if len(self._answered) > PEERS_KNOWN_MAX:
+            del self._answered[next(iter(self._answered))]
+
+    async def _dial(self, peer: ID, address: Address, doubtful: bool) -> None:
         """Names are looked up as every other program of this host does it. libp2p asks name servers alone: it knows
         neither /etc/hosts nor search domains."""
         failure: Exception | None = None
-        for place in await self._places(address):
+        for place in await self._places(address, doubtful):
             try:
                 await self._swarm._dial_addr_single_attempt(Multiaddr(str(place)), peer)
                 return
@@ -130,7 +177,7 @@ class Dialer:
         assert failure is not None, "a name without an address is an error of the lookup"
         raise failure
 
-    async def _places(self, address: Address) -> list[Address]:
+    async def _places(self, address: Address, doubtful: bool) -> list[Address]:
         if address.family not in NAMES:
             return [address]
         kind = NAMES[address.family]
@@ -138,9 +185,10 @@ class Dialer:
         def look_up() -> list[tuple[Any, ...]]:
             return [*socket.getaddrinfo(address.host, address.port, family=kind, type=socket.SOCK_STREAM)]
 
-        # In threads of their own number: a name server that is down must not take those that write votes.
+        # In threads of their own number: a name server that is down must not take those that write votes, and names
+        # that a stranger made up, whose server never answers, not those by which members are found.
         found = await trio.to_thread.run_sync(  # type: ignore[call-arg]  # its decorator hides the keywords from mypy
-            look_up, abandon_on_cancel=True, limiter=self._lookups
+            look_up, abandon_on_cancel=True, limiter=self._lookups[doubtful]
         )
         hosts = dict.fromkeys((kind, where[0]) for kind, _, _, _, where in found)
         kinds = {socket.AF_INET: "ip4", socket.AF_INET6: "ip6"}

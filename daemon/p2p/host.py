@@ -95,9 +95,9 @@ class Libp2pNetwork(RpcNetwork):
         self._rpc.close()
         self._connections.abort_all()
 
-    async def _reach(self, target: Address) -> None:
+    async def _reach(self, target: Address, named: bool = True) -> None:
         if not self._dialer.live(target.peer):
-            await self._dialer.race(target.peer, [target])
+            await self._dialer.race(target.peer, [target], named)
 
     async def _drop(self, peer: str) -> None:
         self._directory.forget(peer)
@@ -108,7 +108,7 @@ class Libp2pNetwork(RpcNetwork):
 
     async def _meet(self, target: Address) -> None:
         """No rpc: any node of the DHT will do, whatever wire version it speaks."""
-        await self._reach(target)
+        await self._reach(target, named=False)  # addresses that are remembered are often of the dead
         # The routing table takes in only peers that the peerstore has an address of.
         self._host.get_peerstore().add_addrs(ID.from_string(target.peer), [Multiaddr(str(target))], 0)
         await self._directory.met(target.peer)

@@ -41,6 +41,7 @@ DIAL_STAGGER_SECONDS = 0.25  # RFC 8305: the next address starts a quarter secon
 STREAM_OPEN_SECONDS_MAX = 5.0  # 3 round trips with the preamble
 PREAMBLE_SECONDS_MAX = 5.0
 DIALS_MAX = 64  # at once; as many as a run of the size where everybody beacons everybody
+DOUBTFUL_DIALS_MAX = 48  # of those, to peers that did not answer last or never: three of four
 LOOKUPS_MAX = 16  # of names, at once: a lookup that hangs keeps its thread for up to half a minute
 ADDRESSES_PER_PEER_MAX = 8  # interfaces of a host; a hostile record may claim thousands
 ADDRESS_CHARS_MAX = 512  # a DNS name of 253 characters and a peer id of 52 fit
