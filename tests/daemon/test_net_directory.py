@@ -6,7 +6,7 @@ import trio
 from intellectd.daemon.net import NetworkError
 from intellectd.daemon.p2p import limits, lookup
 from intellectd.daemon.p2p.patches import KAD_PROTOCOL
-from tests.daemon.net_world import PATIENCE_S, World, connect, dead_address, echo, eventually, world_of
+from tests.daemon.net_world import PATIENCE_S, World, connect, dead_address, echo, eventually, patient, world_of
 
 KEY = "/intellectd/0123456789abcdef01234567"
 
@@ -152,18 +152,19 @@ async def test_a_silent_peer_costs_one_query_and_hides_nobody(
 async def test_a_host_whose_clock_was_set_back_finds_and_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stock, its signed record is older than that of its former life, so each node refuses it until its clock is there
     again."""
+    patient(monkeypatch)
     async with world_of("libp2p") as world:
         here, before = await world.open(), await world.open(seed=b"s" * 32)
         await here.announce(KEY)
         await connect(before, here)
-        assert list(await before.find(KEY)) == [here.peer_id]
+        await eventually_finds(before, [here.peer_id])
         await world.close(before)
         monkeypatch.setattr("libp2p.peer.peer_record.timestamp_seq", lambda: 1)
         after = await world.open(seed=b"s" * 32)
         await connect(after, here)
-        assert list(await after.find(KEY)) == [here.peer_id]
+        await eventually_finds(after, [here.peer_id])
         await after.announce(KEY)
-        assert list(await here.find(KEY)) == [after.peer_id]
+        await eventually_finds(here, [after.peer_id])
 
 
 async def test_who_is_gone_leaves_the_table() -> None:
