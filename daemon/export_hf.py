@@ -12,7 +12,16 @@ from typing import Any
 
 import torch
 
-from intellectd.daemon.export_files import CONFIG, SHARD_BYTES, Pieces, Values, weight_files, write_directory
+from intellectd.daemon.export_files import (
+    CONFIG,
+    SHARD_BYTES,
+    ExportError,
+    Pieces,
+    Values,
+    weight_files,
+    write_directory,
+)
+from intellectd.daemon.import_hf import llama_layout
 from intellectd.daemon.trainer.model import llama_settings
 from intellectd.kernels.layout import Layout
 
@@ -36,9 +45,11 @@ def export_hf(
     """Write `target` (which must not exist, or be empty) and return the names of its files. `theta`: fp32, flat; or who
     reads parts of it. `dtype`: "fp32", or "bf16", rounded to nearest even. `check`: as write_directory's.
 
-    Raises ModelError for a model that is no Llama, ExportError where the directory cannot be had.
+    Raises ModelError for a model that is no Llama, ExportError for tensors that are not all of its, and where the
+    directory cannot be had.
     """
     config: Pieces = [_json(hf_config(model, str(DTYPES[dtype][1]).removeprefix("torch.")))]
+    _check_whole(layout, model)
     generation: Pieces = [_json({"_from_model_config": True, "use_cache": True})]
     weights = weight_files(layout, _values(theta, dtype), {}, shard_bytes)
     return write_directory(target, {CONFIG: config, GENERATION: generation, **weights}, check)
@@ -88,6 +99,18 @@ def hf_config(model: Mapping[str, Any], dtype: str = "float32") -> dict[str, Any
         "dtype": dtype,
         "use_cache": True,
     }
+
+
+def _check_whole(layout: Layout, model: Mapping[str, Any]) -> None:
+    """A program of one's own may freeze some, or name them otherwise: transformers would draw those anew, at random."""
+    wanted, given = ({slot.name: slot.shape for slot in found.slots} for found in (llama_layout(model), layout))
+    for name in [*wanted, *given]:
+        if wanted.get(name) != given.get(name):
+            raise ExportError(
+                f"tensor {name!r} has shape {given.get(name, 'none')} in the run, by its manifest's model "
+                f"{wanted.get(name, 'none')}: its trainers' model is another one, or they froze a part",
+                "use --format safetensors: the tensors that there are, for load_state_dict(..., strict=False)",
+            )
 
 
 def _values(theta: torch.Tensor | Vector, dtype: str) -> Values:

@@ -64,7 +64,7 @@ def llama_table(config: Mapping[str, Any]) -> dict[str, Any]:
 def llama_layout(table: Mapping[str, Any]) -> Layout:
     """The tensors in the order of torch's `named_parameters`, which is what a trainer attaches with."""
     hidden, wide, vocab = table["hidden_size"], table["intermediate_size"], table["vocab_size"]
-    kv = hidden // table["heads"] * table["kv_heads"]
+    kv = hidden // table["heads"] * table.get("kv_heads", table["heads"])
     of_layer = {
         "self_attn.q_proj": (hidden, hidden),
         "self_attn.k_proj": (kv, hidden),
@@ -80,7 +80,7 @@ def llama_layout(table: Mapping[str, Any]) -> Layout:
     for layer in range(table["layers"]):
         specs += [TensorSpec(f"model.layers.{layer}.{name}.weight", shape) for name, shape in of_layer.items()]
     specs.append(TensorSpec("model.norm.weight", (hidden,)))
-    if not table["tie_embeddings"]:
+    if not table.get("tie_embeddings", False):
         specs.append(TensorSpec("lm_head.weight", (vocab, hidden)))
     return Layout(specs)
 

@@ -3,6 +3,7 @@
 Owns the inner optimizer, its schedule and what is evaluated when. Refuses to know of peers and daemons.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 import intellectd
 from intellectd.daemon.trainer.data import Text
 from intellectd.daemon.trainer.evaluate import held_out_loss, token_loss
+
+log = logging.getLogger("intellectd")
 
 COSINE_FLOOR = 0.1  # of the peak learning rate, as in Llama's and most published pretraining
 
@@ -73,9 +76,15 @@ def train(
     """Until the run is finished."""
     device = next(model.parameters()).device
     places = text.positions(recipe.context)
-    steps_taken = 0
+    steps_taken, begun = 0, None
     while not d.finished:
         work, step = d.assignment, d.step
+        if work is not begun:
+            begun = work
+            if not is_finite(optimizer):
+                log.warning("the optimizer's averages hold NaN or infinity: it begins anew, as the parameters do")
+                optimizer.state.clear()
+                steps_taken = 0
         samples = range(step * recipe.batch_size, (step + 1) * recipe.batch_size)
         tokens = text.batch([work.position(i, places) for i in samples], recipe.context).to(device)
         for group in optimizer.param_groups:
@@ -87,6 +96,15 @@ def train(
         optimizer.step()
         optimizer.zero_grad()
         steps_taken += 1
+
+
+@torch.no_grad()
+def is_finite(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its state is. A round that ends with NaN goes without this host and the next begins from the anchor, but
+    an average that holds NaN once holds it for ever, and no later round would count either."""
+    averages = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    largest = [torch.linalg.vector_norm(value, math.inf) for value in averages if value.dim() > 0]
+    return not largest or math.isfinite(torch.stack(largest).max().item())
 
 
 class Evaluator:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import intellectd
 from intellectd.daemon import export_files
 from intellectd.daemon.arena import arena_tensor, create_arena, map_arena
 from intellectd.daemon.attach_events import TrainerEvaluated, TrainerLog, TrainerReady
@@ -19,8 +20,10 @@ from intellectd.daemon.export_hf import export_hf, of_file
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.store.state_file import StateFile
 from intellectd.daemon.trainer.__main__ import main
+from intellectd.daemon.trainer.data import load_text
 from intellectd.daemon.trainer.flops import flops_per_token, peak_flops, peak_of
 from intellectd.daemon.trainer.model import ModelError, build_model
+from intellectd.daemon.trainer.train import Recipe, make_optimizer, train
 from tests.daemon.local_daemon import RUN_ID, Run, serving
 
 MODEL = {
@@ -96,6 +99,24 @@ def test_transformers_loads_shards_of_either_dtype(
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     for (name, ours), (other, theirs) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
         assert name == other and theirs.dtype == kind and torch.equal(ours.to(kind), theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda model: model.model.embed_tokens.requires_grad_(False), "'model.embed_tokens.weight' has shape none"),
+        (lambda model: model.register_parameter("adapter", torch.nn.Parameter(torch.ones(3))), "'adapter' has shape"),
+        (lambda model: model.resize_token_embeddings(300), r"has shape \(300, 16\) in the run, .* \(256, 16\)"),
+    ],
+)
+def test_what_is_not_the_whole_model_is_no_model_for_transformers(tmp_path: Path, change: Any, words: str) -> None:
+    """It would draw at random what a program has frozen, with a warning at most."""
+    model = build_model(MODEL, seed=1, device="cpu")
+    change(model)
+    theta, parameters = anchor_of(model)
+    with pytest.raises(ExportError, match=words) as caught:
+        export_hf(theta, parameters.layout, MODEL, tmp_path / "m")
+    assert "--format safetensors" in caught.value.hint and not (tmp_path / "m").exists()
 
 
 def test_a_vector_that_lies_in_a_file_gives_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +270,19 @@ def test_in_a_run_it_evaluates_each_anchor_and_ends_with_the_run(
     assert all(loss is not None and 0 < loss < 100 for loss in told.values())
     line = run.heard(TrainerLog)[0]
     assert line.grad_norm > 0 and line.mfu is None
+
+
+def test_averages_that_are_no_numbers_end_with_the_round(books: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a NaN the parameters are the anchor's again; AdamW's own made a NaN of each of them ever after."""
+    recipe, model = Recipe.of(MANIFEST), build_model(MODEL, 3, "cpu")
+    optimizer, text = make_optimizer(model, recipe), load_text("books", recipe.context)
+    for parameter in model.parameters():
+        average, square = torch.full_like(parameter, torch.nan), torch.zeros_like(parameter)
+        optimizer.state[parameter] = {"step": torch.tensor(5.0), "exp_avg": average, "exp_avg_sq": square}
+    with intellectd.DiLoCo(None, model, optimizer, sync_every=2, rounds=2) as d:
+        train(d, model, optimizer, text, recipe)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert caplog.text.count("begins anew") == 1
 
 
 @pytest.mark.parametrize(
