@@ -28,6 +28,7 @@ class Parameters:
 
     def __init__(self, model: torch.nn.Module, rank: int = 0, ranks: int = 1) -> None:
         self._model = _unwrapped(model)
+        _refuse_flat_shards(self._model)
         reshard(self._model)
         whole = self._model.named_parameters()
         named = [(plain_name(name), p) for name, p in whole if p.requires_grad]
@@ -124,6 +125,19 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
         if inner is None:
             return model
         model = inner
+
+
+def _refuse_flat_shards(model: torch.nn.Module) -> None:
+    """Those of FSDP of before `fully_shard` look whole, and of one shape on all ranks: rank 0's would be loaded by all.
+    Raises ModelUnsupported."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    kind = getattr(fsdp, "FullyShardedDataParallel", ())
+    for name, module in model.named_modules():
+        if isinstance(module, kind) and module.sharding_strategy.name != "NO_SHARD":
+            raise ModelUnsupported(
+                f"module {name or 'at the top'!r} is sharded by FullyShardedDataParallel, into pieces of no shape",
+                "shard it with `fully_shard`, which keeps each parameter's own",
+            )
 
 
 def reshard(model: torch.nn.Module) -> None:

@@ -35,7 +35,10 @@ class Ranks:
     def __init__(self, group: distributed.ProcessGroup | None = None) -> None:
         """Collective: every rank of `group` (default: all) makes one. Of gloo, whatever the job itself uses."""
         members = None if group is None else distributed.get_process_group_ranks(group)
-        self._group: Any = distributed.new_group(members, timeout=WAIT_MAX, backend="gloo")
+        # Without a word to who is not of them: groups that are made at one time, each a peer, would be of one name.
+        self._group: Any = distributed.new_group(
+            members, timeout=WAIT_MAX, backend="gloo", use_local_synchronization=True
+        )
         self.rank, self.count = distributed.get_rank(self._group), distributed.get_world_size(self._group)
         self._first = distributed.get_global_rank(self._group, 0)
 

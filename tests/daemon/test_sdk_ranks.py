@@ -111,6 +111,29 @@ def test_two_ranks_of_fsdp2_are_one_peer(tmp_path: Path) -> None:
     assert len(run.heard(TrainerAttached)) == 2
 
 
+def half(number: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=4)
+    pairs = [distributed.new_group(pair) for pair in ([0, 1], [2, 3])]
+    ranks = Ranks(pairs[number // 2])
+    alike = (ranks.rank, ranks.count) == (number % 2, 2) and ranks.sums(float(number)) == [1.0 if number < 2 else 5.0]
+    distributed.barrier()
+    os._exit(0 if alike else 1)
+
+
+@pytest.mark.slow
+def test_two_groups_of_one_job_are_two_peers(tmp_path: Path) -> None:
+    """As of two hosts, each with its daemon. Made at one time and of one name, their ranks met each other's."""
+    spawn = multiprocessing.get_context("spawn")
+    ranks = [spawn.Process(target=half, args=(n, str(tmp_path)), daemon=True) for n in range(4)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)
+    assert [process.exitcode for process in ranks] == [0] * 4
+
+
 # ---- rank 0's part, in a group of one
 
 
@@ -180,6 +203,19 @@ def test_an_evaluation_leaves_no_gathered_copy_in_the_way(ranks: Ranks) -> None:
     parameters.load(flat)
     assert evaluated() == [8.0, 8.0]
     assert all(part.sharded for part in Parameters(model)._placed)
+
+
+@pytest.mark.filterwarnings("ignore")  # of FSDP itself: that of before is deprecated
+def test_shards_that_are_no_part_of_a_tensor_are_refused(ranks: Ranks) -> None:
+    """They look whole, and alike on all ranks: all loaded what rank 0 had."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+
+    model = FullyShardedDataParallel(nn.Linear(2, 2), device_id=torch.device("cpu"), use_orig_params=True)
+    assert [name for name, *_ in Parameters(model).to_wire()] == ["weight", "bias"]  # of one rank: whole
+    model.sharding_strategy = ShardingStrategy.FULL_SHARD
+    with pytest.raises(ModelUnsupported, match="sharded by FullyShardedDataParallel") as caught:
+        Parameters(nn.Sequential(model))
+    assert "fully_shard" in caught.value.hint
 
 
 def test_what_fails_on_rank_0_leaves_no_rank_waiting(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
