@@ -56,6 +56,10 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'intellectd' has no attribute {name!r}")
     from importlib import import_module
+    from platform import system
+
+    if name == "DiLoCo" and system() != "Linux":  # else the first module that is lacking is named, or nothing
+        raise ImportError(f"intellectd.DiLoCo is for Linux, where daemon and trainer share memory; this is {system()}")
 
     return getattr(import_module(f"intellectd.daemon.sdk.{_HOMES[name]}"), name)
 

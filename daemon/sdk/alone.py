@@ -45,7 +45,7 @@ class Alone:
         )
         self._encoded = torch.empty(self._codec.encoded_bytes(elements), dtype=torch.uint8, device="cpu")
         self._threads = ops.usable_threads()
-        self._round = 0
+        self._done = 0
         self._tokens_total = 0
 
     def begin(self) -> Assignment | Finish:
@@ -66,6 +66,7 @@ class Alone:
         ops.outer_step(self._codec, self._encoded, self._outer.step_for(1), vectors, self._threads)
         self._parameters.load(self._anchor)
         self._tokens_total += done.tokens
+        self._done += 1
         return self._next()
 
     def poll(self) -> None:
@@ -82,9 +83,8 @@ class Alone:
         pass
 
     def _next(self) -> Assignment | Finish:
-        self._round += 1
-        done = self._round - 1
+        done = self._done
         if self._rounds is not None and done >= self._rounds:
             return Finish(f"all {self._rounds} rounds are done", done)
-        streams = (Stream(self._round, 0),)
-        return Assignment(self._round, self._steps, streams, self._tokens_total, done, False, self._seed)
+        streams = (Stream(done + 1, 0),)
+        return Assignment(done + 1, self._steps, streams, self._tokens_total, done, False, self._seed)

@@ -8,6 +8,7 @@ import contextlib
 import os
 import select
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from intellectd.daemon.sdk.messages import Garbled, Welcome, welcome
 
 # A frame is small and the daemon reads all the time: one that takes longer has stopped.
 FRAME_TIMEOUT_S = 30.0
+# It lets go of who hangs up within a moment; a program that is through does not wait longer for one that has stopped.
+LEAVE_TIMEOUT_S = 5.0
+UNREAD_BYTES = 4096  # at a time, of words that nobody waits for any more
 
 
 class LinkLost(Exception):
@@ -86,7 +90,24 @@ class DaemonClient:
         poll.register(self._sock, select.POLLIN)
         return bool(poll.poll(timeout_s * 1000))
 
+    def leave(self) -> None:
+        """Close once the daemon has let go, or does not: who attaches next is then not taken for a second program."""
+        until_s = time.monotonic() + LEAVE_TIMEOUT_S
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+            while (left_s := until_s - time.monotonic()) > 0:
+                self._sock.settimeout(left_s)
+                if not self._sock.recv(UNREAD_BYTES):
+                    break
+        except OSError:
+            pass  # it has gone
+        finally:
+            self.close()
+
     def close(self) -> None:
+        """Of all processes that have the socket: forked meanwhile, a loader's worker would keep it open."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         if self.descriptor >= 0:
             os.close(self.descriptor)

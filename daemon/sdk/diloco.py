@@ -38,6 +38,7 @@ from intellectd.daemon.socket_path import SocketPathError, check_socket_path, de
 log = logging.getLogger("intellectd")
 
 SOCKET_ENV = "INTELLECTD_SOCKET"
+RUN_ENV = "INTELLECTD_RUN"  # in the environment of a program that the daemon has started for one of its runs
 SYNC_EVERY_ALONE = 100  # inner steps; DiLoCo's papers use 30 to 500, quality falls slowly with it
 LOG_INTERVAL_S = 1.0  # what the daemon is told between rounds
 
@@ -53,11 +54,11 @@ class DiLoCo:
 
     On entering, the parameters become the run's anchor. After the round's number of optimizer steps they are
     handed to the daemon, which averages them with the peers'; the loop waits in `opt.step()` (or in `log`, if
-    that comes after it) and goes on from the new anchor. `run=""` is the daemon's only run; `run=None` trains
-    alone, without a daemon, by the same arithmetic: only then do `sync_every`, `outer_optimizer`, `rounds` and
-    `seed` count, for in a run the manifest decides. With `flops_per_token` (forward and backward) and `peak_flops`
-    of the device the host's metrics tell the MFU. `on_round(self)` is called with each newly loaded anchor,
-    the first and the last included.
+    that comes after it) and goes on from the new anchor. `run=""` is the run that the daemon started this program
+    for (INTELLECTD_RUN), else the daemon's only one; `run=None` trains alone, without a daemon, by the same
+    arithmetic: only then do `sync_every`, `outer_optimizer`, `rounds` and `seed` count, for in a run the manifest
+    decides. With `flops_per_token` (forward and backward) and `peak_flops` of the device the host's metrics tell the
+    MFU. `on_round(self)` is called with each newly loaded anchor, the first and the last included.
 
     Under torchrun every rank of `process_group` (default: all) makes one of these, and all make the same calls: they
     are one peer together, on one host. The model is sharded by `fully_shard`, or whole on each rank as under DDP.
@@ -99,6 +100,7 @@ class DiLoCo:
             if (sync_every, outer_optimizer, rounds) != (None, None, None):
                 log.info("sync_every, outer_optimizer and rounds are for run=None; here the run's manifest decides")
             patience, path = Patience(reconnect_timeout_s), _socket_path(socket)
+            run = run or os.environ.get(RUN_ENV, "")
             if ranks is None:
                 self._rounds = Session(run, path, Parameters(model), patience)
             elif ranks.rank == 0:
@@ -259,6 +261,7 @@ class DiLoCo:
         return Progress(self._now.round, meter.steps, loss, meter.tokens(), rate, grad_norm, mfu)
 
     def _leave(self) -> None:
+        self._is_due = False  # or who asks something afterwards would end the round, and attach again
         if self._hook is not None:
             self._hook.remove()
         self._rounds.close()

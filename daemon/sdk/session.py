@@ -61,6 +61,8 @@ class Session:
         return self._await_order()
 
     def deliver(self, done: RoundDone) -> Assignment | Finish:
+        if self._done is not None:  # interrupted while it waited, and gone on: whose turn the arena is, is not known
+            self._hang_up()
         self._done = done
         if self._client is None:
             self._patience.out_of_work(time.monotonic())
@@ -93,9 +95,14 @@ class Session:
         self._tell({"op": "evaluated", "state_round": state_round, "loss": loss})
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-        self._client = None
+        client, self._client = self._client, None
+        if client is not None:
+            client.leave()
+
+    def _hang_up(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
 
     # -- attaching -----------------------------------------------------------------------------------------
 
@@ -173,7 +180,7 @@ class Session:
         return None if self._round is not None else self._await_order()
 
     def _lost(self, error: LinkLost) -> None:
-        self.close()
+        self._hang_up()
         self._patience.lost(time.monotonic())
         if self._finished:
             return
@@ -214,7 +221,11 @@ class Session:
         if carry:
             if encoder is None or not encoder.holds_anchor:
                 raise LinkLost("it asks for work to be carried over that was handed to it whole")
-            return encoder.carry_over(client.flat)
+            try:
+                return encoder.carry_over(client.flat)
+            except RuntimeError as error:  # as in `_encoded`; half of the model may be carried over
+                self._encode_no_more(error)
+                raise LinkLost("it asked for work to be carried over, which failed") from error
         if encoder is not None and codec is not None:
             try:
                 encoder.check(codec)
@@ -254,7 +265,7 @@ class Session:
         except Garbled as error:
             raise LinkLost(f"it sent a garbled frame: {error}") from error
         log.info("the run is created; this program goes on as its trainer")
-        self.close()
+        self._hang_up()
         self._patience.out_of_work(time.monotonic())
 
     def _order(self, frame: Mapping[str, Any]) -> Assignment | Finish:

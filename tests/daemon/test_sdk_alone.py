@@ -165,6 +165,36 @@ def test_without_a_limit_it_goes_on_and_leaves_no_hook() -> None:
     assert any((a != b).any() for a, b in zip(before, model.parameters(), strict=True))
 
 
+def test_who_leaves_in_the_midst_of_a_round_and_enters_again_has_its_rounds_before_him() -> None:
+    """As a notebook that is interrupted. What was left was counted: of two rounds the second was the last."""
+    model = toy()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    d, seen = intellectd.DiLoCo(None, model, inner, sync_every=2, rounds=2), []
+    for steps in (1, 1, 4):
+        with d:
+            for _ in range(steps):
+                seen.append((d.round, d.step, d.state_round))
+                loss_at(model, 1).backward()
+                inner.step()
+    assert seen == [(1, 0, 0), (1, 0, 0), (1, 0, 0), (1, 1, 0), (2, 0, 1), (2, 1, 1)]
+    assert d.finish_reason == "all 2 rounds are done" and d.state_round == 2
+
+
+def test_what_is_asked_after_the_end_trains_no_more() -> None:
+    """The last log of a round was dropped with the block: to ask for the step loaded another anchor."""
+    model = toy()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    with intellectd.DiLoCo(None, model, inner, sync_every=2) as d:
+        for logs in (True, False):
+            loss_at(model, 1).backward()
+            inner.step()
+            if logs:
+                d.log(tokens=1)
+    left = [parameter.clone() for parameter in model.parameters()]
+    assert (d.round, d.step) == (1, 2)
+    assert all(torch.equal(a, b) for a, b in zip(left, model.parameters(), strict=True))
+
+
 def test_settings_for_alone_are_said_to_be_ignored_in_a_run(caplog: pytest.LogCaptureFixture) -> None:
     model = toy()
     with caplog.at_level(logging.INFO):

@@ -46,6 +46,14 @@ def test_every_public_name_is_there_and_no_other() -> None:
         _ = intellectd.Diloco
 
 
+def test_elsewhere_than_on_linux_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`from intellectd import DiLoCo` said that there is no such name, on a Mac."""
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    with pytest.raises(ImportError, match=r"DiLoCo is for Linux, .* this is Darwin"):
+        from intellectd import DiLoCo  # noqa: F401
+    assert intellectd.sample_position is not None
+
+
 def test_samples_are_where_they_always_were() -> None:
     """Golden: a change here would make every running run repeat and skip data."""
     at = [sample_position(7, Stream(3, 2), index, 1_000_000) for index in range(3)]

@@ -135,6 +135,17 @@ def test_the_only_run_needs_no_name(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert [r.round for r in run.heard(TrainerReady)] == [1]
 
 
+def test_who_was_started_for_a_run_means_that_one(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program with run="", as a command in the configuration of a host that is in several."""
+    run, model = Run(rounds=1, knows_by_name_only=True), Toy()
+    with serving(run, path):
+        with pytest.raises(intellectd.RunNotFound), intellectd.DiLoCo("", model, sgd(model), socket=path):
+            pass
+        monkeypatch.setenv("INTELLECTD_RUN", RUN_ID)
+        with intellectd.DiLoCo("", model, sgd(model), socket=path) as d:
+            assert d.round == 1
+
+
 def test_another_model_is_refused_by_the_name_of_its_first_tensor(path: Path) -> None:
     run, model, other = Run(), Toy(width=3), Toy(width=5)
     with serving(run, path):
@@ -246,24 +257,6 @@ def test_a_run_that_went_on_meanwhile_gives_its_own_round(path: Path, caplog: py
     assert seen[-3:] == [(7, 0), (7, 1), (7, 2)]
     assert "what was trained of round 1 is dropped" in caplog.text
     assert [r.round for r in run.heard(TrainerReady)] == [7]
-
-
-def test_who_leaves_in_the_midst_of_a_round_and_enters_again_begins_anew(path: Path) -> None:
-    """What was trained of it was given up with the block: the daemon must not wait for its end, nor this program for
-    another order."""
-    run, model = Run(steps=3, rounds=2), Toy()
-    optimizer = sgd(model)
-    with serving(run, path):
-        again = attach(path, model, optimizer)
-        with again as d:
-            assert next(train(d, model, optimizer)) == (1, 0)
-            one_step(model, optimizer)
-        with run.heard_one:
-            assert run.heard_one.wait_for(lambda: bool(run.heard(TrainerDetached)), 60.0)
-        with again as d:
-            assert [at for at in train(d, model, optimizer) if at[0] == 1] == [(1, 0), (1, 1), (1, 2)]
-    assert [attached.training_round for attached in run.heard(TrainerAttached)] == [None, None]
-    assert [r.round for r in run.heard(TrainerReady)] == [1, 2]
 
 
 def test_a_daemon_that_stays_away_ends_the_training_with_a_reason(path: Path) -> None:
