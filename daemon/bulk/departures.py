@@ -106,6 +106,9 @@ class Departures:
     def _went(self, parcel: Parcel) -> None:
         if parcel.way is not Way.SENT:
             parcel.way = Way.SENT
+            # Also where only the neighbour says that it has it, of an earlier attempt here, or falsely: its result
+            # comes by way of others, who would be blamed for it.
+            self._books.left[parcel.send.chunk] = 1
             self._books.went(parcel.to, parcel.header.length)
 
     def _is_there(self, parcel: Parcel) -> bool:

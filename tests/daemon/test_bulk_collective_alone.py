@@ -8,7 +8,7 @@ import torch
 from intellectd.daemon.bulk.arrivals import Arrivals
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.books import Books
-from intellectd.daemon.bulk.collective import HELD, Collective
+from intellectd.daemon.bulk.collective import AGAIN, DONE, HELD, Collective
 from intellectd.daemon.bulk.collective_buffers import Buffers
 from intellectd.daemon.bulk.collective_plan import plan_of
 from intellectd.daemon.bulk.departures import Departures
@@ -132,15 +132,15 @@ def test_a_sum_that_is_not_finite_is_the_fault_of_who_sent_it() -> None:
 
 
 class Channels:
-    """channel_port.ChannelsPort: to "c" no word goes any more."""
+    """channel_port.ChannelsPort: to "c" so many words go."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: int = 0) -> None:
         self.needed: list[str] = []
-        self.limit = "rwnd"
+        self.limit, self.words = "rwnd", words
 
     def need(self, peer: str, _stall_s: float) -> NoChannel:
         self.needed.append(peer)
-        return NoChannel(0 if peer == "c" else 1000)
+        return NoChannel(self.words if peer == "c" else 1000)
 
     def release(self, peer: str) -> None:
         self.needed.remove(peer)
@@ -161,11 +161,17 @@ class Table:
     def leave(self, _collective: Collective) -> None: ...
 
 
+def made(case: Case, channels: Channels, events: Events) -> Collective:
+    """b's half."""
+    plan, job = plan_of(case.job("b"), "b"), case.job("b")
+    transfer = Transfer(transfer_id(case.name), 10.0, 60.0, events)
+    return Collective(plan, Buffers(plan, job.own, job.out), transfer, channels, Table(), EPOCH)
+
+
 def run(case: Case) -> tuple[Collective, Channels, TransferFailed]:
     """Of b's half, which ends as soon as c takes no words."""
-    plan, job, events, channels = plan_of(case.job("b"), "b"), case.job("b"), Events(), Channels()
-    transfer = Transfer(transfer_id(case.name), 10.0, 60.0, events)
-    collective = Collective(plan, Buffers(plan, job.own, job.out), transfer, channels, Table(), EPOCH)
+    events, channels = Events(), Channels()
+    collective = made(case, channels, events)
     collective.run()
     return collective, channels, events.failed()
 
@@ -228,3 +234,19 @@ def test_some_of_a_chunk_that_comes_or_goes_is_something() -> None:
     assert books.chunk_at > 0.0 and a.heard_at > 0.0
     next(iter(c.parcels.values())).moved()
     assert c.moved_at > 0.0
+
+
+@pytest.mark.parametrize("word", [Header(Kind.GO, AGAIN, 700), Header(Kind.GONE, DONE, 700)])
+def test_who_passes_a_result_on_is_not_blamed_for_what_another_claims_to_have(word: Header) -> None:
+    """c says that it has b's sum, and what it makes of that comes around by a, which did nothing wrong."""
+    case = Case(("a", "b", "c"), "fp32", 3 * GROUP)
+    collective = made(case, Channels(1000), Events())
+    collective._meet()
+    books = collective._books
+    chunk = next(iter(books.neighbours["c"].parcels.values())).send.chunk
+    step = books.plan.program.steps_here(chunk)[-1]
+    collective.on_control("c", Header(Kind.GO, 0, 700, 0, books.plan.key), books.plan.transfer_id)
+    collective.on_control("c", word._replace(transfer=books.plan.key), b"\xff")
+    result = Header(Kind.CHUNK, EPOCH, step, chunk, books.plan.key, books.plan.chunks[chunk].size)
+    collective.on_chunk("a", result, Held(memoryview(bytes(result.length))))
+    assert books.transfer.failure is None and books.resulted[chunk]
