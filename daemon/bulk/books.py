@@ -29,6 +29,8 @@ class Books:
         self.left = bytearray(len(plan.chunks))  # this host's part of the chunk has gone to the next member
         self.resulted = bytearray(len(plan.chunks))  # its result has come, or is about to be put into its place
         self.moved_bytes = self.received_bytes = self.sent_bytes = 0
+        self._came_bytes = self._most_came = self._most_went = 0  # of payload
+        self._coming: dict[int, int] = {}  # bytes of the chunk that a wire's thread is reading
         self.chunk_at = now_s()  # when one came last, or some of one
         self._arrivals, self._departures = sum(plan.arrivals.values()), sum(plan.departures.values())
 
@@ -58,9 +60,25 @@ class Books:
         if self.over.is_set():
             raise Stopped
 
+    def stirs(self, neighbour: Neighbour, count: int) -> None:
+        """So many bytes of one of its chunks have come, in the thread that reads it; without the lock."""
+        now, thread = now_s(), threading.get_ident()
+        self._coming[thread] = self._coming.get(thread, 0) + count
+        if neighbour.stirs(count, now):
+            self.chunk_at = now
+
+    def progress_bytes(self) -> int:
+        """Of payload, both ways; it only grows. Bytes that come count before their chunk is whole: on a slow line none
+        may be for longer than an attempt bears with a transfer in which nothing moves. By one thread."""
+        self._most_came = max(self._most_came, self._came_bytes + sum(list(self._coming.values())))
+        self._most_went = max(self._most_went, self.moved_bytes - self._came_bytes)
+        return min(self._most_came + self._most_went, self.plan.payload_bytes)
+
     # ---- counts; under the lock
 
     def came(self, neighbour: Neighbour, size: int) -> None:
+        self._coming.pop(threading.get_ident(), None)
+        self._came_bytes += size
         self.chunk_at = now_s()
         neighbour.heard(self.chunk_at)
         neighbour.nudges = 0
@@ -76,6 +94,11 @@ class Books:
         self._departures -= 1
         self.moved_bytes += size
         self.sent_bytes += size + FRAME_OVERHEAD_BYTES
+
+    def breaks(self, neighbour: Neighbour, reason: str) -> None:
+        neighbour.breaks(reason)
+        self._coming.clear()  # some of it comes anew
+        self.changed.notify_all()
 
     def goes_again(self, neighbour: Neighbour, size: int) -> None:
         """It counts when it has gone again; the bytes on the wire count twice."""

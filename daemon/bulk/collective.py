@@ -181,7 +181,7 @@ class Collective:
 
     def _report(self) -> None:
         always = len(self.plan.chunks) <= PROGRESS_EACH_CHUNKS_MAX
-        self.transfer.progress(self._books.moved_bytes, self.plan.payload_bytes, always)
+        self.transfer.progress(self._books.progress_bytes(), self.plan.payload_bytes, always)
 
     def _part(self) -> None:
         """Tell why, if it failed; then nothing touches the buffers any more."""
@@ -322,9 +322,9 @@ class Collective:
 
     def on_bytes(self, peer: str, count: int) -> None:
         """Of a chunk that is wanted: of many on a slow line none may be whole for long."""
-        neighbour, now = self._books.neighbours.get(peer), now_s()
-        if neighbour is not None and neighbour.stirs(count, now):
-            self._books.chunk_at = now
+        neighbour = self._books.neighbours.get(peer)
+        if neighbour is not None:
+            self._books.stirs(neighbour, count)
 
     def on_lost(self, peer: str, reason: str, refused: bool) -> None:
         neighbour = self._books.neighbours.get(peer)
@@ -337,8 +337,7 @@ class Collective:
             self.fail(Failure(peer, f"{peer}: {reason}"))
             return
         with self._books.changed:
-            neighbour.breaks(reason)
-            self._books.changed.notify_all()
+            self._books.breaks(neighbour, reason)
 
     def on_found(self, peer: str) -> None:
         """After a loss: this host says what it has, and asks what has come there."""

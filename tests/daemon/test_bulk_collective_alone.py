@@ -250,3 +250,36 @@ def test_who_passes_a_result_on_is_not_blamed_for_what_another_claims_to_have(wo
     result = Header(Kind.CHUNK, EPOCH, step, chunk, books.plan.key, books.plan.chunks[chunk].size)
     collective.on_chunk("a", result, Held(memoryview(bytes(result.length))))
     assert books.transfer.failure is None and books.resulted[chunk]
+
+
+def test_progress_does_not_wait_for_a_whole_chunk_and_never_goes_back() -> None:
+    """1 MiB at 0.5 Mbit/s takes 17 s, and voters give up what does not move in 10."""
+    case = Case(("a", "b", "c"), "fp32", 3 * GROUP)
+    collective = made(case, Channels(1000), Events())
+    collective._meet()
+    books, size = collective._books, 4 * GROUP
+    seen = [books.progress_bytes()]
+
+    def then() -> int:
+        seen.append(books.progress_bytes())
+        return seen[-1]
+
+    for _ in range(3):
+        collective.on_bytes("a", ON_BYTES_EVERY // 8)
+        then()
+    assert seen == [0, 8192, 16384, 24576]
+    collective.on_lost("a", "reset", False)
+    assert then() == 24576
+    collective.on_bytes("a", 4096)  # it comes anew
+    assert then() == 24576
+    chunk, step = next(
+        (chunk, step)
+        for chunk in range(3)
+        for step in books.plan.program.steps_here(chunk)
+        if not books.plan.program.is_result(step)
+    )
+    header = Header(Kind.CHUNK, EPOCH, step, chunk, books.plan.key, size)
+    collective.on_chunk("a", header, Held(memoryview(bytes(size))))
+    assert then() == size
+    collective.on_bytes("a", 2**40)
+    assert then() == books.plan.payload_bytes
