@@ -16,7 +16,7 @@ from intellectd.daemon.bulk.certificate import ALPN
 from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, WireError
 from intellectd.daemon.bulk.limits import PIECE_BYTES
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace, SharedBucket
-from intellectd.daemon.bulk.sockets import unsent_at_most
+from intellectd.daemon.bulk.sockets import bytes_under_way, unsent_at_most
 
 FOREVER_S = float("inf")
 _DRAIN_BYTES = 64 * 1024  # read and dropped at once while saying goodbye
@@ -108,16 +108,23 @@ class Link:
 
     def write_all(self, data: memoryview, stall_s: float, hear: Callable[[], None] | None = None) -> None:
         """Send `data`; LinkSilent when a piece is not taken in stall_s. `hear` is called whenever the peer spoke."""
-        done, stuck_at = 0, now_s() + stall_s
+        done, stuck_at, held = 0, 0.0, -1  # held: bytes in the kernel when it had no room for more
         while done < len(data):
             count = self.write_some(data[done : done + PIECE_BYTES])
             done += count
             if count:
-                stuck_at = now_s() + stall_s
-            elif not self.wait(stuck_at - now_s(), read=hear is not None, write=True):
+                held = -1
+                continue
+            if held < 0:
+                stuck_at, held = now_s() + stall_s, bytes_under_way(self._socket)
+            if self.wait(stuck_at - now_s(), read=hear is not None, write=True):
+                if hear is not None:
+                    hear()
+                continue
+            # It tells of room when half of what it may hold has gone: on a slow line a piece has long gone by then.
+            if (left := bytes_under_way(self._socket)) > held - PIECE_BYTES:
                 raise LinkSilent(f"it took nothing for {stall_s:g} s")
-            elif hear is not None:
-                hear()
+            stuck_at, held = now_s() + stall_s, left
 
     def wait(self, timeout_s: float, *, read: bool = False, write: bool = False, also: Pollable | None = None) -> bool:
         """Whether the socket is ready, or `also` rang, within timeout_s."""
