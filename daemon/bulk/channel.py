@@ -22,6 +22,7 @@ from intellectd.daemon.bulk.limits import (
     DIAL_PATIENCE_S,
     FRAME_BYTES_MAX,
     IDLE_S,
+    REFUSED_S,
     STREAMS_MAX,
     UNSENT_BYTES_MAX,
     UNSENT_BYTES_MIN,
@@ -64,6 +65,8 @@ class Channel:
         self._stall_s = CHANNEL_STALL_S
         self._found = False
         self._closing = False
+        self._reached: bytes | None = None  # the certificate of the process that this host has dialled, and found
+        self._alone_s = now_s()  # when it last began to lack any wire
         self._due_s = 0.0  # before which nothing is dialled
         self._backoff_s = 0.0
 
@@ -129,6 +132,7 @@ class Channel:
             self._used_s = now_s()
             stall_s = self._stall_s
             if not self._wires:
+                self._alone_s = now_s() if self._needs == 1 else self._alone_s
                 self._backoff_s = 0.0
                 self._due_s = now_s() + self._patience_s()
             wires = list(self._wires.values())
@@ -198,6 +202,8 @@ class Channel:
 
     def keep_only(self, certificate: bytes | None) -> None:
         """Wires to another process of the peer's, or of a peer no longer trusted (None), are at their end."""
+        if self._reached != certificate:
+            self._reached = None
         for wire in self.wires:
             if wire.certificate != certificate:
                 wire.end(
@@ -212,6 +218,7 @@ class Channel:
                 if self._closing:
                     return False
                 self._wires[wire.wire_id] = wire
+                self._reached = wire.certificate if wire.dialled else self._reached
                 self._used_s = now_s()
                 stall_s = self._stall_s
                 news, self._found = not self._found, True
@@ -237,6 +244,7 @@ class Channel:
                 self._dismissed.pop(wire.wire_id, None)
                 self._plan_redial(wire, isinstance(failure, WireError))
                 left, closing = bool(self._wires), self._closing
+                self._alone_s = self._alone_s if left else now_s()
                 self._found = left
                 self.offences += isinstance(failure, WireError)
                 self._changed.notify_all()
@@ -252,8 +260,10 @@ class Channel:
                 self._back_off()
                 alone = not self._wires and not self._closing
                 self.offences += isinstance(failure, WireError)
+                # An address at which nobody was ever found may be a wrong one, of a host that can dial this one.
+                sure = self._reached is not None or now_s() - self._alone_s >= REFUSED_S
             if alone:
-                self.handler.on_lost(self.peer, self._said_of(failure), isinstance(failure, PeerRefused))
+                self.handler.on_lost(self.peer, self._said_of(failure), sure and isinstance(failure, PeerRefused))
 
     def lacks_wires(self) -> bool:
         """Whether it should be dialled, now or soon. Call under no lock."""

@@ -125,6 +125,7 @@ CONTROLS_QUEUED_MAX = 1024  # of a channel: some for each of TRANSFERS_MAX trans
 # references: a chunk to go takes 400 bytes while its collective runs, whether it waits here or not.
 CHUNKS_QUEUED_MAX = 2**20
 DIAL_PATIENCE_S = 1.0  # the peer with the lower id dials at once; a few round trips of a slow link later, we do
+REFUSED_S = 2 * DIAL_PATIENCE_S  # by when a peer whose own address refuses has dialled this host, if it can
 CHANNEL_STALL_S = 30.0  # of a wire on which nobody here needs anything: the peer's chunk stopped half-way
 KEEPALIVE_S = 15.0  # below the 30 s after which the worst home routers forget a connection (RFC 5382 asks for 2 h)
 SILENT_S = 3 * KEEPALIVE_S  # two pings may be lost

@@ -1,7 +1,9 @@
 """Collectives that fail (D10): each member ends in time, blames the right one, and leaves its input alone."""
 
+import socket
 import struct
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +12,7 @@ from intellectd.daemon.bulk.engine import Engine
 from intellectd.daemon.bulk.frames import Kind
 from intellectd.daemon.bulk.interface import TransferFailed
 from intellectd.daemon.bulk.neighbour import Neighbour
+from intellectd.daemon.bulk.sockets import join_address
 from tests.daemon.bulk_swarm import Case, Events, swarm, transfer_id, trust_all
 from tests.daemon.channel_hosts import WAIT_S, eventually
 from tests.daemon.puppet import Puppet, with_puppet
@@ -99,7 +102,8 @@ def test_alive_but_starved_is_nobodys_fault() -> None:
     assert (header.flag, named) == (1, b"")
 
 
-def test_a_port_that_refuses_ends_it_at_once() -> None:
+def test_a_port_that_refuses_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intellectd.daemon.bulk.channel.REFUSED_S", 0.1)
     case = Case(("a", "b"))
     with swarm("a") as engines:
         gone = Engine("b", "127.0.0.1:0")
@@ -108,6 +112,19 @@ def test_a_port_that_refuses_ends_it_at_once() -> None:
         end = case.start(engines["a"], "a").failed()
     assert (end.suspect, end.silent) == ("b", False)
     assert "refused" in end.reason
+
+
+def test_a_neighbour_whose_address_is_a_wrong_one_may_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a router, or with a container's address: where a dials somebody else's port refuses."""
+    monkeypatch.setattr("intellectd.daemon.bulk.channel.DIAL_PATIENCE_S", 0.1)
+    monkeypatch.setattr("intellectd.daemon.bulk.channel.REFUSED_S", WAIT_S)
+    case = Case(("a", "b"))
+    with swarm("a", "b") as engines, socket.create_server(("127.0.0.1", 0)) as other:
+        wrong = replace(engines["b"].endpoint, address=join_address(*other.getsockname()))
+        other.close()
+        engines["a"].trust({"b": wrong})
+        events = [case.start(engines[member], member) for member in case.members]
+        assert all(inbox.done() for inbox in events)
 
 
 def test_a_neighbour_without_an_endpoint_is_named() -> None:
