@@ -44,6 +44,8 @@ FETCH_BYTES_PER_S_MIN = 250_000  # a donor slower than 2 Mbit/s is no donor: the
 PROBE_BYTES_MAX = 4 * 1024 * 1024
 PROBE_DEADLINE_S = 30.0  # half of the time until the next one (SPEC B14)
 
+ABORTED = "it was aborted here before it had begun"
+
 Post = Callable[[ev.Event], None]
 
 
@@ -53,7 +55,9 @@ def fetch_deadline_s(length: int) -> float:
 
 @dataclass
 class _Incoming:
-    memory: mmap.mmap
+    """From before its file is there until that is durable or gone: meanwhile it can be aborted, and asked for anew."""
+
+    memory: mmap.mmap | None = None
     aborted: bool = False
     again: ef.StartTransfer | ef.FetchUpdate | None = None  # asked for anew while the abort was on its way
     donor: str = ""  # of an update that is fetched
@@ -92,8 +96,11 @@ class Transfers:
             self._post(ev.TransferBroke(name, None, False, "this host has no delta to contribute"))
             return
         size = update_codec(codec_by_name(effect.codec)).encoded_bytes(self._elements)
-        memory = await self._runner(lambda: self._store.updates.new(name, size))
-        self._incoming[name] = _Incoming(memory)
+        incoming = self._incoming[name] = _Incoming()
+        memory = incoming.memory = await self._runner(lambda: self._store.updates.new(name, size))
+        if incoming.aborted:
+            self._spawn(self._drop, name, ev.TransferBroke(name, None, False, ABORTED))
+            return
         job = CollectiveJob(
             transfer_id=name,
             members=effect.members,
@@ -174,23 +181,25 @@ class Transfers:
 
     async def fetch(self, effect: ef.FetchUpdate) -> None:
         expected = update_codec(codec_by_name(self._journal.codec)).encoded_bytes(self._elements)
-        name = effect.root
-        if effect.update_bytes != expected:
-            self._failed_here(name, ev.UpdateMissed(name, effect.donor, f"{effect.update_bytes} bytes, not {expected}"))
-            return
-        incoming = self._incoming.get(name)
+        name, incoming = effect.root, self._incoming.get(effect.root)
         if incoming is not None:
             # Its end answers this request too; but where it was late, another donor is asked instead (SPEC K13).
             if incoming.donor not in ("", effect.donor):
                 incoming.aborted, incoming.again = True, effect
                 self._bulk.abort(name)
             return
+        incoming = self._incoming[name] = _Incoming(donor=effect.donor)
+        if effect.update_bytes != expected:
+            self._failed_here(name, ev.UpdateMissed(name, effect.donor, f"{effect.update_bytes} bytes, not {expected}"))
+            return
         try:
-            memory = await self._runner(lambda: self._store.updates.new(name, expected))
+            memory = incoming.memory = await self._runner(lambda: self._store.updates.new(name, expected))
         except StorageError as error:  # it may not be needed yet: several are fetched ahead
             self._failed_here(name, ev.UpdateMissed(name, effect.donor, f"there is no room for it here: {error}"))
             return
-        self._incoming[name] = _Incoming(memory, donor=effect.donor)
+        if incoming.aborted:
+            self._spawn(self._drop, name, ev.UpdateMissed(name, effect.donor, ABORTED))
+            return
         job = FetchJob(
             name,
             effect.donor,
@@ -220,6 +229,7 @@ class Transfers:
     def _keep(self, name: bytes, codec: str, wanted: ef.FetchUpdate | None) -> None:
         """Hash what arrived, make it durable, and say so; wrong bytes are dropped."""
         memory, store = self._incoming[name].memory, self._store
+        assert memory is not None, "a transfer that ends well has begun"
 
         def work() -> ev.Event:
             tensor = ops.as_bytes(memory)
