@@ -152,8 +152,14 @@ class Arrivals:
         its that is dead."""
         return neighbour.waits_here > 0 and all(neighbour.has(item(near, False)) for near in self._gathering.near())
 
+    def release(self) -> None:
+        """The memory beside the job's, now: what still refers to this waits for the garbage collector."""
+        self._scratch = threading.local()
+        self._gathering.release()
+
     def _opened(self, incoming: Incoming, size: int) -> memoryview:
-        """In this thread's own memory."""
+        """In this thread's own memory. Raises Stopped when it is over."""
+        self._books.check()
         whole: bytearray | None = getattr(self._scratch, "whole", None)
         if whole is None or len(whole) < size:
             whole = self._scratch.whole = bytearray(size)  # a chunk's, at most

@@ -195,6 +195,7 @@ class Collective:
                 with contextlib.suppress(OverflowError):  # nobody there listens; this host ends all the same
                     neighbour.channel.tell(self._word(Kind.ABORT, int(failure.silent)), name)
         self._buffers.release()
+        self._arrivals.release()
         for neighbour in neighbours.values():
             self._channels.release(neighbour.peer)
 

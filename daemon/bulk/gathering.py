@@ -70,3 +70,8 @@ class Gathering:
                 found.next = self._others[self._others.index(member) + 1]
             self._changed.notify_all()
         return last
+
+    def release(self) -> None:
+        """It is over, and nobody is inside."""
+        with self._changed:
+            self._sums.clear()

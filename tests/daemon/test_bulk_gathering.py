@@ -1,6 +1,9 @@
 """Parts that are summed in the members' order, in a window of chunks, whatever comes first."""
 
+import gc
 import threading
+import tracemalloc
+import weakref
 
 import pytest
 import torch
@@ -10,8 +13,9 @@ from intellectd.daemon.bulk.collective_plan import CollectivePlan, plan_of
 from intellectd.daemon.bulk.errors import WireError
 from intellectd.daemon.bulk.gathering import Gathering
 from intellectd.daemon.bulk.limits import GATHERED_MAX
+from intellectd.daemon.bulk.schedules.chunks import CHUNK_ELEMENTS
 from intellectd.kernels import ops
-from tests.daemon.bulk_swarm import Case
+from tests.daemon.bulk_swarm import Case, swarm
 
 ME = "b"  # the second of three: its own part is added between the others'
 CHUNKS = GATHERED_MAX + 3
@@ -100,3 +104,32 @@ def test_a_part_that_is_too_large_by_its_weight_is_its_senders_fault() -> None:
     assert found.is_turn(chunk, 0)
     with pytest.raises(WireError, match="not finite, or not with its weight"):
         found.add(chunk, 0, memoryview(huge))
+
+
+def test_the_engines_own_memory_is_free_when_a_collective_ends() -> None:
+    """Not when the garbage collector comes by, which may be many rounds later."""
+
+    def exchange(name: str) -> None:
+        case = Case(("a", "b"), "fp32", 2 * CHUNK_ELEMENTS, name, schedule="direct")
+        for events in [case.start(engines[member], member) for member in case.members]:
+            events.done()
+
+    with swarm("a", "b") as engines:
+        gc.disable()
+        tracemalloc.start()
+        try:
+            exchange("a first")
+            exchange("and another")
+            kept = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/bulk/arrivals.py")])
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert sum(trace.size for trace in kept.traces) < 4 * CHUNK_ELEMENTS  # a chunk's
+
+
+def test_sums_that_are_not_finished_are_let_go_at_the_end() -> None:
+    _case, plan, found = gathering()
+    assert found.is_turn(plan.chunks[0], 0)
+    total = weakref.ref(found._sums[0].total)
+    found.release()
+    assert total() is None
