@@ -313,7 +313,7 @@ def test_close_leaves_no_thread_and_no_file_whatever_is_going_on() -> None:
         gone = Endpoint("127.0.0.1:1", c.identity.certificate)
         a.know(b, c=gone)
         a.channels.need("c", STALL_S)
-        assert a.diary.next("lost")[3] is True
+        assert a.diary.next("lost")[2] == "it refused the connection"
         a.close()
         with pytest.raises(BulkClosed):
             a.channels.need("b", STALL_S)
