@@ -44,7 +44,7 @@ class DeviceEncoder:
     def __init__(self, parameters: Parameters, device: torch.device, kernels: "Triton") -> None:
         self._parameters, self._device, self._kernels = parameters, device, kernels
         self._anchor: Tensor | None = None
-        self._began_there = False  # the model was loaded from the anchor alone
+        self._began_there = False  # the model was loaded from the anchor alone, as it is here
 
     def check(self, codec_name: str) -> None:
         """Raises DeviceUnavailable unless the kernels give the reference's bits on this device."""
@@ -63,8 +63,8 @@ class DeviceEncoder:
         self._began_there = True
 
     def carry_over(self, flat: Tensor) -> None:
-        """A new anchor, and into the model that less the work since the last one: θ_new − (θ_old − local). In bf16 this
-        rounds the carried work once, which the daemon would not."""
+        """A new anchor, and into the model that less the work since the last one: θ_new − (θ_old − local). What a bf16
+        model has no room for of that is taken off the anchor here: the next delta is as if the model had it."""
         anchor = self._known_anchor()
         for first, x in self._pieces():
             part = slice(first, first + x.numel())
@@ -73,6 +73,7 @@ class DeviceEncoder:
             anchor[part].copy_(flat[part])
             self._kernels.subtract_into(anchor[part], x)
             self._parameters.load_piece(x, first)
+            self._parameters.take_rest(anchor[part], x, first)
         self._began_there = False
 
     def encode(self, codec_name: str, out: Tensor) -> Encoded:

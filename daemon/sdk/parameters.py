@@ -103,6 +103,13 @@ class Parameters:
         for part, values in self._parts(piece, first):
             values.copy_(part)
 
+    @torch.no_grad()
+    def take_rest(self, base: torch.Tensor, piece: torch.Tensor, first: int) -> None:
+        """From `base` what the parameters have no room for of the piece that they were loaded from."""
+        for (part, values), (place, _) in zip(self._parts(piece, first), self._parts(base, first), strict=True):
+            if values.dtype in NARROW:
+                place.sub_(part - values)
+
     def _parts(self, piece: torch.Tensor, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """What the piece has of each tensor: its place in the piece, and in the tensor. For contiguous ones."""
         last = first + piece.numel()

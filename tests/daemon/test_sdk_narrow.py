@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import intellectd
+from intellectd.daemon.sdk.encoder import DeviceEncoder
+from intellectd.daemon.sdk.parameters import Parameters
+from intellectd.kernels import ops
 from tests.daemon.local_daemon import Run, serving
 from tests.daemon.test_sdk_alone import toy
 from tests.daemon.test_sdk_run import Toy, attach, train
@@ -46,3 +49,37 @@ def test_what_bf16_has_no_room_for_is_kept_between_rounds(monkeypatch: pytest.Mo
         inner.param_groups[0]["lr"] = 0.0
         inner.step()
         assert anchor[0].item() == 1.0 - 7 * ulp / 8
+
+
+class OnHost:
+    """The host's kernels in the place of a device's, whose bits are the same."""
+
+    subtract_into = staticmethod(ops.subtract_into)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_carried_over_on_a_device_is_what_was_learnt(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """And not also what the model had no room for of the new anchor: as large as what a round learns, in bf16."""
+    monkeypatch.setattr("intellectd.daemon.sdk.encoder.PIECE_ELEMENTS", 256)
+    model = torch.nn.Linear(30, 20).to(dtype)
+    parameters = Parameters(model)
+    encoder = DeviceEncoder(parameters, torch.device("cpu"), OnHost())  # type: ignore[arg-type]
+    at = torch.arange(parameters.layout.elements)
+    old, new = torch.zeros(at.numel()), torch.zeros(at.numel())
+    for slot in parameters.layout.slots:
+        here = slice(slot.offset, slot.offset + slot.size)
+        old[here], new[here] = 1.0 + at[here] * 1e-5, 1.1 + at[here] * 3e-5
+    encoder.load(old)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.sub_(2.0**-6)
+    for anchor in (new, old):
+        encoder.carry_over(anchor)
+        local = torch.zeros_like(anchor)
+        parameters.store(local)
+        assert encoder._anchor is not None
+        learnt = encoder._anchor - local
+        assert (learnt[new > 0] - 2.0**-6).abs().max() < 1e-6  # of fp32's own rounding
+        assert not learnt[new == 0].any(), "padding"

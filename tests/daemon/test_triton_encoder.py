@@ -113,7 +113,10 @@ def test_work_is_carried_over_as_the_daemon_does_it(monkeypatch: pytest.MonkeyPa
     parameters.store_trained(arena)
     codec = codec_by_name("int8")
     update = torch.empty(codec.encoded_bytes(arena.numel()), dtype=torch.uint8)
-    assert ops.encode(codec, torch.full_like(arena, 0.01), update) is None
+    learnt = torch.zeros_like(arena)
+    for slot in parameters.layout.slots:
+        learnt[slot.offset : slot.offset + slot.size] = 0.01
+    assert ops.encode(codec, learnt, update) is None
     state.apply("int8", update, NesterovStep(0.7, 0.9), "carry")
     assert state.theta is not None
     encoder.carry_over(state.theta)
@@ -123,15 +126,14 @@ def test_work_is_carried_over_as_the_daemon_does_it(monkeypatch: pytest.MonkeyPa
     expected.load(arena)
     expected.store(theirs)  # the daemon's fp32 numbers, cast as loading a model does
     assert torch.equal(ours, theirs)
-    # and the next delta is against the new anchor
+    # and the next delta is against the new anchor, the daemon's but for the last bits of fp32
     trained(model, 4)
     out = torch.empty(4 * arena.numel(), dtype=torch.uint8)
-    said = encoder.encode("int8", out)
-    local = torch.zeros_like(arena)
-    parameters.store(local)
-    stats = ops.encode_delta(codec, state.theta, local, update)
-    assert torch.equal(out[: update.numel()], update)
-    assert said.norm == struct.pack(">f", stats.norm).hex()
+    said = encoder.encode("fp32", out)
+    parameters.store_trained(arena)
+    delta = state.theta - arena
+    assert torch.allclose(out.view(torch.float32), delta, rtol=0.0, atol=1e-6)
+    assert struct.unpack(">f", bytes.fromhex(said.norm))[0] == pytest.approx(delta.norm().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("fails", [False, True])
