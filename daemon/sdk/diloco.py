@@ -85,6 +85,8 @@ class DiLoCo:
         _check_optimizer(inner_optimizer, model)
         ranks = _ranks(process_group)
         self._optimizer, self._on_round = inner_optimizer, on_round
+        self._averaged = {id(parameter): parameter for parameter in model.parameters() if parameter.requires_grad}
+        self._model, self._warned = model, False
         self._mfu_per_rate = flops_per_token / peak_flops if flops_per_token and peak_flops else None
         self._rounds: Rounds
         if run is None:
@@ -239,8 +241,25 @@ class DiLoCo:
             self._end_round(now)
         return self._attached()
 
+    def _warn_of_others(self) -> None:
+        """Once, of a tensor that is trained here and never reaches the run: as one that was unfrozen on the way."""
+        groups = self._optimizer.param_groups
+        trained = [tensor for group in groups for tensor in group["params"] if tensor.requires_grad]
+        others = [tensor for tensor in trained if id(tensor) not in self._averaged]
+        if not others or self._warned:
+            return
+        self._warned = True
+        known = (name for name, parameter in self._model.named_parameters() if parameter is others[0])
+        log.warning(
+            "inner_optimizer trains %d tensors, %r the first of them, that stay this host's own: averaged is what of "
+            "the model required gradients when DiLoCo was made",
+            len(others),
+            next(known, tuple(others[0].shape)),
+        )
+
     def _end_round(self, now: Assignment) -> None:
         self._is_due = False
+        self._warn_of_others()
         meter = self._meter
         seconds = time.monotonic() - meter.started_s
         self._start(self._rounds.deliver(RoundDone(now.round, meter.tokens(), meter.steps, meter.loss(), seconds)))

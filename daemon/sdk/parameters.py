@@ -4,6 +4,7 @@ Owns which tensors count (those with requires_grad, tied weights once, in the mo
 Refuses to know where the vector lies: it may be memory shared with the daemon.
 """
 
+import struct
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -63,6 +64,12 @@ class Parameters:
         """[[name, shape, dtype], ...] as the attach frame carries them."""
         slots = zip(self.layout.slots, self._tensors, strict=True)
         return [[slot.name, list(slot.shape), _dtype(tensor)] for slot, tensor in slots]
+
+    @torch.no_grad()
+    def fingerprint(self) -> bytes:
+        """The same on ranks that hold the same: a sum of each tensor that is not sharded."""
+        sums = [part.local().sum(dtype=torch.float64).item() for part in self._placed if not part.sharded]
+        return struct.pack(f"<{len(sums)}d", *sums)
 
     @torch.no_grad()
     def store(self, flat: torch.Tensor) -> None:

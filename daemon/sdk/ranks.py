@@ -8,6 +8,7 @@ All ranks must make the same calls in the same order, as they do for FSDP itself
 
 import datetime
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -27,6 +28,7 @@ from intellectd.daemon.sdk.rounds import Assignment, Finish, Progress, RoundDone
 WAIT_MAX = datetime.timedelta(days=30)
 
 Given = Assignment | Finish
+log = logging.getLogger("intellectd")
 
 
 class Ranks:
@@ -83,7 +85,7 @@ class SharedParameters(Parameters):
 
     def __init__(self, model: torch.nn.Module, ranks: Ranks) -> None:
         super().__init__(model, ranks.rank, ranks.count)
-        self._ranks = ranks
+        self._ranks, self._warned = ranks, False
         if not ranks.agree(repr(self.to_wire()).encode()):
             raise ModelUnsupported("the ranks have different parameters", "shard one model over them (`fully_shard`)")
 
@@ -99,6 +101,12 @@ class SharedParameters(Parameters):
 
     def store_trained(self, flat: torch.Tensor) -> None:
         self._all("store_trained", super().store_trained, flat)
+        if not self._ranks.agree(self.fingerprint()) and not self._warned:
+            self._warned = True
+            log.warning(
+                "the ranks' models differ: of what is whole on each, rank 0's alone is handed over, with the tokens of "
+                "all; wrap the model in DistributedDataParallel, or shard it with `fully_shard`"
+            )
 
     def load(self, flat: torch.Tensor) -> None:
         self._all("load", super().load, flat)
@@ -238,7 +246,8 @@ class Following:
             if message["do"] != "map":
                 raise
         else:
-            self._ranks.all_did(True)
+            if self._ranks.all_did(True) and message["do"] == "store_trained":
+                self._ranks.agree(self._parameters.fingerprint())
 
     def _map(self, pid: int, descriptor: int) -> None:
         """A descriptor of rank 0's, opened by way of /proc: a memfd has no other name."""

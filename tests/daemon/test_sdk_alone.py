@@ -285,6 +285,21 @@ def test_an_optimizer_that_would_train_nothing_of_the_run_is_refused() -> None:
         intellectd.DiLoCo(None, toy(), inner)
 
 
+def test_what_is_trained_and_not_averaged_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A layer that is unfrozen on the way: its hosts drifted apart, and nobody was told."""
+    model = toy()
+    frozen = model[2].requires_grad_(False)
+    inner = torch.optim.SGD([*model.parameters(), torch.ones(3)], lr=0.1)
+    with caplog.at_level(logging.WARNING), intellectd.DiLoCo(None, model, inner, sync_every=1, rounds=3):
+        inner.step()
+        assert not caplog.text
+        frozen.requires_grad_(True)
+        for _ in range(2):
+            inner.step()
+    assert len(caplog.records) == 1
+    assert "trains 2 tensors, '2.weight' the first of them, that stay" in caplog.text
+
+
 def test_tied_weights_count_once() -> None:
     model = toy()
     model[0].weight = torch.nn.Parameter(torch.ones(2, 5))  # type: ignore[union-attr]

@@ -1,5 +1,7 @@
 """A job of several ranks as one peer: what rank 0 leads, and two ranks of FSDP2 that end with one process's bits."""
 
+import logging
+import logging.handlers
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -109,6 +111,32 @@ def test_two_ranks_of_fsdp2_are_one_peer(tmp_path: Path) -> None:
     ready = {event.round: event for event in run.heard(TrainerReady)}
     assert [(ready[n].tokens, ready[n].steps, ready[n].loss) for n in (1, 2, 3)] == [(STEPS * SAMPLES, STEPS, 2.0)] * 3
     assert len(run.heard(TrainerAttached)) == 2
+
+
+def without_ddp(number: int, folder: str, path: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=2)
+    heard = logging.handlers.BufferingHandler(1000)
+    logging.getLogger("intellectd").addHandler(heard)
+    train(path, model_of(), SAMPLES // 2)
+    distributed.barrier()
+    warnings = [record.getMessage() for record in heard.buffer if record.levelno == logging.WARNING]
+    told = len(warnings) == 1 and warnings[0].startswith("the ranks' models differ")
+    os._exit(0 if told == (number == 0) else 1)
+
+
+@pytest.mark.slow
+def test_ranks_that_each_train_a_model_of_their_own_are_told(tmp_path: Path) -> None:
+    """The work of all but one is lost, and weighs in the average."""
+    path, spawn = tmp_path / "d.sock", multiprocessing.get_context("spawn")
+    with serving(Run(rounds=2, steps=1), path):
+        ranks = [spawn.Process(target=without_ddp, args=(n, str(tmp_path), str(path)), daemon=True) for n in range(2)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(300)
+        assert [process.exitcode for process in ranks] == [0, 0]
 
 
 def half(number: int, folder: str) -> None:
