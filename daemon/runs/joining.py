@@ -28,6 +28,7 @@ JOIN_S = 40.0  # until somebody was found who has the manifest; the command line
 ASK_S = 10.0
 ASKED_AT_ONCE_MAX = 16  # the frozen among them cost all of them ASK_S together
 AGAIN_S = 1.0
+VAIN_ROUNDS_MAX = 2  # in which all said no: who answers first may be a stranger, and the others a moment behind
 DISCOVERY_KEY_CHARS = 48
 PROBLEMS_TOLD_MAX = 3
 JOINING = "joining"  # of what folders are named that are no runs yet
@@ -38,6 +39,7 @@ class Search:
     given: list[str] = field(default_factory=list)  # peers of the addresses that were named, once dialled
     turns: Counter[str] = field(default_factory=Counter)  # how often each was asked, whatever it said
     asked: list[str] = field(default_factory=list)  # that answered
+    foreign: list[str] = field(default_factory=list)  # that speak another wire version
     problems: list[str] = field(default_factory=list)
     version: str = ""
     false: str = ""  # what a peer sent in place of the manifest
@@ -69,10 +71,13 @@ async def _search(host: Host, run_id: str, addresses: list[str], search: Search)
     await _dial_all(host, addresses, search)
     # The peers given were tried above; those remembered and configured are dialled behind our back, in their time.
     others = bool(host.config.network.bootstrap or host.known.addresses)
+    vain = 0
     while True:
         is_round_over = await _ask_around(host, run_id, run_ids.run_key(run_id), search)
-        nobody = bool(addresses or not others) and not search.asked and not host.network.connected()
-        if search.found or search.version or nobody or _all_said_no(search, host):
+        heard = bool(search.asked or search.foreign)
+        nobody = bool(addresses or not others) and not heard and not host.network.connected()
+        vain = vain + 1 if is_round_over and heard and _all_said_no(search, host) else 0
+        if search.found or nobody or vain >= VAIN_ROUNDS_MAX:
             return
         if is_round_over:
             await trio.sleep(AGAIN_S)
@@ -88,6 +93,7 @@ async def _dial_all(host: Host, addresses: list[str], search: Search) -> None:
             raise ControlError("bad_address", str(error)) from error
         except WireVersionMismatch as error:
             search.version = str(error)
+            search.foreign.append(address.rpartition("/p2p/")[2])
         except NetworkError as error:
             search.problems.append(f"{address}: {error}")
 
@@ -130,6 +136,7 @@ async def _ask(host: Host, run_id: str, run: bytes, peer: str, search: Search, o
         body = await host.network.call(peer, "manifest", encode(RunRequest(run)), ASK_S)
     except WireVersionMismatch as error:
         search.version = str(error)
+        search.foreign.append(peer)
         return
     except NetworkError as error:
         search.problems.append(f"{peer}: {error}")
@@ -148,7 +155,7 @@ async def _ask(host: Host, run_id: str, run: bytes, peer: str, search: Search, o
 
 
 def _all_said_no(search: Search, host: Host) -> bool:
-    return bool(search.asked) and all(peer in search.asked for peer in host.network.connected())
+    return set(host.network.connected()) <= {*search.asked, *search.foreign}
 
 
 def _not_found(run_id: str, addresses: list[str], search: Search) -> ControlError:
