@@ -107,7 +107,7 @@ class Branching:
         if config.swarm.on_quorum_loss != "fork" or head.round < 0 or over or self._lost_since is None:
             return None
         named = self.voting(able, votes, now)
-        if state_digest is None or me not in named or self._claims(head, now) or head.branches >= limits.BRANCHES_MAX:
+        if state_digest is None or me not in named or self.claims(head, now) or head.branches >= limits.BRANCHES_MAX:
             return None
         alive = self._members.alive_beacons(now)
         if any(b.generation == head.generation and b.head_round > head.round for b in alive.values()):
@@ -124,7 +124,7 @@ class Branching:
     def pauses(self, head: Head, now: float) -> bool:
         """Somebody claims a line with more in it: ours is not made longer until that is settled (G8). Not for long: a
         claim costs nothing."""
-        if not any(_rank(beacon) > head.rank for beacon in self._claims(head, now).values()):
+        if not any(_rank(beacon) > head.rank for beacon in self.claims(head, now).values()):
             return False
         if now >= self._heeds_at:
             self._pause_ends = now + limits.PAUSE_S_MAX
@@ -148,7 +148,7 @@ class Branching:
         if rival is not None and (rival.asked or now < self._retry.at):
             return []
         if rival is None:
-            claims = self._claims(head, now)
+            claims = self.claims(head, now)
             if not claims or now < self._retry.at:
                 return []
             peer = max(sorted(claims), key=lambda p: _rank(claims[p]))
@@ -199,7 +199,7 @@ class Branching:
 
     # ---- inside
 
-    def _claims(self, head: Head, now: float) -> dict[str, Beacon]:
+    def claims(self, head: Head, now: float) -> dict[str, Beacon]:
         """The beacons of living peers whose line we should follow, if they speak true."""
         alive, ours = self._members.alive_beacons(now), head.generation
         if self._looked_at != (self._members.turns, ours):

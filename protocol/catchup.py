@@ -53,6 +53,7 @@ class Catchup:
         self._told_slow = False
         self._ahead_at: tuple[int, Head] | None = None  # as of which turn `_ahead_there` was looked up
         self._ahead_there: dict[str, int] = {}
+        self._boasts: dict[str, None] = {}  # who of these gave nothing when it was asked for that last
 
     @property
     def has_state(self) -> bool:
@@ -147,9 +148,11 @@ class Catchup:
         asked, self._asking = self._asking, None
         if useful:
             self._ask_retry.succeeded()
+            self._boasts.pop(asked or "", None)
         else:
             self._ask_retry.failed(now)
             self._donors.failed(asked or "", RECORDS, now)
+            self._boasts |= {asked: None} if asked in self._ahead_there else {}
 
     def drop_state(self) -> None:
         """Our state is not the agreed one: begin again from a snapshot."""
@@ -206,7 +209,13 @@ class Catchup:
                 # Of a thousand few are ahead.
                 if beacon.head_round > round_ and beacon.generation == ours and self.pin.hears(peer, now)
             }
+            self._boasts = {peer: None for peer in self._boasts if peer in self._ahead_there}
         return self._ahead_there
+
+    def ahead(self, head: Head, now: float) -> dict[str, int]:
+        """Who has more of the log, and how much, as far as that is not only claimed: whoever gave nothing when it was
+        asked is heeded again when it gives something."""
+        return {peer: round_ for peer, round_ in self._ahead(head, now).items() if peer not in self._boasts}
 
     def _ask_records(self, head: Head, now: float) -> list[Out]:
         if self._asking is not None or now < self._ask_retry.at:

@@ -248,7 +248,8 @@ class Keeper:
         able, me = self.round.parts.muster.able_peers(now), self.context.peer
         remembering = self.branching.voting(able, self.seat.may_branch(self.head), now)
         here = able if self.leaving or me in able else sorted([*able, me])
-        named = recovery.named_in(self.head, here, remembering, self.membership, now)
+        ahead = self.catchup.ahead(self.head, now)
+        named = recovery.named_in(self.head, here, remembering, ahead, self.membership, now)
         lives = recovery.lives(named, me, self.incarnation, self.membership, now)
         return branch_record(self.head, named, digest, lives)
 

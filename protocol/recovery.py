@@ -3,7 +3,7 @@
 Owns whom a recovery names, and why there is none. Refuses to know who signs, and how a branch is made (branch.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import state_name
@@ -18,13 +18,20 @@ class NoRecovery(ValueError):
     """There is nothing to recover, or nobody to go on with; says why."""
 
 
-def named_in(head: Head, able: Sequence[str], remembering: Sequence[str], members: Membership, now: float) -> list[str]:
+def named_in(
+    head: Head,
+    able: Sequence[str],
+    remembering: Sequence[str],
+    ahead: Mapping[str, int],
+    members: Membership,
+    now: float,
+) -> list[str]:
     """Those of the `able` that remember their votes. If they are too few, all that stand there: whoever forgot votes
-    anew, in this branch alone. Raises NoRecovery."""
+    anew, in this branch alone. `ahead`: who has more of the log. Raises NoRecovery."""
     alive = members.alive_beacons(now)
-    ahead = max((b.head_round for b in alive.values() if b.generation == head.generation), default=head.round)
-    if ahead > head.round:
-        raise NoRecovery(f"a peer here has round {ahead} already, and this host only round {head.round}: in a moment")
+    if ahead:
+        more = max(ahead.values())
+        raise NoRecovery(f"a peer here has round {more} already, and this host only round {head.round}: in a moment")
     least = max(1, head.config.swarm.min_peers)
     if len(remembering) >= least:
         return list(remembering)

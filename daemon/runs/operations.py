@@ -223,12 +223,14 @@ def condition(text: str) -> Any:
 
 
 def _is_synced(service: RunService) -> bool:
-    """With the end of the log, as far as anybody can tell: who has heard nobody yet only knows its own."""
+    """With the end of the log, as far as anybody can tell: who has heard nobody yet only knows its own; what is claimed
+    alone does not count."""
     node, now = service.node, trio.current_time()
     members, me = node.membership, service.host.identity.peer_id
-    alive = members.alive_beacons(now)
-    end = max([node.head.round, *(beacon.head_round for beacon in alive.values())])
-    heard = bool(alive) or members.has_listened(now) or node.head.voters == [me]
+    ahead = node.catchup.ahead(node.head, now).values()
+    elsewhere = (beacon.head_round for beacon in node.branching.claims(node.head, now).values())
+    end = max([node.head.round, *ahead, *elsewhere])
+    heard = bool(members.alive_beacons(now)) or members.has_listened(now) or node.head.voters == [me]
     return heard and node.catchup.has_state and node.catchup.applied >= end - 1
 
 

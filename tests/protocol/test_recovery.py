@@ -149,6 +149,29 @@ def test_nothing_before_an_earlier_recovery_is_gone_back_to() -> None:
         again.node.recovery_draft(again.now)
 
 
+def test_a_boast_keeps_no_owner_from_a_recovery() -> None:
+    """SPEC G5, K1: of who claims to have more of the log than there is, nothing comes; of who has it, it does."""
+    run = history("wait")
+    pa = Host(run, entries=run.entries[:2], applied=1)
+    pa.told(ev.TrainerAttached(None), pa.after(20.0), pa.beacon("PD", head_round=900, state="synced"))
+    assert pa.one(ef.AskEntries).peer == "PD"
+    with pytest.raises(NoRecovery, match="a peer here has round 900 already"):
+        pa.node.recovery_draft(pa.now)
+    pa.told(ev.CallFailed("PD", "entries", "it does not answer", run.head.generation)).skip()
+    assert owners_word(pa).record.next_voters == ["PA"]
+
+    pa.told(pa.beacon("PE", state="synced")).skip()
+    with pytest.raises(NoRecovery, match="a peer here has round 2 already"):
+        pa.node.recovery_draft(pa.now)
+    asked = pa.told(pa.after(0.6)).one(ef.AskEntries)
+    assert asked.peer == "PE", "who boasted is asked last"
+    pa.told(pa.beacon("PD", head_round=901, state="synced"))
+    pa.told(ev.EntriesReceived("PE", tuple(run.entries[2:]), run.head.generation)).skip()
+    assert pa.node.head.round == 2
+    pa.told(ev.UpdateHeld(run.entries[2].record.update_root), ev.Applied(2, run.states[2])).skip()
+    assert owners_word(pa).record.parent == run.head.hash, "a greater boast is no news"
+
+
 def test_why_there_is_nothing_to_recover() -> None:
     """SPEC G5."""
     run = history("wait")
