@@ -87,7 +87,7 @@ class Transfers:
     # ---- the collective
 
     async def start_collective(self, effect: ef.StartTransfer) -> None:
-        """Raises StorageError: without a disk for the result this host cannot take part in any round."""
+        """Begins it, and waits for no disk: one that reserves no room takes minutes for the file."""
         name, incoming, frozen = effect.transfer, self._incoming.get(effect.transfer), self.frozen
         if incoming is not None:
             incoming.again = effect if incoming.aborted else incoming.again
@@ -95,11 +95,15 @@ class Transfers:
         if frozen is None:
             self._post(ev.TransferBroke(name, None, False, "this host has no delta to contribute"))
             return
-        size = update_codec(codec_by_name(effect.codec)).encoded_bytes(self._elements)
         incoming = self._incoming[name] = _Incoming()
+        self._spawn(self._run_collective, effect, incoming, frozen)
+
+    async def _run_collective(self, effect: ef.StartTransfer, incoming: _Incoming, frozen: Frozen) -> None:
+        """Raises StorageError: without a disk for the result this host cannot take part in any round."""
+        name, size = effect.transfer, update_codec(codec_by_name(effect.codec)).encoded_bytes(self._elements)
         memory = incoming.memory = await self._runner(lambda: self._store.updates.new(name, size))
         if incoming.aborted:
-            self._spawn(self._drop, name, ev.TransferBroke(name, None, False, ABORTED))
+            await self._drop(name, ev.TransferBroke(name, None, False, ABORTED))
             return
         job = CollectiveJob(
             transfer_id=name,
@@ -192,13 +196,17 @@ class Transfers:
         if effect.update_bytes != expected:
             self._failed_here(name, ev.UpdateMissed(name, effect.donor, f"{effect.update_bytes} bytes, not {expected}"))
             return
+        self._spawn(self._run_fetch, effect, incoming)
+
+    async def _run_fetch(self, effect: ef.FetchUpdate, incoming: _Incoming) -> None:
+        name, size = effect.root, effect.update_bytes
         try:
-            memory = incoming.memory = await self._runner(lambda: self._store.updates.new(name, expected))
+            memory = incoming.memory = await self._runner(lambda: self._store.updates.new(name, size))
         except StorageError as error:  # it may not be needed yet: several are fetched ahead
             self._failed_here(name, ev.UpdateMissed(name, effect.donor, f"there is no room for it here: {error}"))
             return
         if incoming.aborted:
-            self._spawn(self._drop, name, ev.UpdateMissed(name, effect.donor, ABORTED))
+            await self._drop(name, ev.UpdateMissed(name, effect.donor, ABORTED))
             return
         job = FetchJob(
             name,
@@ -207,7 +215,7 @@ class Transfers:
             0,
             memoryview(memory),
             self._stall_s,
-            fetch_deadline_s(expected),
+            fetch_deadline_s(size),
         )
         try:
             self._bulk.start_fetch(job, self._inbox.marshal(lambda event: self._fetch_event(event, effect)))

@@ -285,8 +285,7 @@ async def test_a_transfer_asked_for_again_while_it_is_aborted_is_begun_again(aut
         service = world.service(host)
         performer, posted = service.performer, []
         performer._transfers._post = posted.append
-        codec_bytes = N + N // 64
-        performer._transfers.frozen = Frozen(torch.zeros(codec_bytes, dtype=torch.uint8), "00000000", bytes(32))
+        performer._transfers.frozen = Frozen(torch.zeros(N + N // 64, dtype=torch.uint8), "00000000", bytes(32))
         start = ef.StartTransfer(bytes(32), (host.peer,), (1,), "int8", 4.0, 60.0)
         world.bulk.stall(host.peer)
         await performer(start)
@@ -312,6 +311,7 @@ async def test_a_transfer_that_was_aborted_reports_its_end_and_leaves_no_file(au
         performer._transfers.frozen = Frozen(torch.zeros(N + N // 64, dtype=torch.uint8), "00000000", bytes(32))
         world.bulk.stall(host.peer)
         await performer(ef.StartTransfer(bytes(32), (host.peer,), (1,), "int8", 4.0, 60.0))
+        await trio.sleep(1)
         assert len(list(service.store.updates.path.glob(".*"))) == 1
         await performer(ef.AbortTransfer(bytes(32)))
         await trio.sleep(1)
