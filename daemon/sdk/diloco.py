@@ -110,12 +110,14 @@ class DiLoCo:
             else:
                 self._rounds = Following(model, ranks)
         self._now: Assignment | Finish | None = None
+        self._pid = 0  # of the process that has entered the block
         self._meter = RoundMeter(0.0)
         self._is_due = False  # the round's steps are done, the end waits for its last log
         self._logged_at_s = -math.inf  # a clock that begins at the boot may show less than the interval
         self._hook: Any = None
 
     def __enter__(self) -> "DiLoCo":
+        self._pid = os.getpid()
         self._hook = self._optimizer.register_step_post_hook(self._after_step)
         try:
             self._start(self._rounds.begin())
@@ -233,6 +235,8 @@ class DiLoCo:
     def _attached(self) -> Assignment | Finish:
         if self._now is None:
             raise RuntimeError("not attached: use `with intellectd.DiLoCo(...) as d:`")
+        if self._pid != os.getpid():  # a loader's worker would deal out the round of its own start for ever
+            raise RuntimeError("of another process: give a loader's workers places, by a sampler, and not this object")
         return self._now
 
     def _settled(self) -> Assignment | Finish:
@@ -280,6 +284,8 @@ class DiLoCo:
         return Progress(self._now.round, meter.steps, loss, meter.tokens(), rate, grad_norm, mfu)
 
     def _leave(self) -> None:
+        if self._pid != os.getpid():
+            return  # the link is that of the process that this one was forked from
         self._is_due = False  # or who asks something afterwards would end the round, and attach again
         if self._hook is not None:
             self._hook.remove()

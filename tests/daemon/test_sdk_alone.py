@@ -317,6 +317,18 @@ def test_use_outside_with_is_an_error_of_the_callers() -> None:
         d.log(loss=1.0, tokens=1)
 
 
+def test_a_forked_worker_is_refused_the_round_of_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers of a loader drew the same samples, of one round, for as long as they lived."""
+    model = toy()
+    with intellectd.DiLoCo(None, model, torch.optim.SGD(model.parameters())) as d:
+        with monkeypatch.context() as forked:
+            forked.setattr("os.getpid", lambda: 0)
+            with pytest.raises(RuntimeError, match="give a loader's workers places"):
+                _ = d.assignment
+            d.__exit__(None, None, None)
+        assert d.assignment.round == 1 and d._optimizer._optimizer_step_post_hooks
+
+
 def test_a_step_has_no_fewer_tokens_than_none() -> None:
     model = toy()
     with intellectd.DiLoCo(None, model, torch.optim.SGD(model.parameters())) as d:
