@@ -66,7 +66,7 @@ class Libp2pNetwork(RpcNetwork):
         self._connections = Connections(host, self._dialer, nursery)
         self._directory = Directory(host, dht)
         super().__init__(str(host.get_id()), self._connections, book, nursery, preamble)
-        self._connections.is_guest = lambda peer: not self._rpc.speaks_to(peer)
+        self._connections.is_guest = lambda peer: not self._is_wanted(peer)
         self._connections.on_up = self._came
         self._connections.on_inbound = self._came_in
         self._connections.on_down = self._went

@@ -44,6 +44,7 @@ class RpcNetwork(ABC):
         self._book = book
         self._nursery = nursery
         self._rpc = Rpc(transport, nursery, preamble)
+        self._is_wanted: Callable[[str], bool] = self._rpc.speaks_to
         self._inbound: dict[str, float] = {}  # who came last stands last
         self._on_disconnect: list[DisconnectHandler] = []
         self._bootstrapper = Bootstrapper(peer_id, self._meet, self.connected, nursery)
@@ -113,6 +114,9 @@ class RpcNetwork(ABC):
 
     def on_mismatch(self, handler: Callable[[], None]) -> None:
         self._rpc.on_mismatch(handler)
+
+    def keep(self, is_wanted: Callable[[str], bool]) -> None:
+        self._is_wanted = is_wanted
 
     def came(self) -> dict[str, float]:
         return dict(self._inbound)

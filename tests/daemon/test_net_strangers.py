@@ -237,6 +237,31 @@ async def test_strangers_that_only_listen_make_room_for_others(monkeypatch: pyte
         assert friend.peer_id not in gone
 
 
+async def test_names_that_were_announced_make_room_like_any_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host greets whoever the directory names as one of its run's: a hundred made-up names, each with the connections
+    that one peer may have, shut it off from everybody."""
+    async with world_of("libp2p") as world:
+        friend, villain, late = [await world.open() for _ in range(3)]
+        for module in ("host", "connections"):
+            monkeypatch.setattr(f"intellectd.daemon.p2p.{module}.CONNECTIONS_MAX", 8)
+        monkeypatch.setattr("intellectd.daemon.p2p.connections.FREE_CONNECTIONS_MIN", 4)
+        host = await world.open()
+        host.on_call("echo", echo)
+        gone: list[str] = []
+        host.on_disconnect(gone.append)
+        await connect(friend, host)
+        host.keep(lambda peer: peer == friend.peer_id)
+        host.learn(villain.peer_id, villain.addresses())
+        assert host.post(villain.peer_id, b"are you one of ours?")
+        for _ in range(8):
+            with contextlib.suppress(SwarmException):  # while those before it part
+                await _dial_once_more(villain, host)
+        await eventually(lambda: len(host._host.get_network().get_connections()) <= 4)  # type: ignore[attr-defined]
+        await connect(late, host)
+        assert await late.call(host.peer_id, "echo", b"late", PATIENCE_S) == b"late"
+        assert friend.peer_id not in gone
+
+
 async def test_a_stranger_with_another_kind_of_key_is_hung_up_on_like_any_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from intellectd.daemon.identity import Key
+from intellectd.daemon.memory_net import MemoryNetwork
 from intellectd.daemon.runs.service import RunService
 from intellectd.protocol import events as ev
 from intellectd.protocol.messages import Lineage, seal
@@ -44,3 +45,17 @@ async def test_who_boasts_keeps_nobody_from_being_synced(autojump_clock: MockClo
         await trio.sleep(30.0)
         assert len(service.node.membership.alive_beacons(trio.current_time())) == 3
         await a.wait("synced")
+
+
+async def test_who_was_only_announced_is_no_member(autojump_clock: MockClock) -> None:
+    """It is spoken to, as it may be one; when a host has too many connections, it is not."""
+    async with shell() as world:
+        _, (a, b) = await swarm(world, "ab", rounds=3)
+        await a.wait("round=1")
+        made_up, service = Key.from_seed(b"3" * 32).peer_id, world.service(a)
+        service.post(ev.PeerLearned(made_up, (f"/ip4/10.0.0.1/tcp/4001/p2p/{made_up}",)))
+        await trio.sleep(30.0)
+        assert a.registry is not None
+        network = a.registry.host.network
+        assert isinstance(network, MemoryNetwork) and network._rpc.speaks_to(made_up)
+        assert network._is_wanted(b.peer) and not network._is_wanted(made_up)
