@@ -7,6 +7,8 @@ counted and kept away for a while, without a line in the log: a stranger could f
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import trio
+
 from intellectd.daemon.bulk.interface import ServedObject
 from intellectd.daemon.errors import OperatorError
 from intellectd.daemon.logs import get_log, log_if_changed
@@ -20,6 +22,8 @@ from intellectd.protocol.messages import BadMessage, EntriesRequest, RunRequest,
 
 T = TypeVar("T")
 
+# At once, from a disk that may be slow: trio has 40 threads, in which this host's votes are written, too.
+READS_MAX = 8
 NO_RUN = ""  # as a label: what a request is about, if it cannot be read
 
 log = get_log("runs")
@@ -40,6 +44,7 @@ class _Counted:
 class Answers:
     def __init__(self, host: Host, runs: Mapping[str, RunService]) -> None:
         self._host, self._runs, self._hot = host, runs, HotPieces()
+        self._reads = trio.CapacityLimiter(READS_MAX)
         host.network.on_call("manifest", self._on_manifest)
         host.network.on_call("members", self._on_members)
         host.network.on_call("entries", self._on_entries)
@@ -83,7 +88,8 @@ class Answers:
             return NO_ENTRIES
         store, generation = service.store, service.node.head.generation
         try:
-            answer: bytes = await self._host.runner(lambda: entries_answer(store, request, generation))
+            async with self._reads:
+                answer: bytes = await self._host.runner(lambda: entries_answer(store, request, generation))
         except Closed:
             return NO_ENTRIES  # it was left a moment ago
         except OperatorError as error:
