@@ -20,6 +20,9 @@ from intellectd.protocol.run_id import BODY_CHARS, CHECK_CHARS, PREFIX
 
 ROOT = "intellectd"
 LINE_CHARS_MAX = 8192  # journald splits at 48 KiB; a hostile peer's text must not fill a disk
+# Of strangers: whoever connects can cause a line with each handshake, under a new name each time. 30 MB a day at most.
+STRANGERS = "p2p"
+STRANGERS_LINES_MAX, STRANGERS_S = 100, 60.0
 CHANGES_KEPT = 1024  # subjects of log_if_changed; peers × a few
 # sd-daemon(3): what journald makes of a leading <N>
 _PRIORITY = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
@@ -73,6 +76,24 @@ def log_if_changed(say: Callable[..., None], subject: str, event: str, /, **fiel
         _last_said.popitem(last=False)
 
 
+class Bounded(logging.Filter):
+    """So many lines in so much time; the first after that tells how many were left out."""
+
+    def __init__(self, lines_max: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._lines_max, self._seconds, self._clock = lines_max, seconds, clock
+        self._ends_at = self._came = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = self._clock()
+        if now >= self._ends_at:
+            left_out, self._came, self._ends_at = self._came - self._lines_max, 0, now + self._seconds
+            if left_out > 0:
+                record.msg, record.args = f"{record.getMessage()} (before it, {left_out:.0f} lines were left out)", ()
+        self._came += 1
+        return self._came <= self._lines_max
+
+
 def configure(format_name: str, level: str, stream: TextIO | None = None) -> None:
     """Called once, by the process that owns stderr."""
     handler = logging.StreamHandler(stream or sys.stderr)
@@ -84,6 +105,8 @@ def configure(format_name: str, level: str, stream: TextIO | None = None) -> Non
     orphans.setFormatter(handler.formatter)
     logging.lastResort = orphans
     logging.getLogger(ROOT).setLevel(level.upper())
+    strangers = logging.getLogger(f"{ROOT}.{STRANGERS}")
+    strangers.filters[:] = [] if level.upper() == "DEBUG" else [Bounded(STRANGERS_LINES_MAX, STRANGERS_S)]
 
 
 def _formatter(format_name: str) -> logging.Formatter:

@@ -24,6 +24,7 @@ def restored() -> Iterator[None]:
         root.addHandler(handler)
     root.setLevel(level)
     logging.getLogger(logs.ROOT).setLevel(logging.NOTSET)
+    logging.getLogger("intellectd.p2p").filters.clear()
 
 
 def lines_of(format_name: str, level: str = "info") -> tuple[logs.Log, io.StringIO]:
@@ -125,3 +126,23 @@ def test_a_state_is_logged_when_it_changes() -> None:
         "peers",
         "quorum",
     ]
+
+
+def test_strangers_fill_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each handshake may be under another name, and each hung up on with a line."""
+    _, stream = lines_of("human")
+    strangers, ours = logging.getLogger("intellectd.p2p"), logs.get_log("round")
+    (bound,) = strangers.filters
+    now = [0.0]
+    monkeypatch.setattr(bound, "_clock", lambda: now[0])
+    for number in range(5000):
+        strangers.warning("hung up on %s", number)
+    ours.info("record committed")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == logs.STRANGERS_LINES_MAX + 1 and lines[-1].endswith("record committed")
+    now[0] += logs.STRANGERS_S
+    for number in range(2):
+        strangers.warning("hung up on %s", number)
+    first, second = stream.getvalue().splitlines()[-2:]
+    left_out = 5000 - logs.STRANGERS_LINES_MAX
+    assert first.endswith(f"hung up on 0 (before it, {left_out} lines were left out)") and second.endswith("on 1")
