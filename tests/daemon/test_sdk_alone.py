@@ -300,6 +300,38 @@ def test_what_is_trained_and_not_averaged_is_told(caplog: pytest.LogCaptureFixtu
     assert "trains 2 tensors, '2.weight' the first of them, that stay" in caplog.text
 
 
+def test_a_step_that_a_scaler_leaves_out_is_none() -> None:
+    """fp16's way: what overflows is not applied, and the round is as long as it was."""
+    model, seen = toy(), []
+    inner, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu", init_scale=4.0)
+    with intellectd.DiLoCo(None, model, inner, sync_every=2, rounds=2) as d:
+        while not d.finished:
+            seen.append((d.round, d.step))
+            overflows = torch.inf if len(seen) in (2, 5) else 1.0
+            scaler.scale(loss_at(model, 1) * overflows).backward()
+            scaler.step(inner)
+            scaler.update()
+            inner.zero_grad()
+            d.log(tokens=10)
+    assert seen == [(1, 0), (1, 1), (1, 1), (2, 0), (2, 1), (2, 1)]
+
+
+def test_any_memory_and_dtype_is_taken_and_kept() -> None:
+    """A convolution in channels_last, fp64 and bf16; buffers are each program's own."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(4, 3, 2), torch.nn.BatchNorm2d(3).double(), torch.nn.Linear(2, 2))
+    model[0].to(memory_format=torch.channels_last)
+    model[2].to(torch.bfloat16)
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    parameters = Parameters(model)
+    flat, kept = torch.zeros(parameters.layout.elements), [p.clone() for p in model.parameters()]
+    parameters.store(flat)
+    parameters.load(flat + 1)
+    assert [p.stride() for p in model.parameters()] == [p.stride() for p in kept]
+    assert not model[0].weight.is_contiguous() and parameters.device is None
+    assert all(torch.equal(p, (k.float() + 1).to(k.dtype)) for p, k in zip(model.parameters(), kept, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(buffers, model.buffers(), strict=True))
+
+
 def test_tied_weights_count_once() -> None:
     model = toy()
     model[0].weight = torch.nn.Parameter(torch.ones(2, 5))  # type: ignore[union-attr]
