@@ -23,9 +23,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "d.sock"
 
 
-def test_who_leaves_in_the_midst_of_a_round_and_enters_again_begins_anew(path: Path) -> None:
+def test_who_leaves_in_the_midst_of_a_round_and_enters_again_begins_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was trained of it was given up with the block: the daemon must not wait for its end, nor this program for
     another order."""
+    monkeypatch.setattr("intellectd.daemon.sdk.client.LEAVE_TIMEOUT_S", 60.0)  # of a busy machine
     run, model = Run(steps=3, rounds=2), Toy()
     optimizer = sgd(model)
     with serving(run, path):
