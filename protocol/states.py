@@ -84,7 +84,7 @@ class States:
     def more_donors(self, head: Head, now: float) -> list[Out]:
         """Of the state that is being fetched: those that were not known, or did not have it, when it began."""
         round_, room = self.fetching, limits.SNAPSHOT_DONORS_MAX - len(self._serving) - len(self._fellows)
-        if round_ is None or room <= 0 or self._context.peer in self._serving:
+        if round_ is None or self.void or room <= 0 or self._context.peer in self._serving:
             return []
         known = (*self._serving, *self._fellows)
         offering = [peer for peer in self._offers(head, now).get(round_, ()) if peer not in known]

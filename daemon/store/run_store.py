@@ -171,6 +171,8 @@ class RunStore:
         """The log goes on after `round_` with these (SPEC G8). What it leaves, records and states, is kept in a folder
         of its own, which is returned. Raises StorageError; whenever the power goes, the log is the one or the other."""
         keep = round_ + 1
+        if self.arriving is not None and self.arriving.round >= max(1, keep):
+            self.arriving = None  # whoever fetches the other line's state of that round would be given pieces of this
         left = [self._log.read(index) for index in range(keep, len(self._log))]
         kept_in = self._put_aside(keep, left) if left else None
         self._rebased += 1

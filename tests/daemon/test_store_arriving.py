@@ -59,6 +59,15 @@ def test_of_another_round_and_of_its_leaves_nothing_is_given(store: RunStore, tm
         assert asked(store, round_, part) is None
 
 
+def test_a_state_of_the_line_that_is_left_is_given_no_more(store: RunStore, tmp_path: Path) -> None:
+    """SPEC G8, K11: others ask by the number of its round, for theirs."""
+    store.arriving = Arriving(5, opened(tmp_path), BORDERS)
+    store.rebase(5, [])
+    assert store.arriving is not None
+    store.rebase(4, [])
+    assert store.arriving is None
+
+
 def test_a_state_that_is_here_is_held_whole_also_while_another_comes(store: RunStore, tmp_path: Path) -> None:
     all_of_it = held(store, 8)
     assert sum(byte.bit_count() for byte in all_of_it) == 2, "a small model: a piece of theta, one of momentum"
