@@ -41,6 +41,16 @@ class Rival:
     asked: bool = False
 
 
+@dataclass
+class Bound:
+    """A line that was proven without being kept, and is read again. On the way it is not the better one yet."""
+
+    generation: bytes
+    rank: tuple[int, int]  # as far as it was proven
+    at: bytes  # our newest head
+    until: float  # for that to grow
+
+
 @dataclass(frozen=True)
 class Switch:
     """Our line is left at `base`, and these follow."""
@@ -57,6 +67,7 @@ class Branching:
         self.led = False  # or to a voter that it hears, where not everybody hears all of them (B11)
         self._lost_since: float | None = now
         self._rival: Rival | None = None
+        self._bound: Bound | None = None
         self._others: list[
             tuple[str, Beacon]
         ] = []  # who are alive and follow another line, as of which turn and of ours
@@ -182,14 +193,27 @@ class Branching:
         except BadRecord as error:
             self._doubt(peer, now)
             return [PeerFault(peer, "record", f"record {entry.record.round} of another line: {error}")], None
-        if self._beats(rival.head, head, self._has_quorum(rival.generation, now), now):
+        bound = self._bound_for(head, now)
+        if bound is not None and bound.generation == rival.generation:
+            stands = bool(rival.entries)  # as far as it has come: ours was left for it
+        else:
+            stands = self._beats(rival.head, head, self._has_quorum(rival.generation, now), now)
+            stands = stands and (bound is None or rival.head.rank > bound.rank)
+        if stands:
             self._rival, self._pauses = None, 0
+            if rival.skimmed:
+                self._bound = Bound(rival.generation, rival.head.rank, head.hash, now + limits.RIVAL_S_MAX)
             self._distrust.pop(peer, None)
             self._retry.succeeded()
             return [], Switch(rival.base, tuple(rival.entries))
         if len(rival.entries) > limits.RIVAL_ENTRIES_MAX or rival.entries_bytes > limits.RIVAL_BYTES_MAX:
             rival.entries, rival.entries_bytes, rival.skimmed = [], 0, True
         return [], None
+
+    def leaves(self, head: Head, now: float) -> bool:
+        """Is it another line that is to be read, and nothing more of this one?"""
+        bound = self._bound_for(head, now)
+        return bound is not None and bound.generation != head.generation
 
     def switched(self, base: Head) -> None:
         self.trail.cut(base)
@@ -198,6 +222,19 @@ class Branching:
         self._seen = (-1, b"", False)
 
     # ---- inside
+
+    def _bound_for(self, head: Head, now: float) -> Bound | None:
+        """The line for which ours was left, while it is read: not as far as it was proven to go, and somebody shows
+        it, and it grows here."""
+        bound = self._bound
+        if bound is None:
+            return None
+        if head.hash != bound.at:
+            bound.at, bound.until = head.hash, now + limits.RIVAL_S_MAX
+        shown = any(b.generation == bound.generation for b in self._members.alive_beacons(now).values())
+        if head.rank >= bound.rank or now >= bound.until or not shown:
+            bound = self._bound = None
+        return bound
 
     def claims(self, head: Head, now: float) -> dict[str, Beacon]:
         """The beacons of living peers whose line we should follow, if they speak true."""
@@ -210,10 +247,12 @@ class Branching:
         if self._alone:
             return {}
         lost = self.lost_s(now) >= self._context.config.timers.suspect_s
+        bound = self._bound_for(head, now)
         return {
             peer: beacon
             for peer, beacon in others
             if self._distrust.get(peer, (now, 0))[0] <= now
+            and (bound is None or beacon.generation == bound.generation or _rank(beacon) > bound.rank)
             and _beats(
                 (_rank(beacon), beacon.lineage.branches, beacon.generation),
                 self._has_quorum(beacon.generation, now),
@@ -252,6 +291,7 @@ class Branching:
 
     def refuse(self, peers: Sequence[str], until: float) -> None:
         """What these claim is not heard until then: what they have shown is not wanted."""
+        self._bound = None
         if self._rival is not None and self._rival.peer in peers:
             self._rival = None
         if len(self._distrust) + len(peers) > limits.PEERS_MAX:

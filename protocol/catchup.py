@@ -176,13 +176,16 @@ class Catchup:
 
     # ---- what is due
 
-    def evaluate(self, head: Head, now: float, wanted: Wanted | None = None) -> tuple[list[Out], Decided | None]:
-        """(requests to make, the next round to apply now or None)."""
+    def evaluate(
+        self, head: Head, now: float, wanted: Wanted | None = None, bound: bool = False
+    ) -> tuple[list[Out], Decided | None]:
+        """(requests to make, the next round to apply now or None). `bound`: for another line, no more of this one."""
         if not self._ahead(head, now) and self._members.has_listened(now):
             self.pace.level(head.round, now)
+        asked = [] if bound else self._ask_records(head, now)
         if not self.pin.found:
-            return self._ask_records(head, now), None
-        out = self._ask_records(head, now) + self.states.more_donors(head, now) + self._say_slow(head)
+            return asked, None
+        out = asked + self.states.more_donors(head, now) + self._say_slow(head)
         missing = self.window.get(self.applied + 1) if self.has_state and self.applying is None else None
         ready = missing is not None and (self.window.holds(missing) or self._does_without(missing, head, now))
         if missing is not None and ready and self.states.fetching is None:

@@ -339,7 +339,7 @@ class Node(Keeper):
             return self._announce(entry, now)
         if round_.take_divergence():
             return self._drop_state(ASTRAY)
-        out, decided = self.catchup.evaluate(self.head, now, round_.wanted)
+        out, decided = self.catchup.evaluate(self.head, now, round_.wanted, self.branching.leaves(self.head, now))
         if decided is not None:
             apply = self._apply(decided)
             out = [*out, *self.progress.take_dropped(), apply]

@@ -222,60 +222,6 @@ def test_what_the_rival_shows_of_our_own_history_is_not_left() -> None:
     assert pa.one(ef.Rebase).round == 2
 
 
-def test_a_line_that_is_longer_than_what_is_kept_of_it_is_proven_and_then_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """SPEC G7: however long the two have been apart, they meet."""
-    monkeypatch.setattr(limits, "RIVAL_ENTRIES_MAX", 3)
-    run = history()
-    ours, theirs = history(), run
-    theirs.decide_entry(fork(theirs.head, ["PB", "PC"], theirs.state, "PB", TagCrypto("PB")))
-    for _ in range(4):
-        ours.round("PA", "PB", "PC")
-    for _ in range(12):
-        theirs.round("PB", "PC")
-    pa, head = Host(ours), theirs.head
-    more = m.Lineage(0, 1, head.tokens_total, True, True)
-    claim = {"generation": head.generation, "lineage": more, "head_round": head.round, "head": head.hash}
-    for _ in range(60):
-        pa.told(pa.beacon("PB", **claim))
-        asked = next((e for e in pa.skip() if isinstance(e, ef.AskEntries)), None)
-        if asked is not None:
-            assert asked.generation == head.generation
-            shown = tuple(theirs.entries[asked.from_round :][:2])
-            pa.told(ev.EntriesReceived("PB", shown, asked.generation))
-        rival = pa.node.branching._rival
-        assert rival is None or len(rival.entries) <= 5
-        pa.told(pa.after(1.0))
-    assert pa.node.head.hash == head.hash
-
-
-def test_a_state_of_the_line_that_was_left_is_asked_of_nobody_of_the_other() -> None:
-    """SPEC K11, W6: under the number of its round they serve their own, and would be blamed for wrong pieces."""
-    run = history()
-    ours, theirs = history(), run
-    theirs.decide_entry(fork(theirs.head, ["PB", "PC"], theirs.state, "PB", TagCrypto("PB")))
-    for _ in range(2):
-        ours.round("PA", "PB", "PC")
-    for _ in range(4):
-        theirs.round("PB", "PC")
-    pa = Host(ours, applied=-2, applied_digest=None)
-    pa.told(pa.beacon("PC", generation=ours.head.generation, head_round=3, applied=4, snapshots=[3]))
-    assert pa.one(ef.FetchSnapshot).round == 3
-    more = m.Lineage(0, 1, theirs.head.tokens_total, True, True)
-    pa.told(pa.beacon("PB", generation=theirs.head.generation, head_round=7, snapshots=[3], lineage=more))
-    while (asked := pa.one(ef.AskEntries)).from_round > 3:
-        pa.told(ev.EntriesReceived("PB", (), asked.generation))
-    pa.told(ev.EntriesReceived("PB", tuple(theirs.entries[asked.from_round :]), asked.generation))
-    pa.told(pa.beacon("PB", generation=theirs.head.generation, head_round=7, head=theirs.head.hash, snapshots=[3]))
-    done = pa.skip()
-    assert any(isinstance(e, ef.Rebase) for e in done) and not any(isinstance(e, ef.OfferDonors) for e in done)
-    pa.told(ev.SnapshotMissed(3, "PC", "gone"))
-    pa.told(pa.after(1.0))
-    again = pa.one(ef.FetchSnapshot)
-    assert (again.donor, again.digest) == ("PB", theirs.states[3])
-
-
 def test_a_line_with_a_forged_record_in_it_is_its_claimants_fault() -> None:
     """SPEC G7, R13: and nothing of it is taken, for it was not yet better than ours."""
     run = history()
