@@ -28,7 +28,7 @@ from intellectd.protocol.records import BadRecord, Blob, Entry, Record, check_en
 from intellectd.protocol.recovery import NoRecovery
 from intellectd.protocol.relaying import Relaying
 from intellectd.protocol.round import Round
-from intellectd.protocol.seat import Seat
+from intellectd.protocol.seat import Seat, forgot
 from intellectd.protocol.window import transfer_of
 from intellectd.protocol.words import counted
 
@@ -72,9 +72,12 @@ class Keeper:
         for root in held_updates:
             self.catchup.on_update_held(root, now)
         self.branching = Branching(self.context, self.membership, self.head, now)
-        for entry in entries or ():
-            self._grow(entry)
         self._votes = {v.at.generation: v for v in (*other_votes, vote) if v is not None}
+        for entry in entries or ():
+            before = self.head
+            self._grow(entry)
+            if forgot(self._votes.get(self.head.generation), peer, before, self.head):
+                self._votes.pop(self.head.generation, None)
         self.seat = Seat(peer, incarnation, self.head, self._votes)
         self.round = self._new_round(now)
         self.halted: str | None = None

@@ -5,10 +5,11 @@ one who leaves) and gets a new one by contributing. Refuses to know rounds.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from intellectd.protocol import limits
 from intellectd.protocol.branch import lives_of
-from intellectd.protocol.effects import PersistVote
+from intellectd.protocol.effects import Note, PersistVote
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Beacon
@@ -17,6 +18,10 @@ from intellectd.protocol.quorum import is_quorum
 # Promises nothing: below every ballot of a real leader. It begins the journal: what was voted before, it does not know.
 NO_BALLOT = Ballot(0, "11")
 ABSTAINING = "abstaining"  # the state, in beacons, of a host whose votes are lost
+OLD_JOURNAL = (
+    "a record holds a vote of this host that its journal lacks: the run's folder is older than its votes, as from a "
+    "backup, or another daemon uses a copy of it; this host gives its seat up and gets a new one by contributing"
+)
 
 
 def first_mark(head: Head) -> PersistVote:
@@ -24,10 +29,21 @@ def first_mark(head: Head) -> PersistVote:
     return PersistVote(head.at, NO_BALLOT, None, None)
 
 
+def forgot(vote: PersistVote | None, peer: str, before: Head, after: Head) -> bool:
+    """Does a vote of this host stand in the certificate of `after` that is newer than `vote`, the newest in its journal
+    of that generation? A vote is on disk before it is sent: so the journal is an older copy. It says of no decision
+    since then what was promised, nor of the one that comes next."""
+    entry = after.entry
+    if entry is None or after.generation != before.generation or all(v.voter != peer for v in entry.certificate.votes):
+        return False
+    known = (vote.at.round, vote.accepted_ballot or NO_BALLOT) if vote is not None else (-1, NO_BALLOT)
+    return known < (after.round, entry.certificate.ballot)
+
+
 class Seat:
-    def __init__(self, peer: str, incarnation: int, head: Head, votes: Mapping[bytes, PersistVote]) -> None:
+    def __init__(self, peer: str, incarnation: int, head: Head, votes: dict[bytes, PersistVote]) -> None:
         """`head` is the end of the log on disk, `votes` the newest vote of each generation: the journal, which the
-        node keeps."""
+        node keeps. What proves to be an older copy of one is taken out of it."""
         self._peer, self._incarnation, self._votes = peer, incarnation, votes
         self._begun = b""  # a generation whose mark is on its way to the disk
         self.lost = peer in head.voters and not self._journal(head)
@@ -35,16 +51,28 @@ class Seat:
     def _journal(self, head: Head) -> bool:
         return head.generation in self._votes or head.generation == self._begun
 
-    def on_record(self, before: Head, after: Head) -> list[PersistVote]:
+    def _drop(self, generations: Sequence[bytes]) -> list[Note]:
+        """These journals are older copies."""
+        gone = [g for g in generations if g in self._votes]
+        for generation in gone:
+            del self._votes[generation]
+        self._begun = b"" if self._begun in generations else self._begun
+        return [Note("journal_old", OLD_JOURNAL, "error")] if gone else []
+
+    def on_record(self, before: Head, after: Head) -> list[PersistVote | Note]:
         """A record is about to join the log; what must be on disk before it does."""
         if after.generation != before.generation:
-            return self._on_branch(before, after)
+            return [*self._on_branch(before, after)]
+        said = self._drop([after.generation]) if self._is_behind(before, after) else []
         if self._peer not in after.voters:
             self.lost = False
-        elif self._peer not in before.voters:
+        elif self._peer not in before.voters or said:
             # A new seat. Nobody is named without a journal: who has none and reads of it held it in a forgotten life.
             self.lost = not self._journal(after)
-        return []
+        return [*said]
+
+    def _is_behind(self, before: Head, after: Head) -> bool:
+        return forgot(self._votes.get(after.generation), self._peer, before, after)
 
     def _on_branch(self, before: Head, after: Head) -> list[PersistVote]:
         """A branch at our very head. No forgotten life was in it if the journal began before that head did, or if it
@@ -61,19 +89,23 @@ class Seat:
         lives = lives_of(head.entry) if head.entry is not None else None
         return lives is not None and lives.get(self._peer) == self._incarnation
 
-    def on_switch(self, heads: Sequence[Head]) -> list[PersistVote]:
+    def on_switch(self, heads: Sequence[Head]) -> list[PersistVote | Note]:
         """Another line was taken, from the first of these points, where it parts from ours, to the last. A seat on it
         counts if this life has voted there, if the owner named it on the way, or if the journal began before the lines
         parted: then all that is on it came later. What must be on disk before it is ours."""
         marks: list[PersistVote] = []
-        older = heads[0].generation in self._votes and self._remembers(heads[0])
+        behind = [head.generation for before, head in pairwise(heads) if self._is_behind(before, head)]
+        said = self._drop(behind)
+        older = not behind and heads[0].generation in self._votes and self._remembers(heads[0])
         for before, head in zip((heads[0], *heads), heads, strict=False):
             meant = self._is_meant(head) or (older and head.generation != before.generation)
+            if head.generation in behind:
+                continue
             if meant and not self._journal(head) and len(self._votes) + len(marks) < limits.LINES_VOTED_MAX:
                 self._begun = head.generation
                 marks.append(first_mark(head))
         self.lost = self._peer in heads[-1].voters and not self._journal(heads[-1])
-        return marks
+        return [*said, *marks]
 
     def may_branch(self, head: Head) -> bool:
         """May this host vote in a branch at its head? Not if its journal began later on this line than the head."""

@@ -34,7 +34,7 @@ class Host:
             "entries": list(history.entries),
             "applied": applied,
             "applied_digest": history.states.get(applied),
-            "vote": ef.PersistVote(history.heads[-1].at, NO_BALLOT, None, None),  # it has voted before
+            "vote": journal_of(history, peer),  # it has voted before
             "incarnation": 1,
             **node,
         }
@@ -167,6 +167,16 @@ def swarm(*order: str, config: RunConfig | None = None, rounds: int = 0) -> Hist
         if leader_order(history.head.voters, history.head.hash) == list(order):
             return history
     raise AssertionError("no nonce gives that order")
+
+
+def journal_of(history: History, peer: str) -> ef.PersistVote:
+    """The newest of its votes on the line that the history began with."""
+    newest = ef.PersistVote(history.heads[-1].at, NO_BALLOT, None, None)
+    for entry in history.entries:
+        at, ballot = history.heads[entry.record.round - 1].at, entry.certificate.ballot
+        if at.generation == newest.at.generation and any(vote.voter == peer for vote in entry.certificate.votes):
+            newest = ef.PersistVote(at, ballot, ballot, Proposal(entry.record, entry.blob, []))
+    return newest
 
 
 def _is_beacon(send: ef.Send) -> bool:

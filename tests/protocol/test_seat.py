@@ -187,16 +187,16 @@ def test_a_voter_says_that_it_has_voted_until_the_record_is_here() -> None:
 
 def test_a_seat_on_the_line_it_switches_to_counts_if_its_journal_is_older_than_where_they_part() -> None:
     """SPEC G9: PB names PA in its branch, while PA opens its own; were the seat lost, neither could go on."""
-    run = History(run_config(), founder="PA")
+    run = History(run_config(), founder="PB")
     run.opening("PA", "PB", "PC")
     base = run.head
     run.decide_entry(fork(base, ["PA", "PB"], run.state, "PB", TagCrypto("PB")))
     branched = run.head
-    run.round("PA", "PB")
+    run.decide_entry(run.certify(say.proposal(run, "PA", "PB"), ["PB"]))
     run.decide_entry(fork(run.head, ["PA", "PB"], run.state, "PA", TagCrypto("PA")))
     line = [run.heads[r] for r in range(base.round, run.head.round + 1)]
 
-    def switched(peer: str, *votes: ef.PersistVote) -> tuple[list[ef.PersistVote], bool]:
+    def switched(peer: str, *votes: ef.PersistVote) -> tuple[list[ef.PersistVote | ef.Note], bool]:
         seat = Seat(peer, 1, base, {vote.at.generation: vote for vote in votes})
         return seat.on_switch(line), seat.lost
 
