@@ -93,9 +93,10 @@ def _parting_words(service: RunService) -> list[str]:
 
 
 def put_aside(source: Path, aside: Path) -> None:
-    """The newest copy gets the name that `join` looks for: it knows all of this host's votes. Raises StorageError."""
+    """The newest copy gets the name that `join` looks for: it knows all of this host's votes. May be said again after
+    a disk refused, at whichever point. Raises StorageError."""
     with storage_errors(aside):
-        if aside.exists():
+        if source.exists() and aside.exists():
             names = (aside.with_name(f"{aside.name}.{number}") for number in itertools.count(1))
             os.replace(aside, next(name for name in names if not name.exists()))
     move_folder(source, aside)
@@ -109,9 +110,10 @@ def take_up(aside: Path, target: Path) -> None:
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Raises StorageError."""
+    """What has moved already is made durable. Raises StorageError."""
     make_dir(target.parent, 0o700)
     with storage_errors(target):
-        os.replace(source, target)
+        if source.exists() or not target.exists():
+            os.replace(source, target)
         fsync_dir(source.parent)
         fsync_dir(target.parent)

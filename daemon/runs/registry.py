@@ -171,8 +171,8 @@ class Registry:
     async def _take_up(self, left: Path, path: Path, pin: bytes | None) -> RunService:
         if pin is not None:  # before it is a run again, which the next start would open whatever history it follows
             await self.host.runner(lambda: write_pin(left, pin))
-        await self.host.runner(lambda: take_up(left, path))
         try:
+            await self.host.runner(lambda: take_up(left, path))
             return await open_service(self.host, path)
         except BaseException as error:  # damaged, perhaps: it must not keep the daemon from its next start
             await self.host.runner(lambda: move_folder(path, left))

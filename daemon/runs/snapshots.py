@@ -20,7 +20,7 @@ from intellectd.daemon.store.arriving import Arriving
 from intellectd.daemon.store.budget import FEEDBACK_BYTES, SNAPSHOT_ROUNDS, snapshot_rounds
 from intellectd.daemon.store.incoming import Incoming, InMemory, state_borders
 from intellectd.daemon.store.run_store import INCOMING_NAME, RunStore
-from intellectd.daemon.store.snapshot import State, check_room, read_snapshot, snapshot_bytes
+from intellectd.daemon.store.snapshot import State, read_snapshot
 from intellectd.daemon.store.snapshot_writer import SnapshotWriter
 from intellectd.kernels.codec import codec_by_name, update_codec
 from intellectd.protocol import events as ev
@@ -153,7 +153,9 @@ class Snapshots:
         folder = self._store.path / INCOMING_NAME
         make_dir(folder, 0o700)
         if not Incoming.lies_in(folder, round_, digest):
-            check_room(folder, snapshot_bytes(elements), self._spare_bytes)
+            self._store.arriving = None  # it holds the room of what came of another state
+            Incoming.drop_others(folder, round_, digest)
+            self._store.make_room(elements, self._spare_bytes)
         return Incoming(folder, elements, round_, digest)
 
     def serve(self, round_: int, incoming: Incoming | InMemory | None) -> None:

@@ -5,7 +5,7 @@ Owns the moments at which each was asked for. Refuses to delete and to serve.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 # As long as a joiner waits for a piece (SPEC K11): who has not asked for so long has it, or is gone.
 ASKED_S = 120.0
@@ -26,7 +26,7 @@ class Asked:
             while len(self._at) > ROUNDS_MAX:
                 del self._at[next(iter(self._at))]
 
-    def newest(self) -> int | None:
-        """The newest state that was asked for lately."""
+    def newest(self, here: Collection[int]) -> int | None:
+        """The newest of these states that was asked for lately. Who asks names any, also what never lay here."""
         with self._lock:
-            return max((r for r, at in self._at.items() if self._clock() - at < ASKED_S), default=None)
+            return max((r for r, at in self._at.items() if r in here and self._clock() - at < ASKED_S), default=None)

@@ -49,9 +49,7 @@ class Incoming:
         make_dir(folder, 0o700)
         length = len(self._header) + 2 * elements * ELEMENT_BYTES
         with storage_errors(folder):
-            for other in sorted(folder.iterdir()):
-                if other not in (self._state, self._proven_path):
-                    other.unlink()
+            self.drop_others(folder, round_, digest)
             known = self._read_proven() if self._is_ours(length) else None
             if known is None:
                 self._proven_path.unlink(missing_ok=True)  # or it would be said of the bytes that come now
@@ -61,6 +59,14 @@ class Incoming:
             write_atomic(self._proven_path, self._words())  # its room is taken now, whatever fills the disk later
         self._clock = clock
         self._unsynced, self._synced_at = 0, clock()
+
+    @staticmethod
+    def drop_others(folder: Path, round_: int, digest: bytes) -> None:
+        """What lies there of other states, and with it its room. Raises StorageError."""
+        with storage_errors(folder):
+            for other in sorted(folder.iterdir()):
+                if other not in _files(folder, round_, digest):
+                    other.unlink()
 
     @staticmethod
     def lies_in(folder: Path, round_: int, digest: bytes) -> bool:

@@ -274,20 +274,24 @@ class RunStore:
         return SnapshotWriter(self._room_for(state, round_, spare_bytes), state, max(0, round_), digest)
 
     def _room_for(self, state: State, round_: int, spare_bytes: int) -> Path:
-        path, wanted = self.snapshot_path(round_), snapshot_bytes(state.theta.numel())
+        self.make_room(state.theta.numel(), spare_bytes)
+        return self.snapshot_path(round_)
+
+    def make_room(self, elements: int, spare_bytes: int) -> None:
+        """For one state more. Raises StorageError."""
+        wanted = snapshot_bytes(elements)
         try:
-            check_room(path.parent, wanted, spare_bytes)
+            check_room(self.path / "snapshots", wanted, spare_bytes)
         except StorageFull:
             if not self._gave_room(wanted + spare_bytes):
                 raise
-        return path
 
     def _gave_room(self, wanted_bytes: int) -> bool:
         """By the oldest states before the newest that the log proves, if that suffices. Without a newer one the updates
         since would be kept until the disk is full, and no round goes on without room for its own."""
         reached = self.reached_snapshots()
         size = self._snapshot_size(reached)
-        kept = [*Retention(bytes_max=1).kept(reached, size, len(self._log)), self.asked.newest()]
+        kept = [*Retention(bytes_max=1).kept(reached, size, len(self._log)), self.asked.newest(reached)]
         older = [round_ for round_ in reached if round_ not in kept]
         lacking = max(0, wanted_bytes - free_bytes(self.path))
         if len(older) * size < lacking:
@@ -331,8 +335,8 @@ class RunStore:
         reached = self.reached_snapshots()
         size = self._snapshot_size(reached)
         kept = self.retention.kept(reached, size, len(self._log))
-        asked = self.asked.newest()
-        if asked in reached and asked not in kept and self._is_worth_it(asked, len(kept) + 1, size):
+        asked = self.asked.newest(reached)
+        if asked is not None and asked not in kept and self._is_worth_it(asked, len(kept) + 1, size):
             kept.append(asked)
         for old in reached:
             if old not in kept:

@@ -1,5 +1,6 @@
 """Hosts that leave: the others go on, or it is said that they cannot; the folder stays, and joining takes it up."""
 
+import errno
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import pytest
 import trio
 import trio.testing
 
+from intellectd.daemon.atomic import StorageError
+from intellectd.daemon.runs import leaving
 from intellectd.daemon.runs.compute import Work
 from intellectd.daemon.runs.leaving import put_aside
 from intellectd.daemon.runs.registry import LEAVE_S_MAX
@@ -17,6 +20,7 @@ from tests.daemon.shell_world import Host, shell
 from tests.daemon.test_shell_swarm import finish_alike, refusal, rosters, swarm
 
 Clock = trio.testing.MockClock
+Patch = pytest.MonkeyPatch
 
 
 async def by_seniority(hosts: list[Host]) -> list[Host]:
@@ -255,3 +259,50 @@ def test_an_older_copy_does_not_take_the_place_of_the_newest(tmp_path: Path) -> 
         put_aside(tmp_path / "run", aside)
     assert (aside / "votes").read_text() == "the newest"
     assert sorted(path.name for path in aside.parent.iterdir()) == ["run", "run.1", "run.2"]
+
+
+def test_a_disk_that_refuses_to_say_that_it_moved_is_asked_again(tmp_path: Path, monkeypatch: Patch) -> None:
+    """The newest copy is where `join` looks for it, whichever of the syncs failed."""
+    for failing in range(2):
+        place, calls = tmp_path / str(failing), list[Path]()
+        aside, run = place / "left" / "run", place / "runs" / "run"
+        for folder, text in ((aside, "older votes"), (run, "the newest")):
+            folder.mkdir(parents=True)
+            (folder / "votes").write_text(text)
+
+        def refuse(path: Path, calls: list[Path] = calls, failing: int = failing) -> None:
+            calls.append(path)
+            if len(calls) == failing + 1:
+                raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(leaving, "fsync_dir", refuse)
+        with pytest.raises(StorageError, match="Input/output error"):
+            put_aside(run, aside)
+        put_aside(run, aside)
+        assert calls[-2:] == [run.parent, aside.parent], "both are durable now"
+        assert (aside / "votes").read_text() == "the newest" and not run.exists()
+        assert sorted(path.name for path in aside.parent.iterdir()) == ["run", "run.1"]
+
+
+async def test_a_folder_that_comes_back_to_a_disk_that_fails_is_left_again(
+    autojump_clock: Clock, monkeypatch: Patch
+) -> None:
+    """It is no run then that nobody serves, and that `join` looks for among the peers."""
+    async with shell() as world:
+        run_id, (host,) = await swarm(world, "a", rounds=4)
+        await host.wait("round=2")
+        await host.ask("leave", run_id=run_id, now=True)
+        real, failed = leaving.fsync_dir, list[Path]()
+
+        def refuse(path: Path) -> None:
+            if not failed:
+                failed.append(path)
+                raise OSError(errno.EIO, "Input/output error")
+            real(path)
+
+        monkeypatch.setattr(leaving, "fsync_dir", refuse)
+        error = await refusal(host, "join", run_id=run_id, peers=[])
+        assert "Input/output error" in error.message
+        assert list((host.state / "runs").iterdir()) == [] and (host.state / "left" / run_id / "manifest").is_file()
+        await host.ask("join", run_id=run_id, peers=[])
+        await host.wait("round=3")

@@ -40,6 +40,17 @@ def test_a_state_that_is_asked_for_stays_and_what_follows_it(folder: Path, part:
     store.close()
 
 
+def test_who_asks_for_what_is_not_here_does_not_take_its_place(folder: Path) -> None:
+    """A joiner that has read of a newer state elsewhere, or of one that lay here on a line that was left."""
+    store = RunStore(folder)
+    store.retention = Retention(count=1)
+    ask(store, 4)
+    assert open_object(snapshot_name(RUN, ROUNDS + 90, "state"), lambda _run: store, HotPieces()) is None
+    store.prune()
+    assert store.snapshots() == [4, 8]
+    store.close()
+
+
 def test_the_operators_limit_stands(folder: Path) -> None:
     store = RunStore(folder)
     size = store.snapshot_path(8).stat().st_size
@@ -66,10 +77,11 @@ def test_no_longer_than_a_newer_state_takes_as_much(folder: Path) -> None:
 def test_of_several_the_newest_counts_and_few_are_remembered() -> None:
     now = [0.0]
     asked = Asked(lambda: now[0])
-    assert asked.newest() is None
+    every = range(2 * ROUNDS_MAX)
+    assert asked.newest(every) is None
     for round_ in [*range(2 * ROUNDS_MAX), *range(ROUNDS_MAX)]:
         asked.note(round_)
-    assert asked.newest() == ROUNDS_MAX - 1, "the others are forgotten"
+    assert asked.newest(every) == ROUNDS_MAX - 1, "the others are forgotten"
     assert len(asked._at) == ROUNDS_MAX
     now[0] = ASKED_S
-    assert asked.newest() is None
+    assert asked.newest(every) is None
