@@ -37,18 +37,15 @@ def ls(arguments: Any) -> int:
 def verify(arguments: Any) -> int:
     """Every byte of each state, or of the one that is named, against the digest in its name and in the log."""
     from intellectd.daemon.runs.examine import Finding, examine, manifest_of
-    from intellectd.daemon.runs.examine_states import check_state, states_of
+    from intellectd.daemon.runs.examine_states import NoSuchState, check_state, states_of
 
-    folder = folder_of(arguments)
+    folder, wanted = folder_of(arguments), arguments.round
     try:
         manifest = manifest_of(folder)
-        found = states_of(folder, manifest, examine(folder))
-        if arguments.round is not None:
-            found = [state for state in found if state.round == arguments.round]
-            if not found:
-                raise Finding(folder / "snapshots", None, f"there is no state of round {arguments.round}")
-        for state in found:
-            check_state(state, manifest)
+        there = states_of(folder, manifest, examine(folder))
+        found = [state for state in there if wanted in (None, state.round) and check_state(state, manifest)]
+        if wanted is not None and not found:
+            raise NoSuchState(folder, wanted, [state.round for state in there if state.round != wanted])
     except Finding as finding:
         tell_of(finding, arguments.json)
         return EXIT_FAILURE

@@ -36,10 +36,9 @@ def tell_of(finding: Any, as_json: bool) -> None:
     path = printable(finding.path)
     reason = printable(finding.reason)
     message = f"{what}{reason}" if path in reason else f"{what}{reason} ({path})"
-    hint = "nothing was changed; restore the run's folder from a backup, or move it away and `intellectd join` again"
-    complain(message, hint)
+    complain(message, finding.hint)
     if as_json:
-        error = {"code": "bad_log", "message": message, "hint": hint, "exit_code": EXIT_FAILURE}
+        error = {"code": "bad_log", "message": message, "hint": finding.hint, "exit_code": EXIT_FAILURE}
         facts = {"round": finding.round, "file": str(finding.path), "reason": finding.reason}
         write_json({"valid": False, **facts, "error": error})
 

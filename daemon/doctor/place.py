@@ -57,7 +57,8 @@ def state(state_dir: Path, bad: list[str]) -> Finding:
         todo = "make it writable for the daemon's user, or choose another with `--state-dir`"
         return fail(name, f"{existing} is no folder that this user may write to", todo)
     if bad:
-        return fail(name, f"{len(bad)} cannot be read: {bad[0]}", "restore it from a backup, or move the folder away")
+        todo = "restore it from a backup, or move the run's folder away and `intellectd join` again"
+        return fail(name, f"{len(bad)} cannot be read: {bad[0]}", todo)
     return ok(name, f"{state_dir}, {'writable' if existing == state_dir else 'to be made'}")
 
 

@@ -4,6 +4,7 @@ Owns the order of the checks and what a finding says. Needs no daemon and distur
 are read as far as they are whole. Refuses to know who asked.
 """
 
+import errno
 import mmap
 import re
 from collections.abc import Iterator
@@ -28,11 +29,11 @@ _UPDATE = re.compile(r"^([0-9a-f]{64})\.bin$")
 
 
 class Finding(Exception):
-    """What is wrong: with which file, and with the record of which round, if that can be said."""
+    """What is wrong: with which file, and with the record of which round, if that can be said; and what to do."""
 
-    def __init__(self, path: Path, round_: int | None, reason: str) -> None:
+    def __init__(self, path: Path, round_: int | None, reason: str, hint: str) -> None:
         super().__init__(reason)
-        self.path, self.round, self.reason = path, round_, reason
+        self.path, self.round, self.reason, self.hint = path, round_, reason, hint
 
 
 @dataclass
@@ -74,7 +75,7 @@ def examine(folder: Path) -> Examined:
     voted_round = voted.get(seen.generation, -1) if seen.records else max(voted.values(), default=-1)
     if voted_round > seen.records and not log_files.may_stand_behind_its_votes(folder):
         reason = f"it is missing: this host has voted on round {voted_round}, so it had the records before"
-        raise Finding(log_files.records_path(folder), seen.records, reason)
+        raise Finding(log_files.records_path(folder), seen.records, reason, log_files.remedy_for(folder))
     _updates(folder, seen)
     return seen
 
@@ -84,19 +85,22 @@ def _manifest(folder: Path) -> Manifest:
     try:
         signed = decode_signed(path.read_bytes())
         check_manifest(folder.name, signed)
-    except (BadManifest, OSError) as error:
-        raise Finding(path, None, str(error)) from error
+    except BadManifest as error:
+        raise Finding(path, None, str(error), log_files.remedy_for(folder)) from error
+    except OSError as error:
+        raise unreadable(path, None, error) from error
     return signed.manifest
 
 
 def _votes(folder: Path) -> dict[bytes, int]:
     """The round of the newest vote on each line of history."""
     path, newest = log_files.votes_path(folder), dict[bytes, int]()
-    for _, body in _bodies(Frames(path, log_files.VOTES_MAGIC, ""), None):
+    remedy = log_files.remedy_for(folder)
+    for _, body in _bodies(Frames(path, log_files.VOTES_MAGIC, remedy), None):
         try:
             vote = log_files.decode_vote(body)
         except msgspec.MsgspecError as error:
-            raise Finding(path, None, f"a vote cannot be read: {error}") from error
+            raise Finding(path, None, f"a vote cannot be read: {error}", remedy) from error
         if vote.promised != NO_BALLOT:  # a mark is no vote
             newest[vote.at.generation] = vote.at.round
     return newest
@@ -104,13 +108,14 @@ def _votes(folder: Path) -> dict[bytes, int]:
 
 def _records(folder: Path, manifest: Manifest, seen: Examined) -> None:
     head = Head(manifest, run_ids.run_key(folder.name), None)
-    frames = Frames(log_files.records_path(folder), log_files.LOG_MAGIC, "")
+    remedy = log_files.remedy_for(folder)
+    frames = Frames(log_files.records_path(folder), log_files.LOG_MAGIC, remedy)
     for index, body in _bodies(frames, 0):
         try:
             entry = decode_entry(body)
             check_entry(head, entry, Reader())
         except BadRecord as error:
-            raise Finding(frames.path, index, str(error)) from error
+            raise Finding(frames.path, index, str(error), remedy) from error
         head = head.next(entry)
         seen.states[index] = entry.record.state_digest
         seen.roots.update(dict.fromkeys(roots_of(entry), index))
@@ -125,9 +130,9 @@ def _bodies(frames: Frames, first_round: int | None) -> Iterator[tuple[int, byte
             yield count, body
             count += 1
     except CorruptFile as error:
-        raise Finding(frames.path, None if first_round is None else count, error.message) from error
+        raise Finding(frames.path, None if first_round is None else count, error.message, error.hint) from error
     except OSError as error:
-        raise Finding(frames.path, None, f"it cannot be read: {error.strerror}") from error
+        raise unreadable(frames.path, None, error) from error
 
 
 def _updates(folder: Path, seen: Examined) -> None:
@@ -135,7 +140,7 @@ def _updates(folder: Path, seen: Examined) -> None:
     try:
         names = sorted(path.name for path in (folder / log_files.UPDATES_NAME).iterdir())
     except OSError as error:
-        raise Finding(folder / log_files.UPDATES_NAME, None, f"it cannot be read: {error.strerror}") from error
+        raise unreadable(folder / log_files.UPDATES_NAME, None, error) from error
     roots = [bytes.fromhex(found[1]) for name in names if (found := _UPDATE.match(name))]
     for root in sorted(roots, key=lambda root: seen.roots.get(root, seen.records)):
         path = folder / log_files.UPDATES_NAME / f"{root.hex()}.bin"
@@ -144,10 +149,18 @@ def _updates(folder: Path, seen: Examined) -> None:
         except FileNotFoundError:
             continue  # a daemon at work has pruned it
         except OSError as error:
-            raise Finding(path, seen.roots.get(root), f"it cannot be read: {error.strerror}") from error
+            raise unreadable(path, seen.roots.get(root), error) from error
         if not good:
-            raise Finding(path, seen.roots.get(root), "the update's bytes are not those that the record names")
+            reason = "the update's bytes are not those that the record names"
+            hint = f"move {path} away: the daemon fetches it from the peers if it needs it"
+            raise Finding(path, seen.roots.get(root), reason, hint)
         seen.updates += 1
+
+
+def unreadable(path: Path, round_: int | None, error: OSError) -> Finding:
+    forbidden = error.errno in (errno.EACCES, errno.EPERM)
+    hint = "use the daemon's user, or root" if forbidden else "see that it is there, and how well the disk is"
+    return Finding(path, round_, f"it cannot be read: {error.strerror}", hint)
 
 
 def _digest(path: Path) -> bytes:

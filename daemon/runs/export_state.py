@@ -7,29 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from intellectd.daemon.export_files import ExportError
-from intellectd.daemon.export_hf import export_hf, export_tensors, of_file
-from intellectd.daemon.runs.examine import Finding, examine, manifest_of
-from intellectd.daemon.runs.examine_states import check_state, states_of
-from intellectd.daemon.store.snapshot import extent_of
+from intellectd.daemon.export_hf import Vector, export_hf, export_tensors, of_file
+from intellectd.daemon.runs.examine import examine, manifest_of
+from intellectd.daemon.runs.examine_states import NoSuchState, StateSeen, check_state, states_of
+from intellectd.daemon.store.snapshot import header_bytes
 from intellectd.daemon.trainer.model import ModelError
 from intellectd.kernels.layout import Layout, TensorSpec
-from intellectd.protocol.manifest import config_of, plain
+from intellectd.protocol.manifest import Manifest, config_of, elements_of, plain
 
 NO_TOKENIZER = "there is no tokenizer: the built-in trainer's token ids are the bytes of UTF-8 text, 0 to 255"
 
 
 def export_state(folder: Path, round_: int, kind: str, dtype: str, target: Path) -> dict[str, Any]:
-    """What the daemon's `export` answers. Raises Finding for a state that is not whole, or not the log's."""
+    """What the daemon's `export` answers. Raises Finding for a state that is not whole, or not the log's, and
+    NoSuchState."""
     manifest = manifest_of(folder)
-    found = {state.round: state for state in states_of(folder, manifest, examine(folder))}
-    if round_ not in found:
-        have = ", ".join(map(str, found)) or "none"
-        raise Finding(folder / "snapshots", None, f"there is no state of round {round_}; there are: {have}")
-    state = found[round_]
-    check_state(state, manifest)
+    there = states_of(folder, manifest, examine(folder))
+    theta = _theta(there, round_, manifest)
+    if theta is None:
+        raise NoSuchState(folder, round_, [state.round for state in there if state.round != round_])
     config = config_of(manifest)
     layout = Layout([TensorSpec(tensor.name, tuple(tensor.shape)) for tensor in manifest.tensors])
-    theta = of_file(state.path, extent_of(state.path, "theta")[0])
     if kind == "hf":
         try:
             files = export_hf(theta, layout, plain(config)["model"], target, dtype)
@@ -39,3 +37,15 @@ def export_state(folder: Path, round_: int, kind: str, dtype: str, target: Path)
         files = export_tensors(theta, layout, {"run": config.name, "round": str(round_)}, target, dtype)
     notes = [NO_TOKENIZER] if kind == "hf" else []
     return {"files": files, "round": round_, "format": kind, "dtype": dtype, "notes": notes}
+
+
+def _theta(there: list[StateSeen], round_: int, manifest: Manifest) -> Vector | None:
+    """Opened before it is checked: a daemon at work may delete the file at any time. Raises Finding."""
+    for state in there:
+        if state.round == round_:
+            try:
+                theta = of_file(state.path, len(header_bytes(elements_of(manifest), round_, state.digest)))
+            except FileNotFoundError:
+                return None
+            return theta if check_state(state, manifest) else None
+    return None

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from intellectd.daemon.identity import verify
 from intellectd.daemon.store.frame_file import CorruptFile
+from intellectd.daemon.store.log_files import remedy_for
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.head import Head
 from intellectd.protocol.manifest import BadManifest, Manifest, SignedManifest, manifest_hash, signed_bytes
@@ -31,7 +32,7 @@ def verified(store: "RunStore", manifest: Manifest, run: bytes, crypto: Crypto) 
         except BadRecord as error:
             raise CorruptFile(
                 f"record {index} in {store.path / 'log'} is not valid: {error}; it was left as it is",
-                f"restore {store.path} from a backup, or move it away and `intellectd join` again",
+                remedy_for(store.path),
             ) from error
         head = head.next(entry)
         yield entry

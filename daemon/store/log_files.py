@@ -35,7 +35,8 @@ def decode_vote(body: bytes) -> PersistVote:
 
 
 def remedy_for(run_folder: Path) -> str:
+    """Not first a backup: it has forgotten what was voted since."""
     return (
-        f"restore {run_folder} from a backup, or move it away and `intellectd join` again: "
-        "the state is then fetched from the peers"
+        f"move {run_folder} away and `intellectd join` again: the state is then fetched from the peers; "
+        "restore it from a backup only if no other host has the run"
     )

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from intellectd.daemon.cli.main import main
+from intellectd.daemon.runs import examine_states
+from intellectd.daemon.store import snapshot
 from tests.daemon.ram import ram_path
 from tests.daemon.shell_made import ROUNDS, copy_run
 from tests.daemon.shell_trainer import LAYOUT
@@ -68,6 +70,39 @@ def test_verify_reads_every_byte(folder: Path, asked: Asked) -> None:
     assert asked.plain("verify")[0] == 1
 
 
+def test_the_way_out_of_damage_is_that_of_the_file(folder: Path, asked: Asked) -> None:
+    """The folder holds this host's votes: neither it nor an older copy of it is moved for a state, or an update."""
+    state, (update, *_) = folder / "snapshots" / "00000008.safetensors", sorted((folder / "updates").iterdir())
+    for path, words in ((state, ("verify",)), (update, ("ls",))):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        hint = asked.plain(*words)[1]["error"]["hint"]
+        assert hint.startswith(f"move {path} away: the daemon") and "backup" not in hint
+        path.write_bytes(whole)
+    (folder / "log" / "votes").write_bytes(b"nonsense")
+    hint = asked.plain("ls")[1]["error"]["hint"]
+    assert hint.startswith(f"move {folder} away and `intellectd join` again"), "a backup has forgotten newer votes"
+
+
+def test_what_the_daemon_deletes_meanwhile_is_no_damage(folder: Path, asked: Asked, tmp_path: Path) -> None:
+    """Of large states the oldest is gone before the newest was read."""
+    gone = folder / "snapshots" / "00000004.safetensors"
+    real = snapshot.check_snapshot
+
+    def slow(path: Path, elements: int, round_: int) -> bytes:
+        gone.unlink(missing_ok=True)
+        return real(path, elements, round_)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examine_states, "check_snapshot", slow)
+        code, said = asked.plain("verify")
+        assert code == 0 and [state["round"] for state in said["checkpoints"]] == [8]
+    gone.symlink_to(tmp_path / "nothing")  # listed, and not there any more
+    code, said = asked.plain("ls")
+    assert code == 0 and [state["round"] for state in said["checkpoints"]] == [8]
+    assert asked.plain("export", "", str(tmp_path / "out"), "--round", "4")[1]["error"]["code"] == "failed"
+
+
 def test_a_whole_state_of_another_history_is_found(folder: Path, asked: Asked) -> None:
     from intellectd.daemon.store.snapshot import State, read_snapshot
     from intellectd.daemon.store.snapshot_writer import write_snapshot
@@ -89,6 +124,9 @@ def test_a_round_or_run_that_is_not_there_is_said_so(
     assert asked("verify", "", "--round", "5")[0] == 1
     main(["checkpoint", "verify", "--round", "5", "--state-dir", asked.state])
     assert "there is no state of round 5" in capsys.readouterr().err
+    code, said = asked.plain("verify", "--round", "5")
+    assert (code, said["error"]["code"], said["error"]["hint"]) == (1, "failed", "name one of those")
+    assert "there are: 4, 8" in said["error"]["message"] and "valid" not in said, "nothing is wrong with the files"
     assert asked("ls", "rn1x")[0] == 1
     assert ROUNDS == 10
 
