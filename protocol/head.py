@@ -66,6 +66,8 @@ class Head:
         self._pending: dict[str, list[Stream]] = {}
         for item in self.blob.pending:
             self._pending.setdefault(item.peer, []).append(item.stream)
+        self.update_bytes: int = update_codec(codec_by_name(self.codec)).encoded_bytes(self._elements)
+        """The size of an encoded update of the next record: it follows from the manifest's tensors (R6)."""
         self.groups: list[list[str]] = self._drawn()
         """The groups that the assigned peers make in the next round; none where it is an exact one (E1, E2)."""
 
@@ -76,11 +78,6 @@ class Head:
         if self.round + 1 == self.config.until.rounds or self.since_exact + 1 >= gossip.exact_every:
             return []
         return draw_groups(self.hash, [a.peer for a in self.blob.assignments], gossip.group_size)
-
-    @property
-    def update_bytes(self) -> int:
-        """The size of an encoded update of the next record: it follows from the manifest's tensors (R6)."""
-        return update_codec(codec_by_name(self.codec)).encoded_bytes(self._elements)
 
     @property
     def state_bytes(self) -> int:

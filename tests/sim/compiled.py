@@ -14,14 +14,20 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.sim.native import native
+from tests.sim.native import native, parted
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = ROOT / "build/sim"
 SOURCES = {"protocol": "intellectd/protocol", "kernels": "intellectd/kernels", "tests/sim": "tests/sim"}
 # These define structs of msgspec, whose metaclass is not for mypyc.
 AS_THEY_ARE = ("__init__", "entries", "ids", "manifest", "messages", "port", "run_id", "run_toml")
-OF_WORLDS = ("decoded", "faults", "host", "network", "rings", "tables", "tags", "training", "truth", "watch", "world")
+PARTED = ("entries", "ids", "messages")  # of these what is no struct
+REPLACED = ("open_envelope", "open_message")  # while worlds run (decoded.py), which what is compiled would not see
+OF_WORLDS = (
+    *("decoded", "faults", "host", "network", "rings", "tables", "tags", "timeline", "training", "truth", "watch"),
+    "world",
+)
+QUICK = ROOT / "tests/sim/quick.h"
 OPTIMIZED = "1"  # 3 runs no faster, since most of the time goes to CPython itself, and takes half as long again to make
 COMPILE_S = 1800  # of a core it is a minute, and some machines are busy
 
@@ -33,7 +39,7 @@ class NotCompiled(Exception):
 def tree() -> Path:
     """Where the compiled copy of these sources is, made if need be. Raises NotCompiled."""
     sources = {name: sorted((ROOT / name).glob("*.py")) for name in SOURCES}
-    place = BUILT / _name(file for files in sources.values() for file in files)
+    place = BUILT / _name([*(file for files in sources.values() for file in files), QUICK])
     if place.exists():
         return place
     BUILT.mkdir(parents=True, exist_ok=True)
@@ -68,12 +74,19 @@ def _compile(new: Path) -> None:
     machines = [path.relative_to(new) for path in sorted((new / "intellectd/protocol").glob("*.py"))]
     files = [str(path) for path in machines if path.stem not in AS_THEY_ARE]
     files += [f"tests/sim/{name}.py" for name in OF_WORLDS]
+    for name in PARTED:
+        place, module = new / "intellectd/protocol", f"intellectd.protocol.{name}"
+        structs, functions = parted((place / f"{name}.py").read_text(), module, REPLACED)
+        (place / f"{name}.py").write_text(structs)
+        (place / f"{name}_functions.py").write_text(functions)
+        files.append(f"intellectd/protocol/{name}_functions.py")
     for file in files:
         (new / file).write_text(native((new / file).read_text()))
+    flags = f"{os.environ.get('CFLAGS', '')} -include {QUICK}"
     done = subprocess.run(
         [sys.executable, "-m", "mypyc", *files],
         cwd=new,
-        env={**os.environ, "PYTHONPATH": "", "MYPYC_OPT_LEVEL": OPTIMIZED, "MYPYC_DEBUG_LEVEL": "0"},
+        env={**os.environ, "PYTHONPATH": "", "MYPYC_OPT_LEVEL": OPTIMIZED, "MYPYC_DEBUG_LEVEL": "0", "CFLAGS": flags},
         capture_output=True,
         text=True,
         timeout=COMPILE_S,

@@ -16,29 +16,40 @@ from intellectd.protocol.port import Crypto
 KEPT_MAX = 2048  # a few seconds of a large swarm: whatever is still under way was sent no longer ago
 
 
+class Opened:
+    """An envelope, and what is in it once somebody has looked."""
+
+    def __init__(self, envelope: Envelope | None) -> None:
+        self.envelope = envelope
+        self.message: Any = None
+
+
 class Memory:
     """Of the envelopes that were opened last."""
 
     def __init__(self) -> None:
-        self._envelopes: dict[bytes, Envelope] = {}
-        self._messages: dict[int, Any] = {}  # by the identity of one that is among these envelopes
+        self._opened: dict[bytes, Opened] = {}
+        self._newest = Opened(None)  # whose message is asked for next
 
     def open_envelope(self, data: bytes) -> Envelope:
         """As the production one. Raises what it raises."""
-        envelope = self._envelopes.get(data)
-        if envelope is None:
-            if len(self._envelopes) >= KEPT_MAX:
-                self._envelopes, self._messages = {}, {}
-            envelope = self._envelopes[data] = open_envelope(data)
-        return envelope
+        opened = self._opened.get(data)
+        if opened is None:
+            if len(self._opened) >= KEPT_MAX:
+                self._opened = {}
+            opened = self._opened[data] = Opened(open_envelope(data))
+        self._newest = opened
+        assert opened.envelope is not None
+        return opened.envelope
 
     def open_message(self, envelope: Envelope, crypto: Crypto) -> AnyMessage:
-        """As the production one, of an envelope that this memory has opened last. Raises what that raises."""
-        known = self._messages.get(id(envelope))
-        if known is None:
-            known = self._messages[id(envelope)] = open_message(envelope, crypto)
-        opened: Any = known
-        copy: AnyMessage = opened.__copy__()
+        """As the production one; out of memory if this envelope was opened last. Raises what that raises."""
+        opened = self._newest
+        if opened.envelope is not envelope:
+            return open_message(envelope, crypto)
+        if opened.message is None:
+            opened.message = open_message(envelope, crypto)
+        copy: AnyMessage = opened.message.__copy__()
         return copy
 
 

@@ -2,6 +2,8 @@
 
 import importlib
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
@@ -13,9 +15,10 @@ from tests.sim import tables
 from tests.sim.config import sim_config
 from tests.sim.decoded import Memory, once
 from tests.sim.explore import Plan, outcomes
-from tests.sim.native import native
+from tests.sim.native import native, parted
 from tests.sim.scenario import name_of
 from tests.sim.tags import QuickCrypto
+from tests.sim.timeline import Timeline
 from tests.sim.world import World
 
 RUN = hash_of("a run")
@@ -120,3 +123,61 @@ def test_what_is_compiled_means_the_same(tmp_path: Path, monkeypatch: pytest.Mon
         assert repr(point(1)) == "Point(x=1, y=2)" and point(1) == point(1, 2) != point(2)
         assert hash(point(1)) == hash(point(1, 2))
         assert box(1).inside is not box(1).inside and box(1, [1, 2, 3]).full and not box(1).full
+
+
+ASKED = '''"""A module."""
+from typing import assert_never
+
+SOME = (int, bytes)  # of the kinds
+
+
+def kind(value: object) -> str:
+    match value:
+        case bool():  # an int, too
+            return "truth"
+        case int():
+            return "number"
+        case _:
+            return "…" if isinstance(value, str | bytes) and not isinstance(value, str) else "other"
+
+
+def some(value: object) -> bool:
+    return isinstance(value, SOME) and value != float("inf")
+'''
+
+
+def test_classes_that_are_asked_for_plainly_are_the_same() -> None:
+    text, here, there = native(ASKED), dict[str, Any](), dict[str, Any]()
+    assert not [word for word in ("match ", "case ", " | ", "float(") if word in text]
+    exec(ASKED, here)
+    exec(text, there)
+    for value in (True, 3, "…", b"", None, 2.0):
+        assert here["kind"](value) == there["kind"](value) and here["some"](value) == there["some"](value)
+
+
+def test_a_module_in_two_parts_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = SOURCE + "\n\ndef far() -> Point:\n    return Point(MOST)\n\n\ndef near() -> Point:\n    return Point(0)\n"
+    classes, functions = parted(source, "in_two_parts", ["near"])
+    (tmp_path / "in_two_parts.py").write_text(classes)
+    (tmp_path / "in_two_parts_functions.py").write_text(functions)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("in_two_parts")
+    assert module.far() == module.Point(3) and module.near() == module.Point(0)
+    assert module.far.__module__ == "in_two_parts_functions" and module.near.__module__ == "in_two_parts"
+
+
+def test_moments_come_in_their_order() -> None:
+    rng, timeline, waiting = Random(5), Timeline(), list[tuple[float, int]]()
+    for number in range(1, 3000):
+        at = float(rng.randrange(50))
+        timeline.push(at, print, (number,))
+        waiting.append((at, number))
+        if rng.random() < 0.4:
+            moment = timeline.pop()
+            assert (moment.at, *moment.arguments) == min(waiting)
+            waiting.remove(min(waiting))
+    while waiting:
+        moment = timeline.pop()
+        assert (moment.at, *moment.arguments) == min(waiting)
+        waiting.remove(min(waiting))
+    assert timeline.next_at() == float("inf")

@@ -4,7 +4,6 @@ Owns virtual time and every random draw (one seed). Refuses to know why a node d
 a hash chain: state after a round = hash(state before, update).
 """
 
-import heapq
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -25,6 +24,7 @@ from tests.sim.network import Network
 from tests.sim.rings import Rings
 from tests.sim.scenario import Weather
 from tests.sim.tags import QuickCrypto
+from tests.sim.timeline import Timeline
 from tests.sim.training import Training
 from tests.sim.truth import Truth
 from tests.sim.violation import Violation
@@ -56,8 +56,7 @@ class World:
         self.handled = 0
         self._manifest: Manifest | None = None
         self._truth: Truth | None = None
-        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._count = 0
+        self._timeline = Timeline()
         self._stood = False  # the host of the event at hand is where it was before
         self._beacon = self._said = b""  # the newest that was sent, and of the rest
         self._message: m.AnyMessage | None = None  # in that
@@ -163,18 +162,18 @@ class World:
     # ---- time
 
     def at(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
-        self._count += 1
-        heapq.heappush(self._heap, (self.now + delay, self._count, action, arguments))
+        self._timeline.push(self.now + delay, action, arguments)
 
     def run(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
         """Advance virtual time; True when `until` came true, which is about where hosts stand: of an event that moved
         none it is not asked."""
-        end, heap, pop, asked = self.now + seconds, self._heap, heapq.heappop, False
+        end, timeline, asked = self.now + seconds, self._timeline, False
         with once(self._memory):
-            while heap and heap[0][0] <= end:
+            while timeline.next_at() <= end:
                 self._stood = False
-                self.now, _, action, arguments = pop(heap)
-                action(*arguments)
+                moment = timeline.pop()
+                self.now = moment.at
+                moment.action(*moment.arguments)
                 if until is not None and not (self._stood and asked):
                     asked = True
                     if until():
