@@ -12,12 +12,12 @@ from intellectd.protocol.messages import AnyMessage, BadEnvelope, Beacon, open_e
 def receive(context: Context, via: str, data: bytes, introduced: bool) -> tuple[str, AnyMessage] | None:
     """(author, message); None for what needs no answer. Raises BadMessage: the neighbour's fault.
 
-    `introduced`: an envelope that a member passes on, which only beacons may be.
+    `introduced`: an envelope that a member passes on, which only beacons may be, this host's own too.
     """
     envelope = open_envelope(data)
     if envelope.run != context.run:
         raise BadEnvelope("it is of another run")
-    if envelope.sender == context.peer:
+    if envelope.sender == context.peer and not introduced:
         return None
     if not introduced and via != envelope.sender:
         raise BadEnvelope(f"it is {envelope.sender}'s and was not relayed")

@@ -63,7 +63,7 @@ class Keeper:
         self.catchup = Catchup(self.context, self.membership, applied, pin)
         self.relaying = Relaying(self.context, self.membership)
         self.progress = Progress(self.context)
-        self.incarnation = incarnation
+        self.incarnation = self.membership.incarnation = incarnation
         self.herald = Herald(incarnation, addresses, bulk)
         self.prober = Prober(peer, self.context.dialable, now)
         self.head = Head(manifest, run, None)

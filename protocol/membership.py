@@ -35,6 +35,7 @@ class Membership:
         self._context = context
         self._timers = context.config.timers
         self.peers: dict[str, PeerView] = {}
+        self.incarnation = 0  # the newest of this host that was heard of, as its own is when it starts
         self._listening_since = now
         self._handled_at = now
         self.audience = Audience(context.peer, self._timers, context.rng)
@@ -164,7 +165,7 @@ class Membership:
         """Take a newer beacon. An introduced one (from another member) tells where, but proves no life."""
         view, out = self._view(peer, now)
         if view is None:
-            return out
+            return self._double(beacon) if peer == self._context.peer else out
         old = view.beacon
         if old is not None and not self._newer(peer, beacon, old, now, introduced):
             return out
@@ -197,6 +198,17 @@ class Membership:
         elif not beacon.certificate:
             self._distrust(peer)
         return out
+
+    def _double(self, beacon: Beacon) -> list[Out]:
+        """Signed with this host's key, by whoever has it, and told once of each life (B1)."""
+        if beacon.incarnation <= self.incarnation:
+            return []
+        self.incarnation = beacon.incarnation
+        text = (
+            "another daemon has this host's identity and began after it, as with a copy of its state directory: stop "
+            "one of them, for two would vote twice; or this host's clock was set back, and its disk lost since"
+        )
+        return [Note("double", text, "error")]
 
     def _own_word(self, peer: str, view: PeerView, beacon: Beacon) -> list[Out]:
         """Where the peer is, if it says something else than before."""

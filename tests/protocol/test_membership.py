@@ -115,6 +115,21 @@ def test_of_several_lives_with_later_clocks_none_hides_the_one_that_speaks() -> 
     assert known is not None and known.incarnation == 5 and not pa.node.membership.alive("PB", pa.now)
 
 
+def test_a_second_daemon_with_this_hosts_identity_is_told_of() -> None:
+    """SPEC B1: of a copied state directory each would vote, and nothing else shows that. Others pass its beacon on."""
+    pa = alone().meet("PB")
+
+    def doubles(incarnation: int) -> int:
+        own = pa.beacon("PA", incarnation=incarnation).data
+        before = len(pa.notes)
+        pa.told(ev.MembersReceived("PB", (own,)))
+        return len([note for note in pa.notes[before:] if note.event == "double"])
+
+    assert [doubles(number) for number in (1, 2, 2, 3, 2, 3)] == [0, 1, 0, 1, 0, 0]
+    assert "PA" not in pa.node.membership.peers
+    pa.skip()
+
+
 def test_a_host_that_slept_does_not_call_the_others_silent() -> None:
     """SPEC B6: it heard nobody because it was stopped; a vote must not be lost over that."""
     pa = alone().meet("PB")
