@@ -108,8 +108,8 @@ def _hosts_behind(address: Address) -> list[str]:
 def _is_host(family: str, host: str) -> bool:
     if family.startswith("dns"):
         return len(host) <= 253 and _HOSTNAME.fullmatch(host) is not None
-    try:
-        return ipaddress.ip_address(host).version == int(family[2:])
+    try:  # a zone, as in fe80::1%eth0, means something on one host alone, and multiaddrs have no place for it here
+        return "%" not in host and ipaddress.ip_address(host).version == int(family[2:])
     except ValueError:
         return False
 

@@ -217,7 +217,7 @@ def _claim(address: Address) -> None:
 def _check_listening(host: Any, wanted: list[Address]) -> None:
     listening = host.get_network().listeners
     for address in wanted:
-        if str(address) not in listening:
+        if str(Multiaddr(str(address))) not in listening:  # libp2p writes IPv6 in its shortest form
             raise _in_use(address)
 
 

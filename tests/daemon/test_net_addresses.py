@@ -13,7 +13,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from intellectd.daemon.net import BadAddress, NetworkError
+from intellectd.daemon.net import AddressInUse, BadAddress, NetworkError
 from intellectd.daemon.p2p import interfaces
 from intellectd.daemon.p2p.addresses import (
     EXAMPLE,
@@ -26,6 +26,7 @@ from intellectd.daemon.p2p.addresses import (
 )
 from intellectd.daemon.p2p.book import AddressBook, usable
 from intellectd.daemon.p2p.bootstrap import Bootstrapper
+from intellectd.daemon.p2p.host import _check_listening
 from intellectd.daemon.p2p.interfaces import interface_hosts
 from intellectd.daemon.p2p.limits import ADDRESSES_PER_PEER_MAX, PEERS_KNOWN_MAX
 from intellectd.daemon.peer_id import peer_id_of_public_key, public_key_of_peer_id
@@ -66,6 +67,7 @@ def test_any_text_is_an_address_or_bad(text: str) -> None:
         "/ip4/127.0.0.1/tcp/+80",
         "/ip4/::1/tcp/80",
         "/ip6/127.0.0.1/tcp/80",
+        "/ip6/fe80::1%lo/tcp/80",
         "/dns/-bad/tcp/80",
         "/dns/a_b.example/tcp/80",
         "/dns/with space/tcp/80",
@@ -172,3 +174,14 @@ async def test_an_address_that_is_dead_for_good_is_told_of_once(
         await trio.sleep(600)
         nursery.cancel_scope.cancel()
     assert tried > 5 and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("text", ["/ip6/0:0::1/tcp/4001", "/ip6/2001:DB8::07/tcp/4001", "/ip4/127.0.0.1/tcp/04001"])
+def test_an_address_in_another_spelling_is_not_taken_for_one_in_use(text: str) -> None:
+    """As libp2p names its listeners: the daemon said that another program had the port, and ended."""
+    listeners = {str(Multiaddr(text)): None}
+    host = SimpleNamespace(get_network=lambda: SimpleNamespace(listeners=listeners))
+    _check_listening(host, [parse_listen(text)])
+    listeners.clear()
+    with pytest.raises(AddressInUse):
+        _check_listening(host, [parse_listen(text)])
