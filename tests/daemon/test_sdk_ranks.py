@@ -14,13 +14,14 @@ import torch
 from torch import distributed, nn
 
 import intellectd
+from intellectd.daemon.arena import arena_tensor, create_arena, map_arena
 from intellectd.daemon.attach_events import TrainerAttached, TrainerReady
 from intellectd.daemon.sdk.diloco import _check_optimizer
 from intellectd.daemon.sdk.errors import ModelUnsupported, RunNotFound
 from intellectd.daemon.sdk.parameters import Parameters
 from intellectd.daemon.sdk.patience import Patience
 from intellectd.daemon.sdk.placed import placed
-from intellectd.daemon.sdk.ranks import Led, Ranks, SharedParameters, _error_of, _given_of
+from intellectd.daemon.sdk.ranks import Following, Led, Ranks, SharedParameters, _error_of, _given_of
 from intellectd.daemon.sdk.rounds import Assignment, Finish, RoundDone, Stream
 from intellectd.daemon.sdk.session import Session
 from intellectd.kernels.layout import Slot
@@ -113,48 +114,40 @@ def test_two_ranks_of_fsdp2_are_one_peer(tmp_path: Path) -> None:
     assert len(run.heard(TrainerAttached)) == 2
 
 
-def without_ddp(number: int, folder: str, path: str) -> None:
+def one_of_four(number: int, folder: str) -> None:
+    """0 and 1 are a peer, and 2 and 3. The model of 1 is another one than that of 0."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=2)
     heard = logging.handlers.BufferingHandler(1000)
     logging.getLogger("intellectd").addHandler(heard)
-    train(path, model_of(), SAMPLES // 2)
-    distributed.barrier()
-    warnings = [record.getMessage() for record in heard.buffer if record.levelno == logging.WARNING]
-    told = len(warnings) == 1 and warnings[0].startswith("the ranks' models differ")
-    os._exit(0 if told == (number == 0) else 1)
-
-
-@pytest.mark.slow
-def test_ranks_that_each_train_a_model_of_their_own_are_told(tmp_path: Path) -> None:
-    """The work of all but one is lost, and weighs in the average."""
-    path, spawn = tmp_path / "d.sock", multiprocessing.get_context("spawn")
-    with serving(Run(rounds=2, steps=1), path):
-        ranks = [spawn.Process(target=without_ddp, args=(n, str(tmp_path), str(path)), daemon=True) for n in range(2)]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(300)
-        assert [process.exitcode for process in ranks] == [0, 0]
-
-
-def half(number: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=4)
     pairs = [distributed.new_group(pair) for pair in ([0, 1], [2, 3])]
-    ranks = Ranks(pairs[number // 2])
-    alike = (ranks.rank, ranks.count) == (number % 2, 2) and ranks.sums(float(number)) == [1.0 if number < 2 else 5.0]
+    ranks, model = Ranks(pairs[number // 2]), model_of()
+    assert (ranks.rank, ranks.count) == (number % 2, 2) and ranks.sums(float(number)) == [1.0 if number < 2 else 5.0]
+    if number == 1:
+        model.requires_grad_(False).get_parameter("0.weight").add_(1.0)
+        model.requires_grad_(True)
+    if ranks.rank == 0:
+        parameters = SharedParameters(model, ranks)
+        descriptor = create_arena(parameters.layout.elements)
+        parameters.mapped(descriptor)
+        for _ in range(2):
+            parameters.store_trained(arena_tensor(map_arena(descriptor, parameters.layout.elements)))
+        ranks.tell(None)
+    else:
+        assert Following(model, ranks).poll() is None
+    warnings = [record.getMessage() for record in heard.buffer if record.levelno == logging.WARNING]
+    assert len(warnings) == (number == 0) and all("the ranks' models differ" in warning for warning in warnings)
     distributed.barrier()
-    os._exit(0 if alike else 1)
+    os._exit(0)
 
 
 @pytest.mark.slow
 def test_two_groups_of_one_job_are_two_peers(tmp_path: Path) -> None:
-    """As of two hosts, each with its daemon. Made at one time and of one name, their ranks met each other's."""
+    """As of two hosts, each with its daemon: made at one time and of one name, their ranks met each other's. And where
+    each rank trains a model of its own, it is told: the work of all but one is lost, and weighs in the average."""
     spawn = multiprocessing.get_context("spawn")
-    ranks = [spawn.Process(target=half, args=(n, str(tmp_path)), daemon=True) for n in range(4)]
+    ranks = [spawn.Process(target=one_of_four, args=(n, str(tmp_path)), daemon=True) for n in range(4)]
     for process in ranks:
         process.start()
     for process in ranks:
