@@ -31,19 +31,24 @@ class Retry:
 
 
 class Donors:
-    """Who failed with what, lately. Nobody is given up: when all have failed, any is asked again."""
+    """Who failed with what, lately, and how often. Nobody is given up: when all have failed, any is asked again. Who
+    fails again and again is asked ever more seldom: a few that only promise would take all the turns there are."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng
-        self._bad: dict[tuple[str, object], float] = {}
+        self._bad: dict[tuple[str, object], tuple[float, int]] = {}  # until when, how often
 
     def failed(self, donor: str, what: object, now: float) -> None:
         if len(self._bad) >= limits.PEERS_MAX:
             self._bad.clear()
-        self._bad[(donor, what)] = now + limits.RETRY_MAX_S
+        until, often = self._bad.get((donor, what), (now, 0))
+        if now >= until + limits.RETRY_MAX_S * 2**limits.EXCLUSION_DOUBLINGS_MAX:
+            often = 0
+        pause = limits.RETRY_MAX_S * 2 ** min(often, limits.EXCLUSION_DOUBLINGS_MAX)
+        self._bad[(donor, what)] = now + pause, often + 1
 
     def good(self, donors: Sequence[str], what: object, now: float) -> list[str]:
-        return [d for d in donors if self._bad.get((d, what), float("-inf")) <= now]
+        return [d for d in donors if self._bad.get((d, what), (now, 0))[0] <= now]
 
     def pick(self, donors: Sequence[str], what: object, now: float) -> str | None:
         """By lot, so that joiners do not all choose one."""

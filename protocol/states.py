@@ -21,6 +21,7 @@ WORTH_A_STATE = 0.9
 NO_WAY = float("inf")
 NOTHING = (0, b"", 0)
 NO_STATE = -2  # as in Beacon.applied
+STATES = "states"  # any of them: who has not the one that it offers may offer eight
 
 
 class States:
@@ -49,6 +50,8 @@ class States:
     def missed(self, round_: int, donor: str, kept_bytes: int, now: float) -> None:
         if self.fetching == round_:
             self.fetching = None
+        if not self.void:
+            self._donors.failed(donor, STATES, now)
         self.void, self._kept = False, (round_, self._window.proven(round_) or b"", kept_bytes)
         self._donors.failed(donor, round_, now)
 
@@ -115,9 +118,10 @@ class States:
         return offers
 
     def _provable(self, offers: dict[int, list[str]], after: int, now: float) -> list[int]:
-        """Newest first; of those that somebody has not just failed with, if there are any."""
+        """Newest first; of those that somebody has not just failed with, nor with others, if there are any."""
         provable = sorted((r for r in offers if self._window.proven(r) and r > after), reverse=True)
-        return [r for r in provable if self._donors.good(offers[r], r, now)] or provable
+        good = [r for r in provable if self._donors.good(offers[r], r, now)]
+        return [r for r in good if self._donors.good(offers[r], STATES, now)] or good or provable
 
     def _best(self, rounds: list[int], head: Head) -> int | None:
         """Of equals the newest."""

@@ -171,6 +171,32 @@ def test_a_donor_that_boasts_is_asked_once() -> None:
     pz.silent()
 
 
+def test_a_few_that_boast_do_not_take_all_the_turns() -> None:
+    """SPEC K1, K4: with each that gives nothing the pause grows, and after it the first of them was asked again."""
+    run = grown(3)
+    pz, liars = newcomer(run), [f"L{n}" for n in range(1, 7)]
+    while pz.node.head.round < 0 and pz.now < 1000.0:
+        pz.told(*(pz.beacon(peer, head_round=99) for peer in liars), pz.beacon("PA"))
+        for asked in [effect for effect in pz.skip() if isinstance(effect, ef.AskEntries)]:
+            pz.told(ev.EntriesReceived(asked.peer, tuple(run.entries) if asked.peer == "PA" else ()))
+        pz.told(pz.after(1.0))
+    assert pz.node.head.round == 3
+
+
+def test_who_offers_states_that_it_does_not_give_keeps_nobody_from_another() -> None:
+    """SPEC K4, K5: each of eight is a shorter way than the one that PA has."""
+    run = grown(12)
+    pz, asked = newcomer(run, known=12), dict[tuple[str, int], int]()
+    while ("PA", 2) not in asked and pz.now < 400.0:
+        pz.told(pz.beacon("L1", snapshots=list(range(4, 12))), pz.beacon("PA", snapshots=[2]))
+        for fetch in [effect for effect in pz.skip() if isinstance(effect, ef.FetchSnapshot)]:
+            asked[fetch.donor, fetch.round] = asked.get((fetch.donor, fetch.round), 0) + 1
+            if fetch.donor == "L1":
+                pz.told(ev.SnapshotMissed(fetch.round, "L1", "no such object"))
+        pz.told(pz.after(1.0))
+    assert asked == {("L1", 11): 1, ("PA", 2): 1}
+
+
 def test_an_invalid_record_is_the_donors_fault_and_it_is_not_asked_again_at_once() -> None:
     """SPEC K1: whatever a donor sends is checked like everything else."""
     run = grown(2)
