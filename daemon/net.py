@@ -25,6 +25,7 @@ class Contact:
 
     software: str = ""  # as the peer names its own; "" before the first connection
     round_trip_s: float | None = None  # of the last ping; None without a connection, or when it went unanswered
+    refused: str = ""  # the wire versions, and which host is to be upgraded, if these parted the two when they met last
 
 
 class NetworkError(Exception):

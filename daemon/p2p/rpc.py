@@ -6,6 +6,7 @@ libp2p: the in-memory twin runs this very code over streams of its own.
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import trio
@@ -59,7 +60,7 @@ class Rpc:
 
     def contact(self, peer: str) -> Contact:
         link = self._links.get(peer)
-        return link.contact if link is not None else Contact()
+        return replace(link.contact if link is not None else Contact(), refused=self._versions.refused(peer))
 
     def post(self, peer: str, body: bytes) -> bool:
         _check_size(body)

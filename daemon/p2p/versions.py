@@ -20,6 +20,13 @@ class Versions:
         self._told: dict[str, int] = {}  # the version that was told of, by peer; who was told of last stands last
         self.on_mismatch: list[Callable[[], None]] = []
 
+    def refused(self, peer: str) -> str:
+        """Why the peer was refused when the two met last, and what to do; empty if it was not."""
+        wire, ours = self._told.get(peer), self.ours.wire
+        if wire is None:
+            return ""
+        return f"their wire version is {wire}, this host's {ours}: upgrade {'theirs' if wire < ours else 'this host'}"
+
     def compare(self, peer: str, theirs: Preamble) -> WireVersionMismatch | None:
         """None if the two understand each other."""
         ours = self.ours

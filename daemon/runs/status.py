@@ -181,7 +181,7 @@ def _digest(service: RunService) -> str | None:
 def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
     node, name = service.node, service.config.name
     has_trainer = service.seat.link.attached or node.state == "finished"
-    found = service.journal.warnings(over=("trainer_gone",) if has_trainer else ())
+    found = service.journal.warnings(over=("trainer_gone",) if has_trainer else ()) + _refused(service)
     if reach is not None and not reach.quorum and service.host.identity.peer_id in reach.missing:
         found.append(
             "this host forgot what it voted, and without its vote too few are left: restore the run's folder as it "
@@ -209,6 +209,15 @@ def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
     if service.trainer is not None and service.trainer.last_failure and not service.seat.link.attached:
         found.append(f"the trainer keeps dying: {service.trainer.last_failure}; see the daemon's log")
     return found
+
+
+def _refused(service: RunService) -> list[str]:
+    """Members of another wire version: nothing that they say is heard, and one of the two hosts wants an upgrade."""
+    peers: dict[str, list[str]] = {}
+    for peer in dict.fromkeys([*service.node.head.voters, *service.node.membership.peers]):
+        if words := service.host.network.contact(peer).refused:
+            peers.setdefault(words, []).append(peer)
+    return [f"{some(tuple(those))} cannot be heard: {words}" for words, those in peers.items()]
 
 
 def _way_out(service: RunService) -> str:

@@ -1,17 +1,22 @@
 """What an operator sees: the words of `status`, the peers, and the metrics that dashboards rest on."""
 
+import functools
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
+from intellectd.daemon.memory_net import open_memory_network
+from intellectd.daemon.net import WIRE_VERSION
+from intellectd.daemon.p2p.wire import Preamble
 from intellectd.daemon.runs.headline import headline
 from intellectd.daemon.runs.history import LOSSES_MAX, History, load_history
 from intellectd.daemon.runs.journal import WARNING_S
-from intellectd.daemon.runs.status import ails, hangs, state_of, why
+from intellectd.daemon.runs.status import ails, hangs, some, state_of, why
 from intellectd.protocol.effects import Note
 from intellectd.protocol.events import PeerLearned
 from tests.daemon.net_world import NOBODY
@@ -99,6 +104,33 @@ async def test_a_lost_quorum_is_said_everywhere_and_ends_by_itself(
         await finish_alike(hosts, 12)
         assert (await junior.status())["quorum"] is None
         assert (await samples(junior))['intellectd_quorum{run="shell"}'] == 1
+
+
+async def test_a_member_of_another_wire_version_is_told_of_with_what_to_do(autojump_clock: Clock) -> None:
+    """Not upgraded with the others: it hears nobody, and must not be told of a recovery alone."""
+    newer = Preamble(wire=WIRE_VERSION + 1, software="intellectd/9.9")
+
+    def told(run: dict[str, Any]) -> list[str]:
+        return [text for text in run["warnings"] if "wire version" in text]
+
+    async with shell() as world:
+        _, hosts = await swarm(world, "ab", rounds=400)
+        order = (await hosts[0].until(lambda run: len(run["voters"]) == 2))["voters"]
+        senior, junior = sorted(hosts, key=lambda host: order.index(host.peer))
+        await senior.kill()
+        usual, world.open_network = world.open_network, functools.partial(open_memory_network, preamble=newer)
+        await senior.start()
+        versions = f"their wire version is {WIRE_VERSION + 1}, this host's {WIRE_VERSION}: upgrade this host"
+        status = await junior.until(lambda run: not run["quorum"]["reached"] and bool(told(run)))
+        assert told(status) == [f"{some((senior.peer,))} cannot be heard: {versions}"]
+        assert "recover" not in status["warnings"][0]
+        versions = f"their wire version is {WIRE_VERSION}, this host's {WIRE_VERSION + 1}: upgrade theirs"
+        status = await senior.until(lambda run: bool(told(run)))
+        assert told(status) == [f"{some((junior.peer,))} cannot be heard: {versions}"]
+        await senior.kill()
+        world.open_network = usual
+        await senior.start()
+        await junior.until(lambda run: run["quorum"]["reached"] and not told(run))
 
 
 async def test_a_joiner_without_a_trainer_is_told_to_start_one(autojump_clock: Clock) -> None:
