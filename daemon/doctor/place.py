@@ -90,7 +90,7 @@ def memory(runs: list[Run], is_running: bool, meminfo: Path = MEMINFO) -> Findin
     text = f"{available / GIGABYTE:.1f} of {total / GIGABYTE:.1f} GB are available"
     if not runs:
         return ok(name, text)
-    text += f", {_of(runs)} take {needed / GIGABYTE:.1f} GB, and the trainer its own"
+    text += f", {_of(runs)} may take {needed / GIGABYTE:.1f} GB, and the trainer its own"
     todo = "leave a run, add memory, or lend a larger host"
     if needed > total:
         return fail(name, text, todo)
