@@ -370,7 +370,7 @@ class Journal:
 
     def note(self, note: Note) -> None:
         say = {"debug": log.debug, "info": log.info, "warning": log.warning, "error": log.error}[note.level]
-        text = note.text
+        text = _one_line(note.text)
         if note.event == "switched" and self._kept_in is not None:
             text, self._kept_in = f"{text}, kept in {self._kept_in}", None
         say(text, run=self.run_name)
@@ -381,6 +381,7 @@ class Journal:
             self._warned.append((trio.current_time(), note.event, text))
 
     def warn(self, text: str) -> None:
+        text = _one_line(text)
         self._warned.append((trio.current_time(), "", text))
         log.warning(text, run=self.run_name)
 
@@ -389,3 +390,8 @@ class Journal:
         self._round_wire_bytes += sent
         self._metrics.network_bytes("out", "bulk", sent)
         self._metrics.network_bytes("in", "bulk", received)
+
+
+def _one_line(text: str) -> str:
+    """An error's hint stands on a line of its own; a warning is one line, in a log too."""
+    return "; ".join(line.strip() for line in text.splitlines())
