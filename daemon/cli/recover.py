@@ -10,6 +10,7 @@ from intellectd.daemon.errors import EXIT_OK, EXIT_USAGE
 from intellectd.protocol.words import counted
 
 ANSWER_S_MAX = 60.0
+KEY_TOO = "--yes --key FILE: the owner's key is not on this host, `init` said where it lies"
 
 
 def recover(arguments: Any) -> int:
@@ -17,7 +18,8 @@ def recover(arguments: Any) -> int:
     path = socket_of(arguments)
     draft = ask(path, "recovery_draft", ANSWER_S_MAX, run_id=named_run(arguments.run_id))
     if not arguments.yes:
-        for line in _plan(draft):
+        has_key = bool(arguments.key or draft.get("key_path"))
+        for line in [*_plan(draft), "if that is right, say it again with " + ("--yes" if has_key else KEY_TOO)]:
             write_error(line)
         if arguments.json:
             write_json(draft)
@@ -45,7 +47,6 @@ def _plan(draft: dict[str, Any]) -> list[str]:
         *(f"  {printable(voter)}" for voter in draft["lost"]),
         *([_gone(given_up)] if given_up else []),
         *([f"{forgot} of them forgot what they voted before: each votes anew, in this branch alone"] if forgot else []),
-        "if that is right, say it again with --yes",
     ]
 
 
@@ -69,7 +70,11 @@ def _signatures(keys: list[str], draft: dict[str, Any]) -> dict[str, str]:
 
     paths = keys or ([draft["key_path"]] if draft.get("key_path") else [])
     if not paths:
-        raise BadArgument("this host has no owner's key of the run", "name the key's file with --key")
+        raise BadArgument(
+            "this host has no owner's key of the run",
+            "name its file with --key: `init` said where it lies; if it is lost, `checkpoint export` saves what "
+            "was learned",
+        )
     message = branch_bytes(run_key(draft["run_id"]), _record(draft))
     made: dict[str, str] = {}
     for path in paths:

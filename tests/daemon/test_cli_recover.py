@@ -44,7 +44,7 @@ async def test_without_yes_the_owner_is_shown_what_would_be_lost(cli: Cli, answe
     assert (code, out) == (2, "")
     # What the record says, which is what would be signed; the answer beside it says round 7 and another voter.
     assert "go on from round 0" in err and "\n  PA\n" in err and PEER not in err
-    assert PEER[:-1] + "6" in err and "--yes" in err
+    assert PEER[:-1] + "6" in err and "--yes --key FILE: the owner's key is not on this host" in err
     assert [request["op"] for request in answers.asked] == ["recovery_draft"]
 
 
@@ -61,6 +61,7 @@ async def test_the_key_that_init_left_here_is_enough(cli: Cli, answers: Answers,
     owner = key(tmp_path / "owner.pem")
     answers.give("recovery_draft", draft(owner, key_path=tmp_path / "owner.pem"))
     answers.give("recover", {"run_id": RUN_ID, "round": 7, "voters": [PEER]})
+    assert (await cli("recover", RUN_ID))[2].endswith("say it again with --yes\n")
     code, out, _ = await cli("recover", RUN_ID, "--yes")
     assert code == 0 and "with 1 voter\n" in out
     said = answers.asked[-1]
