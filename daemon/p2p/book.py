@@ -17,14 +17,27 @@ class AddressBook:
 
     def __init__(self) -> None:
         self._book: dict[str, list[Address]] = {}
+        self._met: dict[str, None] = {}  # those of them that were connected since they were learned
 
     def learn(self, peer: str, texts: list[str]) -> bool:
         """Those told last come first, in the order in which they were told. Returns whether any was new."""
         known, told = self._book.pop(peer, []), usable(peer, texts)
         self._book[peer] = list(dict.fromkeys(told + known))[:ADDRESSES_PER_PEER_MAX]
         if len(self._book) > PEERS_KNOWN_MAX:
-            del self._book[next(iter(self._book))]  # the one that was learned longest ago
+            self._forget_one()
         return any(address not in known for address in told)
+
+    def met(self, peer: str) -> None:
+        """It is connected: not one of the names that anybody may announce."""
+        if peer in self._book:
+            self._met[peer] = None
+
+    def _forget_one(self) -> None:
+        """The one that was learned longest ago of those that nobody met, or of all: a member may never move, and in a
+        year of made-up names its address would be the first to go."""
+        oldest = next((peer for peer in self._book if peer not in self._met), next(iter(self._book)))
+        del self._book[oldest]
+        self._met.pop(oldest, None)
 
     def of(self, peer: str) -> list[Address]:
         return list(self._book.get(peer, ()))

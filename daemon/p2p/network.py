@@ -92,6 +92,8 @@ class RpcNetwork(ABC):
 
     def learn(self, peer: str, addresses: list[str]) -> None:
         if peer != self._peer_id and is_peer_id(peer) and self._book.learn(peer, addresses):
+            if peer in self.connected():
+                self._book.met(peer)
             self._rpc.reachable(peer)
 
     def post(self, peer: str, body: bytes) -> bool:
@@ -134,6 +136,7 @@ class RpcNetwork(ABC):
         self._bootstrapper.add(addresses)
 
     def _came(self, peer: str) -> None:
+        self._book.met(peer)
         self._rpc.reachable(peer)
 
     def _came_in(self, peer: str) -> None:

@@ -30,7 +30,7 @@ from intellectd.daemon.p2p.host import _check_listening
 from intellectd.daemon.p2p.interfaces import interface_hosts
 from intellectd.daemon.p2p.limits import ADDRESSES_PER_PEER_MAX, PEERS_KNOWN_MAX
 from intellectd.daemon.peer_id import peer_id_of_public_key, public_key_of_peer_id
-from tests.daemon.net_world import NOBODY
+from tests.daemon.net_world import NOBODY, connect, world_of
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,35 @@ def test_a_book_keeps_few_addresses_of_a_peer_the_newest_first_and_few_peers() -
         peer = peer_id_of_public_key(number.to_bytes(32, "big"))
         book.learn(peer, ["/ip4/127.0.0.1/tcp/1"])
     assert book.of(NOBODY) == []
+
+
+def test_a_book_forgets_made_up_names_before_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that never moves was learned first, and the run never tells of its address again."""
+    monkeypatch.setattr("intellectd.daemon.p2p.book.PEERS_KNOWN_MAX", 10)
+    book, names = AddressBook(), [peer_id_of_public_key(number.to_bytes(32, "big")) for number in range(30)]
+    for peer in names[:3]:
+        book.learn(peer, ["/ip4/127.0.0.1/tcp/1"])
+    book.met(names[0])
+    book.met(names[29])  # not in it
+    for peer in names[3:]:
+        book.learn(peer, ["/ip4/127.0.0.1/tcp/1"])
+    assert [peer for peer in names if book.of(peer)] == [names[0], *names[21:]]
+    for peer in names:
+        book.met(peer)
+    book.learn(NOBODY, ["/ip4/127.0.0.1/tcp/1"])
+    book.met(NOBODY)
+    assert len([peer for peer in (*names, NOBODY) if book.of(peer)]) == 10 == len(book._met)
+
+
+async def test_who_was_connected_is_in_the_book_as_such(kind: str, clock: object) -> None:
+    async with world_of(kind) as world:
+        here, early, late = [await world.open() for _ in range(3)]
+        here.learn(early.peer_id, early.addresses())
+        here.learn(NOBODY, [EXAMPLE.replace("203.0.113.7", "127.0.0.1")])
+        await connect(early, here)
+        await connect(late, here)
+        here.learn(late.peer_id, late.addresses())
+        assert sorted(here._book._met) == sorted([early.peer_id, late.peer_id])
 
 
 def test_out_of_descriptors_a_host_is_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
