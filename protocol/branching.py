@@ -76,6 +76,7 @@ class Branching:
         self._alone = False  # nobody alive follows another line than ours
         self._retry = Retry()
         self._distrust: dict[str, tuple[float, int]] = {}  # until when, how often
+        self._vain: dict[str, int] = {}  # who was asked so often, for whatever reason, since it last proved something
         self._pause_ends = self._heeds_at = float("-inf")
         self._pauses = 0  # since a claim was last proven
 
@@ -162,7 +163,10 @@ class Branching:
             claims = self.claims(head, now)
             if not claims or now < self._retry.at:
                 return []
-            peer = max(sorted(claims), key=lambda p: _rank(claims[p]))
+            # Not always who claims most: it may be one that cannot be asked, or does not mean it.
+            peer = max(sorted(claims), key=lambda p: (-self._vain.get(p, 0), _rank(claims[p])))
+            self._vain = {p: count for p, count in self._vain.items() if p in self._members.peers}
+            self._vain[peer] = self._vain.get(peer, 0) + 1
             base = self.trail.back(0)
             rival = self._rival = Rival(claims[peer].generation, peer, base, base, now)
         rival.asked = True
@@ -204,6 +208,7 @@ class Branching:
             if rival.skimmed:
                 self._bound = Bound(rival.generation, rival.head.rank, head.hash, now + limits.RIVAL_S_MAX)
             self._distrust.pop(peer, None)
+            self._vain.pop(peer, None)
             self._retry.succeeded()
             return [], Switch(rival.base, tuple(rival.entries))
         if len(rival.entries) > limits.RIVAL_ENTRIES_MAX or rival.entries_bytes > limits.RIVAL_BYTES_MAX:

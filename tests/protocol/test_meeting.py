@@ -68,6 +68,32 @@ def test_who_stays_on_the_line_that_was_left_calls_nobody_back(monkeypatch: pyte
     assert pa.node.head.hash == theirs.head.hash and left == 1
 
 
+def test_some_that_cannot_be_asked_keep_nobody_from_another_that_shows_the_line() -> None:
+    """SPEC G7: they may be hosts that are heard through a member that both can reach, and calls do not go so (W8)."""
+    run = history()
+    ours, theirs = history(), run
+    ours.round("PA", "PB", "PC")
+    theirs.decide_entry(fork(theirs.head, ["PB", "PC"], theirs.state, "PB", TagCrypto("PB")))
+    for _ in range(3):
+        theirs.round("PB", "PC")
+    pa, head = Host(ours), theirs.head
+    more = m.Lineage(0, 1, head.tokens_total, True, True)
+    claim = {"generation": head.generation, "head_round": head.round, "head": head.hash, "lineage": more}
+    fails: list[tuple[float, ev.CallFailed]] = []
+    while pa.node.head.hash != head.hash and pa.now < 400.0:
+        pa.told(*(pa.beacon(peer, **claim) for peer in ("PB", "PD", "PE", "PF", "PZ")))
+        pa.told(*(failed for at, failed in fails if at <= pa.now))
+        fails = [(at, failed) for at, failed in fails if at > pa.now]
+        for asked in [effect for effect in pa.skip() if isinstance(effect, ef.AskEntries)]:
+            if asked.peer == "PZ":
+                pa.told(ev.EntriesReceived("PZ", tuple(theirs.entries[asked.from_round :]), asked.generation))
+            else:
+                silent = ev.CallFailed(asked.peer, "entries", "no way to it", asked.generation)
+                fails.append((pa.now + 10.0, silent))
+        pa.told(pa.after(1.0))
+    assert pa.node.head.hash == head.hash
+
+
 def test_a_state_of_the_line_that_was_left_is_asked_of_nobody_of_the_other() -> None:
     """SPEC K11, W6: under the number of its round they serve their own, and would be blamed for wrong pieces."""
     run = history()
