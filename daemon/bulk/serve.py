@@ -113,12 +113,16 @@ class Server:
                 return
 
     def _next(self, link: Link) -> GetRequest | None:
-        """What it asks for on the same connection. None: nothing more. Raises WireError."""
+        """What it asks for on the same connection. None: nothing more. Raises WireError, and DeadlinePassed for one
+        that drips it: a place is worth more."""
+        link.limit(now_s() + SERVE_IDLE_S)
         try:
             prefix = link.read_bytes(REQUEST_PREFIX.size, SERVE_IDLE_S)
         except (LinkLost, LinkSilent):
             return None
+        link.limit(now_s() + REQUEST_S)
         request = decode_request(link.read_bytes(request_length(prefix), REQUEST_S))
+        link.limit(None)
         if not isinstance(request, GetRequest):
             raise WireError("something else than an object on a connection that serves objects")
         return request

@@ -216,6 +216,23 @@ def test_a_reader_that_stops_reading_is_dropped() -> None:
     donor.close()
 
 
+def test_a_reader_that_drips_its_next_request_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("intellectd.daemon.bulk.serve.REQUEST_S", 0.2)
+    donor, pause = Engine("donor", "127.0.0.1:0"), threading.Event()
+    with Outsider("x") as outsider:
+        donor.trust({"x": outsider.endpoint})
+        donor.serve(lambda _peer, _name: memoryview(b"x"))
+        request = encode_request(GetRequest("o" * 500, 0, 1))
+        reader = outsider.dial(donor.endpoint, request)
+        read_exactly(reader, HEADER_BYTES + 1 + HEADER_BYTES)
+        with pytest.raises(OSError):
+            for byte in request:
+                reader.sendall(bytes([byte]))
+                pause.wait(0.02)
+        assert donor._server._readers._places == []
+    donor.close()
+
+
 def test_a_peer_gets_a_few_connections_and_is_told_when_there_are_no_more() -> None:
     release, entered = threading.Event(), threading.Semaphore(0)
 
