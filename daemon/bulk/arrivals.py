@@ -79,7 +79,7 @@ class Arrivals:
         buffers, is_result = self._books.buffers, arrival.action is Action.STORE
         if is_result and not (self._books.left[chunk.index] or self._books.plan.program.parts_from_own):
             self._opened(incoming, chunk.size)  # before anybody is blamed
-            raise WireError(f"it sent a result of chunk {chunk.index} that lacks this host's part")
+            self._lacks_own_part(neighbour, chunk)
         with buffers.inside:
             if not self._claim(neighbour, number):
                 return None
@@ -93,6 +93,15 @@ class Arrivals:
             else:
                 buffers.add(chunk, final=arrival.action is Action.FINISH)
         return arrival.then
+
+    def _lacks_own_part(self, neighbour: Neighbour, chunk: Chunk) -> None:
+        """Between two it is the other's fault. Among more, whoever was to get the part may have gone on without it, and
+        those behind could not know. Raises WireError, Stopped."""
+        if len(self._books.neighbours) == 1:
+            raise WireError(f"it sent a result of chunk {chunk.index} that lacks this host's part")
+        said = f"the result of chunk {chunk.index} that came by way of {neighbour.peer} lacks this host's part"
+        self._books.fail(Failure(None, said))
+        raise Stopped
 
     def _join(
         self, neighbour: Neighbour, arrival: Arrival, chunk: Chunk, number: int, step: int, incoming: Incoming

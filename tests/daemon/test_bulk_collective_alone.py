@@ -283,3 +283,18 @@ def test_progress_does_not_wait_for_a_whole_chunk_and_never_goes_back() -> None:
     assert then() == size
     collective.on_bytes("a", 2**40)
     assert then() == books.plan.payload_bytes
+
+
+def test_who_passes_a_result_on_is_not_blamed_for_what_others_left_out() -> None:
+    """c, which says no GO to b, can go on without b's sum; a hears a sum and adds its own, and cannot know."""
+    case = Case(("a", "b", "c"), "fp32", 3 * GROUP)
+    collective = made(case, Channels(1000), Events())
+    collective._meet()
+    books = collective._books
+    chunk = next(iter(books.neighbours["c"].parcels.values())).send.chunk
+    step = books.plan.program.steps_here(chunk)[-1]
+    result = Header(Kind.CHUNK, EPOCH, step, chunk, books.plan.key, books.plan.chunks[chunk].size)
+    collective.on_chunk("a", result, Held(memoryview(bytes(result.length))))
+    failure = books.transfer.failure
+    assert failure is not None and failure.suspect is None and not failure.mine
+    assert "by way of a lacks this host's part" in failure.reason and not books.resulted[chunk]
