@@ -26,6 +26,9 @@ class Disk:
     snapshots: dict[int, bytes] = field(default_factory=dict)
     updates: dict[bytes, bool] = field(default_factory=dict)
     asked: dict[int, float] = field(default_factory=dict)  # until when somebody fetches this snapshot
+    _decided: dict[bytes, int] = field(default_factory=dict)  # the round of each update of the first `_read` entries
+    _read: int = 0
+    _last: Entry | None = None  # of these
 
     def prune(self, now: float) -> int:
         """Two snapshots, one more that is being fetched, and the updates since the oldest; what was voted for and is
@@ -36,10 +39,21 @@ class Disk:
                 del self.snapshots[old]
         first = max(0, min(self.snapshots, default=-1)) + 1
         voted = self.vote.accepted.record.update_root if self.vote and self.vote.accepted else b""
-        decided = {root: e.record.round for e in self.entries for root in roots_of(e)}
+        decided = self._rounds()
         for root in [r for r in self.updates if decided.get(r, first) < first and r != voted]:
             del self.updates[root]
         return first
+
+    def _rounds(self) -> dict[bytes, int]:
+        """By update. The log only grows, or is left for another: an entry names the one before it, so that where the
+        last one that was read still stands, all before it do."""
+        if len(self.entries) < self._read or (self._read and self.entries[self._read - 1] is not self._last):
+            self._decided, self._read = {}, 0
+        for entry in self.entries[self._read :]:
+            self._decided.update({root: entry.record.round for root in roots_of(entry)})
+            self._last = entry
+        self._read = len(self.entries)
+        return self._decided
 
 
 def roots_of(entry: Entry) -> list[bytes]:

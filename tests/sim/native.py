@@ -27,6 +27,9 @@ def native(source: str) -> str:
         elif name := _constant(node):
             line = lines[node.lineno - 1]
             lines[node.lineno - 1] = line.replace(f"{name} =", f"{name}: typing.Final =", 1)
+        elif several := _constants(node):
+            declared = "; ".join(f"{name}: typing.Final = {value}" for name, value in several)
+            lines[node.lineno - 1] = declared + lines[node.lineno - 1][node.end_col_offset :]
     after = body[0].end_lineno or 0
     return "\n".join([*lines[:after], "import typing", *lines[after:]])
 
@@ -107,6 +110,15 @@ def _constant(node: ast.stmt) -> str | None:
         return None
     plain = isinstance(node.value, ast.Constant | ast.BinOp)
     return node.targets[0].id if plain and node.targets[0].id.isupper() else None
+
+
+def _constants(node: ast.stmt) -> list[tuple[str, str]]:
+    """Of numbers and texts that are named together, each name and its value."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Tuple):
+        return []
+    names, values = node.targets[0].elts, node.value.elts if isinstance(node.value, ast.Tuple) else []
+    plain = bool(values) and all(isinstance(value, ast.Constant | ast.UnaryOp) for value in values)
+    return [(ast.unparse(n), ast.unparse(v)) for n, v in zip(names, values, strict=True)] if plain else []
 
 
 def _frozen(node: ast.ClassDef) -> bool | None:

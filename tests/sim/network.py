@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from intellectd.protocol import events as ev
 from tests.sim.host import Host
 from tests.sim.scenario import Weather
+from tests.sim.timeline import Moment
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -22,11 +23,23 @@ NARROW_MAX = 6.0  # and none slows it down more than so many times
 Pair = tuple[str, str]
 
 
+class Arrival(Moment):
+    """A message that was posted, whatever has become of the link since, and of its host."""
+
+    def __init__(self, world: "World", host: Host, event: ev.MessageReceived) -> None:
+        super().__init__()
+        self._world, self._host, self._event = world, host, event
+
+    def happen(self) -> None:
+        host = self._host
+        if host.node is not None and not self._world.net.blocked(self._event.via, host.name):
+            self._world.fire(host, host.life, self._event)
+
+
 class Network:
     def __init__(self, world: "World", rng: Random) -> None:
         self._world, self.rng = world, rng
         self._draw: Callable[[], float] = rng.random
-        self._arrives: Callable[..., None] = self._arrive
         self._weather = Weather()
         self._loss = self._duplicates = self._reorder = self._latency_s = self._jitter = 0.0
         self.weather = Weather()
@@ -108,11 +121,7 @@ class Network:
         if host is not None:
             if self._posted.data is not data or self._posted.via != source:
                 self._posted = ev.MessageReceived(source, data)
-            self._world.at(delay, self._arrives, host, self._posted)
-
-    def _arrive(self, host: Host, event: ev.MessageReceived) -> None:
-        if host.node is not None and not self.blocked(event.via, host.name):
-            self._world.fire(host, host.life, event)
+            self._world.timeline.push(self._world.now + delay, Arrival(self._world, host, self._posted))
 
     def call(
         self, host: Host, peer: str, call: str, answer: Callable[[Host], ev.Event], generation: bytes = b""

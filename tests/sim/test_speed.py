@@ -17,7 +17,7 @@ from tests.sim.explore import Plan, outcomes
 from tests.sim.native import native, parted
 from tests.sim.scenario import name_of
 from tests.sim.tags import QuickCrypto
-from tests.sim.timeline import Timeline
+from tests.sim.timeline import Call, Timeline
 from tests.sim.world import World
 
 RUN = hash_of("a run")
@@ -170,14 +170,14 @@ def test_moments_come_in_their_order() -> None:
     rng, timeline, waiting = Random(5), Timeline(), list[tuple[float, int]]()
     for number in range(1, 3000):
         at = float(rng.randrange(50))
-        timeline.push(at, print, (number,))
+        timeline.push(at, Call(print, (number,)))
         waiting.append((at, number))
         if rng.random() < 0.4:
             moment = timeline.pop()
-            assert (moment.at, *moment.arguments) == min(waiting)
+            assert (moment.at, moment.number) == min(waiting)
             waiting.remove(min(waiting))
     while waiting:
         moment = timeline.pop()
-        assert (moment.at, *moment.arguments) == min(waiting)
+        assert (moment.at, moment.number) == min(waiting)
         waiting.remove(min(waiting))
     assert timeline.next_at() == float("inf")

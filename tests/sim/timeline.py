@@ -9,9 +9,22 @@ from typing import Any
 
 
 class Moment:
-    def __init__(self, at: float, number: int, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        self.at, self.number = at, number
+    """What is to happen, by a method of whoever is made from this."""
+
+    def __init__(self) -> None:
+        self.at, self.number = 0.0, 0
+
+    def happen(self) -> None:
+        raise NotImplementedError
+
+
+class Call(Moment):
+    def __init__(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        super().__init__()
         self.action, self.arguments = action, arguments
+
+    def happen(self) -> None:
+        self.action(*self.arguments)
 
 
 class Timeline:
@@ -23,9 +36,9 @@ class Timeline:
         """Seconds; infinity when there is nothing more."""
         return self._heap[0].at if self._heap else float("inf")
 
-    def push(self, at: float, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    def push(self, at: float, new: Moment) -> None:
         self._count += 1
-        new, heap = Moment(at, self._count, action, arguments), self._heap
+        new.at, new.number, heap = at, self._count, self._heap
         place = len(heap)
         heap.append(new)
         while place > 0:

@@ -38,7 +38,7 @@ class Ledger:
 
     used: dict[Stream, int] = field(default_factory=dict)
     deltas: dict[bytes, int] = field(default_factory=dict)
-    made: dict[Stream, None] = field(default_factory=dict)
+    waiting: dict[Stream, None] = field(default_factory=dict)  # handed out, or left for later, and not used up
     tip: bytes = b""  # the record it stands after
 
 
@@ -242,7 +242,8 @@ class Truth:
             for c in entry.blob.contributions:
                 ledger.deltas[c.delta_root] = entry.record.round
                 ledger.used.update({(s.round, s.slot): entry.record.round for s in c.streams})
-            ledger.made.update(dict.fromkeys(_handed(entry)))
+            ledger.waiting.update(dict.fromkeys(_handed(entry)))
+        ledger.waiting = {stream: None for stream in ledger.waiting if stream not in ledger.used}
         return ledger
 
     def _remember(self, name: bytes, entry: Entry) -> None:
@@ -280,15 +281,17 @@ class Truth:
             for stream in claimed:
                 if ledger.used.setdefault(stream, entry.record.round) != entry.record.round:
                     raise Violation(f"stream {stream} counted twice")
+                ledger.waiting.pop(stream, None)
         before = self._link(entry.record.parent).entry
         total = (before.record.tokens_total if before else 0) + sum(c.tokens for c in entry.blob.contributions)
         if entry.record.tokens_total != total:
             raise Violation(f"round {entry.record.round} says {entry.record.tokens_total} tokens, they are {total}")
         here = _handed(entry)
-        if len(dict.fromkeys(here)) != len(here) or any(stream in ledger.used for stream in here):
+        handed = dict.fromkeys(here)
+        if len(handed) != len(here) or any(stream in ledger.used for stream in here):
             raise Violation(f"round {entry.record.round} hands a stream out twice")
-        ledger.made.update(dict.fromkeys(here))
-        lost = [s for s in ledger.made if s not in ledger.used and s not in dict.fromkeys(here)]
+        lost = [stream for stream in ledger.waiting if stream not in handed]
+        ledger.waiting.update(handed)
         if lost:
             raise Violation(f"round {entry.record.round} loses the streams {lost}")
 

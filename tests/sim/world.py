@@ -24,7 +24,7 @@ from tests.sim.network import Network
 from tests.sim.rings import Rings
 from tests.sim.scenario import Weather
 from tests.sim.tags import QuickCrypto
-from tests.sim.timeline import Timeline
+from tests.sim.timeline import Call, Timeline
 from tests.sim.training import Training
 from tests.sim.truth import Truth
 from tests.sim.violation import Violation
@@ -56,7 +56,7 @@ class World:
         self.handled = 0
         self._manifest: Manifest | None = None
         self._truth: Truth | None = None
-        self._timeline = Timeline()
+        self.timeline = Timeline()
         self._stood = False  # the host of the event at hand is where it was before
         self._beacon = self._said = b""  # the newest that was sent, and of the rest
         self._message: m.AnyMessage | None = None  # in that
@@ -162,18 +162,18 @@ class World:
     # ---- time
 
     def at(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
-        self._timeline.push(self.now + delay, action, arguments)
+        self.timeline.push(self.now + delay, Call(action, arguments))
 
     def run(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
         """Advance virtual time; True when `until` came true, which is about where hosts stand: of an event that moved
         none it is not asked."""
-        end, timeline, asked = self.now + seconds, self._timeline, False
+        end, timeline, asked = self.now + seconds, self.timeline, False
         with once(self._memory):
             while timeline.next_at() <= end:
                 self._stood = False
                 moment = timeline.pop()
                 self.now = moment.at
-                moment.action(*moment.arguments)
+                moment.happen()
                 if until is not None and not (self._stood and asked):
                     asked = True
                     if until():
