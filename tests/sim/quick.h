@@ -19,7 +19,8 @@
 #include <internal/pycore_dict.h>
 #undef Py_BUILD_CORE
 
-#define QUICK_SIZE 4096 /* places; a few hundred pairs are ever asked for, and two at one place only take turns */
+#define QUICK_BITS 12 /* so many places; a few hundred pairs are ever asked for, and two at one place only take turns */
+#define QUICK_SIZE (1 << QUICK_BITS)
 
 enum quick_kind { SLOT, GETTER, METHOD };
 
@@ -50,7 +51,8 @@ static quick_member quick_members[QUICK_SIZE];
 static quick_kinship quick_kinships[QUICK_SIZE];
 
 static inline size_t quick_place(void *one, void *other) {
-    return (((uintptr_t)one >> 4) * 31 + ((uintptr_t)other >> 4)) % QUICK_SIZE;
+    uint64_t mixed = ((uint64_t)(uintptr_t)one * 31 + (uint64_t)(uintptr_t)other) * 0x9E3779B97F4A7C15u; /* 2^64 / phi */
+    return mixed >> (64 - QUICK_BITS);
 }
 
 /* 0: it was changed, or never looked into. */
@@ -108,11 +110,27 @@ static PyObject *quick_in_module(PyObject *module, PyObject *name) {
     return Py_NewRef(known->value);
 }
 
-static inline PyObject *quick_attribute(PyObject *object, PyObject *name) {
+/* A place in the code asks for one slot of one type, again and again. */
+typedef struct {
+    PyTypeObject *type;
+    PyObject *name; /* held */
+    unsigned int version;
+    Py_ssize_t offset;
+} quick_slot;
+
+static inline PyObject *quick_attribute(PyObject *object, PyObject *name, quick_slot *here) {
     PyTypeObject *type = Py_TYPE(object);
+    if (here->type == type && here->name == name && here->version && here->version == quick_version(type)) {
+        PyObject *value = *(PyObject **)((char *)object + here->offset);
+        if (value != NULL)
+            return Py_NewRef(value);
+    }
     quick_name *known = quick_known(type, name);
     if (known != NULL && known->kind == SLOT) {
         PyObject *value = *(PyObject **)((char *)object + known->offset);
+        Py_INCREF(name);
+        Py_XDECREF(here->name);
+        *here = (quick_slot){type, name, known->version, known->offset};
         if (value != NULL)
             return Py_NewRef(value);
     } else if (known != NULL && known->kind == GETTER) {
@@ -231,7 +249,11 @@ static inline int quick_is_in(PyObject *sequence, PyObject *value) {
     return 0;
 }
 
-#define PyObject_GetAttr(object, name) quick_attribute(object, name)
+#define PyObject_GetAttr(object, name)              \
+    ({                                              \
+        static quick_slot here;                     \
+        quick_attribute(object, name, &here);       \
+    })
 #define PyObject_VectorcallMethod(name, arguments, count, words) quick_call_method(name, arguments, count, words)
 #define PyObject_IsInstance(object, of) quick_is_instance(object, of)
 #define PyDict_GetItemWithError(dictionary, key) quick_item(dictionary, key)
