@@ -49,7 +49,8 @@ class Importing:
                 founded: Founded = await self._host.runner(lambda: self._write(config, layout, digest, temporary))
             return founded
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the disk has said so already; the next start deletes it
+                temporary.unlink(missing_ok=True)
 
     def plain(self) -> dict[str, Any]:
         """For `status`, and for who waits."""

@@ -1,5 +1,6 @@
 """`checkpoint import` in whole daemons: a run that begins with a checkpoint's parameters, and a host that joins it."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import trio
 import trio.testing
 
 from intellectd.daemon import import_hf
+from intellectd.daemon.atomic import StorageReadOnly
 from intellectd.daemon.export_files import foothold
 from intellectd.daemon.export_hf import export_hf
 from intellectd.daemon.import_hf import llama_layout
@@ -153,3 +155,32 @@ async def test_what_cannot_be_imported_leaves_nothing(autojump_clock: Clock, mon
         assert "half-way" in error.message
         nothing_is_left(host)
         await take_in(host, folder)  # and the next one works
+
+
+async def test_a_disk_that_refuses_even_the_deletion_is_named_by_its_first_word(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It turned read-only while the checkpoint was copied; what is left there goes with the next start."""
+    async with shell() as world:
+        folder = world.folder / "checkpoint"
+        checkpoint(folder)
+        host = await world.host("a", trainer=None)
+        real = Path.unlink
+
+        def refused(path: Path, missing_ok: bool = False) -> None:
+            if path.suffix == ".state":
+                raise OSError(errno.EROFS, "Read-only file system")
+            real(path, missing_ok)
+
+        def half_way(*_of: object) -> None:
+            raise StorageReadOnly("cannot write the state: Read-only file system", "make the disk writable")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(importing, "write_state", half_way)
+            broken.setattr(Path, "unlink", refused)
+            error = await refusal(host, "import", toml=TOML.format(start_peers=1), path=str(folder))
+        assert (error.code, error.message) == ("failed", "cannot write the state: Read-only file system")
+        assert error.hint == "make the disk writable"
+        await host.end()
+        await host.start()
+        nothing_is_left(host)
