@@ -76,10 +76,10 @@ def _plainly_asked(source: str) -> str:
         kinds = ast.unparse(node.args[1])
         asked = named.get(kinds, kinds.split(" | "))
         if len(asked) > 1 and node.lineno == node.end_lineno:
-            line = lines[node.lineno - 1].encode()  # places are in bytes
+            whole = lines[node.lineno - 1].encode()  # places are in bytes
             each = " or ".join(f"isinstance({ast.unparse(node.args[0])}, {kind})" for kind in asked)
             lines[node.lineno - 1] = (
-                line[: node.col_offset] + f"({each})".encode() + line[node.end_col_offset :]
+                whole[: node.col_offset] + f"({each})".encode() + whole[node.end_col_offset :]
             ).decode()
     return "\n".join(lines)
 
