@@ -138,7 +138,7 @@ class Arrivals:
             is_last = gathering.add(chunk, step, part)
         if not is_last:
             return ()
-        with self._books.changed:
+        with self._books.lock:
             told = [other for other in self._books.neighbours.values() if other.gave_back]
             for other in told:
                 other.gave_back = False
@@ -178,7 +178,7 @@ class Arrivals:
 
     def _claim(self, neighbour: Neighbour, number: int) -> bool:
         """After a loss two wires may bring it; one of them has it."""
-        with self._books.changed:
+        with self._books.lock:
             if neighbour.has(number):
                 return False
             neighbour.take(number)
@@ -188,7 +188,7 @@ class Arrivals:
 
     def _unclaim(self, neighbour: Neighbour, number: int, is_result: bool) -> None:
         """It has not come after all."""
-        with self._books.changed:
+        with self._books.lock:
             neighbour.give_back(number)
         if is_result and not self._books.plan.program.parts_from_own:
             # Of the sum that was in its place nothing is left, and a loss could ask for that again.
@@ -205,7 +205,7 @@ class Arrivals:
 
     def _taken(self, neighbour: Neighbour, chunk: Chunk, size: int, then: tuple[Send, ...], ends_row: bool) -> None:
         books = self._books
-        with books.changed:
+        with books.lock:
             books.came(neighbour, size)
             ready = self._departures.make(then)
             if ends_row:

@@ -22,7 +22,10 @@ class Books:
     def __init__(self, plan: CollectivePlan, buffers: Buffers, transfer: Transfer, epoch: int) -> None:
         """`epoch`: of this attempt. One transfer may be tried again, and frames of the last try may still be about."""
         self.plan, self.buffers, self.transfer, self.epoch = plan, buffers, transfer, epoch
-        self.changed = threading.Condition()  # the lock of everything here; rung when what threads wait for may be so
+        self.lock = (
+            threading.RLock()
+        )  # of everything here; taken for each chunk, and a Condition's own `with` is Python
+        self.changed = threading.Condition(self.lock)  # rung when what threads wait for may be so
         self.over = threading.Event()  # complete, or failed
         self.neighbours: dict[str, Neighbour] = {}
         self.by_number: dict[int, Neighbour] = {}

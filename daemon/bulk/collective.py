@@ -118,7 +118,7 @@ class Collective:
             owed, owe = plan.arrivals.get(number, 0), plan.departures.get(number, 0)
             found[peer] = Neighbour(number, peer, owed, owe, channel, now, bytearray(bits))
         early = dict(self._table.parked(self))
-        with self._books.changed:
+        with self._books.lock:
             self._books.meet(found)
             self._departures.make(plan.program.begin())
             early |= self._early
@@ -151,7 +151,7 @@ class Collective:
         if now > self.transfer.deadline:
             self.fail(failure_of(DeadlinePassed(), ""))
             return
-        with books.changed:
+        with books.lock:
             neighbours = list(books.neighbours.values())
             failure = self._watch.judge(neighbours, books.chunk_at, now)
             told = self._watch.to_tell(neighbours, now)
@@ -221,7 +221,7 @@ class Collective:
         if header.kind is Kind.GONE:
             self._has_ended(neighbour, header)
             return
-        with self._books.changed:
+        with self._books.lock:
             if header.kind is Kind.ABORT and header.step != neighbour.epoch:
                 # An attempt that it had given up before this one; or one in which it had no time to say anything else.
                 neighbour.gives_up(header.step, failure_of(self._aborted(header, payload), peer))
@@ -248,7 +248,7 @@ class Collective:
     def _known_now(self, peer: str, header: Header) -> Neighbour | None:
         """None before this host has met anybody: then the newest GO of each is kept, and for everything else it is
         asked again."""
-        with self._books.changed:
+        with self._books.lock:
             if self._books.neighbours:
                 return self._books.known(peer)
             kept = self._early.get(peer)
@@ -261,7 +261,7 @@ class Collective:
 
     def _has_ended(self, neighbour: Neighbour, header: Header) -> None:
         """There. That may overtake its last chunks, and words that it said before."""
-        with self._books.changed:
+        with self._books.lock:
             heeded = neighbour.ends(header.step, Failure(None, f"{neighbour.peer} has ended this transfer"))
         if not heeded:
             return
@@ -280,7 +280,7 @@ class Collective:
 
     def _bear_with(self, neighbour: Neighbour, held: bool, for_others: bool) -> None:
         """While chunks wait there for others' alone its wires take nothing, and are well."""
-        with self._books.changed:
+        with self._books.lock:
             changes, neighbour.holds = for_others != neighbour.holds, for_others
             if held:
                 neighbour.moved_at, neighbour.held = now_s(), True
@@ -302,7 +302,7 @@ class Collective:
 
     def _say_what_came(self, neighbour: Neighbour, flag: int = AGAIN) -> None:
         self._say_go(neighbour)
-        with self._books.changed:
+        with self._books.lock:
             pages = list(neighbour.pages())
         for first, bits in pages:
             self._tell(neighbour, self._word(Kind.GO, flag, first), bits)
@@ -337,7 +337,7 @@ class Collective:
         if refused:
             self.fail(Failure(peer, f"{peer}: {reason}"))
             return
-        with self._books.changed:
+        with self._books.lock:
             self._books.breaks(neighbour, reason)
 
     def on_found(self, peer: str) -> None:

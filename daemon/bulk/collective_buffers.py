@@ -25,18 +25,19 @@ class Inside:
     """`with inside:` around each use of the memory. Raises Stopped once it was closed."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._count = 0
         self._closed = False
 
     def __enter__(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise Stopped
             self._count += 1
 
     def __exit__(self, _kind: type[BaseException] | None, _error: object, _where: TracebackType | None) -> None:
-        with self._changed:
+        with self._lock:
             self._count -= 1
             if self._closed:
                 self._changed.notify_all()

@@ -38,7 +38,7 @@ class Departures:
     def early(self, neighbour: Neighbour, bytes_max: float) -> None:
         """What the neighbour most likely takes, as it begins about now, too: for the time in which its GO travels."""
         found: list[Parcel] = []
-        with self._books.changed:
+        with self._books.lock:
             parcels = list(neighbour.parcels.values()) if neighbour.ready is None else []
             for parcel in parcels:
                 bytes_max -= parcel.header.length
@@ -52,7 +52,7 @@ class Departures:
     def begin(self, neighbour: Neighbour, epoch: int, kept: bool) -> None:
         """It is ready, in this attempt of its. Of an earlier one that it was ready in nothing is left there; `kept`:
         but what went to it before any is."""
-        with self._books.changed:
+        with self._books.lock:
             if neighbour.ready == epoch:
                 return
             kept = kept and neighbour.ready is None
@@ -74,7 +74,7 @@ class Departures:
         """Of the items from `first` on those that have gone and, by its bits, not come. What is still on its way may
         go twice, unless it went after the last loss; the second is dropped there."""
         books = self._books
-        with books.changed:
+        with books.lock:
             came, lacking = neighbour.told(first, bits, after_loss)
             for parcel in came:  # of some of them this host does not know it: the wire broke behind the last byte
                 self._went(parcel)
@@ -86,7 +86,7 @@ class Departures:
 
     def has_all(self, neighbour: Neighbour) -> None:
         """Its collective is complete: whatever of this has gone, it is there."""
-        with self._books.changed:
+        with self._books.lock:
             for parcel in neighbour.parcels.values():
                 self._went(parcel)
             neighbour.unsure = False
@@ -96,7 +96,7 @@ class Departures:
 
     def nobody_is_there(self, neighbours: Iterable[Neighbour]) -> None:
         """Or none that says whether it has all: this host does not wait for it any more."""
-        with self._books.changed:
+        with self._books.lock:
             for neighbour in neighbours:
                 neighbour.unsure = False
             complete = self._books.complete
@@ -146,7 +146,7 @@ class Departures:
         except Exception as error:  # this host's own delta is not finite, or a kernel's
             books.fail(failure_of(error, ""))
             return False
-        with books.changed:
+        with books.lock:
             if parcel.way is Way.QUEUED:  # else the neighbour has just said that it has it, of an earlier copy
                 parcel.way = Way.FILLED
         return True
@@ -156,7 +156,7 @@ class Departures:
 
     def sent(self, parcel: Parcel) -> None:
         books = self._books
-        with books.changed:
+        with books.lock:
             if not self._is_current(parcel):
                 return  # another goes in its stead
             self._went(parcel)

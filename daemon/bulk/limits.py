@@ -3,6 +3,8 @@
 Owns numbers only. What a single transfer may take (stall_s, deadline_s) is the app's to say, per job.
 """
 
+import os
+
 # What a stranger can make this host hold. A handshake takes a few round trips (under a second on any link that
 # is of use); 32 at once is more than a full swarm of 64 makes when all dial together, spread over that second.
 HANDSHAKES_MAX = 32  # one more, and the oldest goes: a slow stranger's, for an honest one is soon through
@@ -115,6 +117,10 @@ STREAMS_SEVERAL = 4
 STREAMS_LOSSY = 24
 STREAMS_WINDOWS_MAX = 8  # where windows are too small: at 500 Mbit/s, 100 ms, buffers of 4 MiB, 8 as good as 16
 STREAMS_NEAR_S = 0.002  # of a round trip: the same city
+# There a wire is as fast as its two threads. Of two processes on two cores (README.md, 2026-11-22) four wires take 1.1
+# to 1.2 times what one does: each has its frames in the cache, and takes the others' out.
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+STREAMS_NEAR_MAX = max(1, _CORES // 2)
 STREAMS_BUFFER_BYTES = 16 * 1024 * 1024  # twice what 500 Mbit/s over 100 ms has under way
 WIRES_LISTED_MAX = 2 * STREAMS_MAX  # in a request: those that stand, and those about to
 # Of all channels. Two buffers of a frame each: 96 wires use 209 MiB of the 256 MiB that an engine may, if all have

@@ -36,7 +36,9 @@ class Taker(Protocol):
 
 class Outbox:
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._waiting = 0  # writers
         self._controls: OrderedDict[Control, None] = OrderedDict()
         self._chunks: deque[Outgoing] = deque()
         self._busy_wires = 0
@@ -45,7 +47,7 @@ class Outbox:
 
     def tell(self, control: Control) -> None:
         """OverflowError: the peer has taken none of the last CONTROLS_QUEUED_MAX."""
-        with self._changed:
+        with self._lock:
             if control in self._controls:
                 return  # said again while nobody could hear it
             if len(self._controls) >= CONTROLS_QUEUED_MAX:
@@ -55,7 +57,7 @@ class Outbox:
 
     def put_back(self, task: Control | Outgoing) -> None:
         """A wire that broke may not have brought this word over, or did not begin with this chunk."""
-        with self._changed:
+        with self._lock:
             if isinstance(task, Control):
                 self._controls[task] = None
                 self._controls.move_to_end(task, last=False)
@@ -65,18 +67,19 @@ class Outbox:
 
     def send(self, item: Outgoing, first: bool = False) -> None:
         """OverflowError: CHUNKS_QUEUED_MAX wait already."""
-        with self._changed:
+        with self._lock:
             if len(self._chunks) >= CHUNKS_QUEUED_MAX:
                 raise OverflowError(f"{CHUNKS_QUEUED_MAX} chunks wait for one peer")
             if first:
                 self._chunks.appendleft(item)
             else:
                 self._chunks.append(item)
-            self._changed.notify()
+            if self._waiting:
+                self._changed.notify()
 
     def drop(self, transfer: int | None) -> None:
         """Forget all that is queued of a transfer, or (None) everything."""
-        with self._changed:
+        with self._lock:
             if transfer is None:
                 self._controls.clear()
                 self._chunks.clear()
@@ -87,7 +90,7 @@ class Outbox:
 
     def drop_chunks(self, transfer: int) -> None:
         """Of a transfer, and nothing else."""
-        with self._changed:
+        with self._lock:
             self._drop_chunks(transfer)
 
     def _drop_chunks(self, transfer: int) -> None:
@@ -95,18 +98,18 @@ class Outbox:
             self._chunks = deque(item for item in self._chunks if item.header.transfer != transfer)
 
     def forget_chunks(self) -> None:
-        with self._changed:
+        with self._lock:
             self._chunks.clear()
 
     def wake(self) -> None:
         """Let every waiting wire look again."""
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
     def take(self, wire: Taker, timeout_s: float) -> Control | Outgoing | None:
         """The next thing for this wire; None when there is nothing in time. Raises Stopped."""
         until = 0.0
-        with self._changed:
+        with self._lock:
             while True:
                 own = wire.own_control()
                 if own is not None and not (wire.is_retiring() and self._controls):
@@ -119,18 +122,23 @@ class Outbox:
                     return self._chunks.popleft()
                 self._rests(wire)
                 until = until or now_s() + timeout_s
-                if not self._changed.wait(until - now_s()) and until <= now_s():
+                self._waiting += 1
+                try:
+                    rung = self._changed.wait(until - now_s())
+                finally:
+                    self._waiting -= 1
+                if not rung and until <= now_s():
                     return None
 
     def leave(self, wire: Taker) -> None:
         """The wire has ended."""
-        with self._changed:
+        with self._lock:
             self._rests(wire)
             self._changed.notify()  # what it was woken for is another's to take
 
     def busy_s(self) -> float:
         """Seconds so far in which any wire had a chunk in hand."""
-        with self._changed:
+        with self._lock:
             running = now_s() - self._busy_since if self._busy_wires else 0.0
             return self._busy_s + running
 

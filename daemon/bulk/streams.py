@@ -20,6 +20,7 @@ from intellectd.daemon.bulk.limits import (
     STREAM_WORTH,
     STREAMS_BUFFER_BYTES,
     STREAMS_LOSSY,
+    STREAMS_NEAR_MAX,
     STREAMS_NEAR_S,
     STREAMS_SEVERAL,
     STREAMS_WINDOWS_MAX,
@@ -105,16 +106,16 @@ class Streams:
     fewer_cost: bool = False
 
 
-def decide(memory: Streams, sample: Sample) -> Streams:
-    """The wish for the next transfer."""
+def decide(memory: Streams, sample: Sample, near_max: int = STREAMS_NEAR_MAX) -> Streams:
+    """The wish for the next transfer. `near_max`: what cores there are for on a near path."""
     if not sample.tells or sample.streams != memory.wires:
         return memory  # nothing can be learnt of a wish that was not what ran
     if memory.before is not None:
-        return _judged(memory, memory.before, sample)
+        return _judged(memory, memory.before, sample, near_max)
     if memory.hold:
         return replace(memory, hold=memory.hold - 1)
     thin = memory.wires > 1 and not memory.fewer_cost and _most_at(sample.bytes_per_s) < memory.wires
-    more = memory.wires if thin else _more(memory, sample)
+    more = memory.wires if thin else _more(memory, sample, near_max)
     if more == memory.wires > 1 and (thin or diagnosed(sample) not in WIRES_HELP):
         return replace(memory, wires=memory.wires // 2, before=(memory.wires, sample.bytes_per_s))
     return _tried(memory, more, sample)
@@ -124,27 +125,33 @@ def _tried(memory: Streams, wires: int, sample: Sample) -> Streams:
     return memory if wires == memory.wires else replace(memory, wires=wires, before=(memory.wires, sample.bytes_per_s))
 
 
-def _more(memory: Streams, sample: Sample) -> int:
-    """How many to try next: four times as many where most of the time is lost, else twice."""
+def _more(memory: Streams, sample: Sample, near_max: int) -> int:
+    """How many to try next: four times as many where most of the time is lost, else twice. On a near path a window is
+    short because a core is."""
     limit = diagnosed(sample)
     if limit not in WIRES_HELP:
         return memory.wires
     short_s = max(sample.counters.rwnd_limited_s, sample.counters.sndbuf_limited_s)
     much = limit == "loss" or 2 * short_s >= sample.seconds
-    most = STREAMS_LOSSY if limit == "loss" else STREAMS_WINDOWS_MAX  # of a trial: those that stand have earned it
+    windows_max = min(STREAMS_WINDOWS_MAX, near_max) if _is_near(sample.counters.min_rtt_s) else STREAMS_WINDOWS_MAX
+    most = STREAMS_LOSSY if limit == "loss" else windows_max  # of a trial: those that stand have earned it
     return max(memory.wires, min((4 if much else 2) * memory.wires, most))
 
 
-def at_first(congestion: str, rtt_s: float | None, buffer_bytes: int) -> Streams:
+def _is_near(rtt_s: float | None) -> bool:
+    return rtt_s is not None and rtt_s < STREAMS_NEAR_S
+
+
+def at_first(congestion: str, rtt_s: float | None, buffer_bytes: int, near_max: int = STREAMS_NEAR_MAX) -> Streams:
     """Before anything is measured. Several: on a near path, where cores are what is short and each wire brings two
-    threads; where buffers are too small for a far one. Many: on a far one under what takes each loss for a full queue.
-    Else one, for several bbr on one far path get in each other's way. `buffer_bytes`: the most that the kernel gives a
-    connection."""
-    near = rtt_s is not None and rtt_s < STREAMS_NEAR_S
-    if not near and congestion not in ("", "bbr"):
+    threads, if there are as many; where buffers are too small for a far one. Many: on a far one under what takes each
+    loss for a full queue. Else one, for several bbr on one far path get in each other's way. `buffer_bytes`: the most
+    that the kernel gives a connection."""
+    if _is_near(rtt_s):
+        return Streams(min(STREAMS_SEVERAL, near_max))
+    if congestion not in ("", "bbr"):
         return Streams(STREAMS_LOSSY)
-    several = near or buffer_bytes < STREAMS_BUFFER_BYTES
-    return Streams(STREAMS_SEVERAL if several else 1)
+    return Streams(STREAMS_SEVERAL if buffer_bytes < STREAMS_BUFFER_BYTES else 1)
 
 
 def probed(memory: Streams, bytes_per_s: float) -> Streams:
@@ -158,13 +165,13 @@ def _most_at(bytes_per_s: float) -> int:
     return max(1, int(bytes_per_s / STREAM_BYTES_PER_S_MIN))
 
 
-def _judged(memory: Streams, before: tuple[int, float], sample: Sample) -> Streams:
+def _judged(memory: Streams, before: tuple[int, float], sample: Sample, near_max: int) -> Streams:
     """More wires have to earn their place; fewer only must not cost."""
     wires, rate = before
     more = memory.wires > wires
     good = sample.bytes_per_s >= rate * (STREAM_WORTH if more else 1 / STREAM_WORTH)
     if good:
         settled = replace(memory, before=None, next_hold=1)
-        return _tried(settled, _more(settled, sample), sample) if more else settled
+        return _tried(settled, _more(settled, sample, near_max), sample) if more else settled
     hold = memory.next_hold
     return Streams(wires, None, hold, min(2 * hold, STREAM_HOLD_MAX), memory.fewer_cost or not more)
