@@ -33,6 +33,7 @@ class Hops:
         self._kernels: Kernels = in_use()
         self._native = self._kernels if isinstance(self._kernels, Native) else None
         self._own_at, self._out_at = own.data_ptr(), out.data_ptr()
+        self._counted: dict[int, int] = {}  # elements, by bytes: of a few sizes
 
     def start(self, start: int, stop: int, room: memoryview) -> bool:
         """room <- enc(weight * dec(own)), of stop - start bytes. True if all of it was finite."""
@@ -64,4 +65,7 @@ class Hops:
     def _elements(self, start: int, stop: int) -> int:
         if not 0 <= start <= stop <= self._bytes:
             raise ValueError(f"bytes {start} to {stop} of a vector of {self._bytes}")
-        return self._codec.elements(stop - start)
+        found = self._counted.get(stop - start)
+        if found is None:
+            found = self._counted[stop - start] = self._codec.elements(stop - start)
+        return found

@@ -15,6 +15,8 @@ from intellectd.daemon.bulk.neighbour import EARLY, EPOCH_OF_CHUNK, Neighbour, i
 from intellectd.daemon.bulk.schedules.chunks import Chunk
 from intellectd.daemon.bulk.schedules.program import ROW_ENDS, Action, Arrival, Send, size_of
 
+Expected = tuple[Neighbour, Arrival, Chunk, int]  # whose, what it means, of what, and the item's number
+
 
 class Arrivals:
     def __init__(self, books: Books, departures: Departures, say_what_came: Callable[[Neighbour], None]) -> None:
@@ -23,6 +25,7 @@ class Arrivals:
         self._gathering = Gathering(plan.me, len(plan.members), gathered, books.buffers, books.changed)
         self._rows = bytearray(len(plan.chunks))  # `out` holds the row's sum
         self._scratch = threading.local()
+        self._looked_up: tuple[str, Header, Expected] | None = None  # the last frame: asked for before and after it
 
     def wants(self, peer: str, header: Header) -> bool:
         """Raises WireError for what no plan allows."""
@@ -58,7 +61,14 @@ class Arrivals:
         except Exception as error:  # a kernel's
             self._books.fail(failure_of(error, peer))
 
-    def _expected(self, peer: str, header: Header) -> tuple[Neighbour, Arrival, Chunk, int]:
+    def _expected(self, peer: str, header: Header) -> Expected:
+        """Of a frame, whose header is one object from its first byte to its last."""
+        last = self._looked_up
+        if last is None or last[1] is not header or last[0] != peer:
+            last = self._looked_up = peer, header, self._look_up(peer, header)
+        return last[2]
+
+    def _look_up(self, peer: str, header: Header) -> Expected:
         neighbour, program = self._books.neighbours.get(peer), self._books.plan.program
         if neighbour is None:
             raise WireError("it sent a chunk of a transfer between others")

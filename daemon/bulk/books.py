@@ -112,7 +112,9 @@ class Books:
 
     @property
     def complete(self) -> bool:
-        return self.settling and not any(neighbour.unsure for neighbour in self.neighbours.values())
+        return self._arrivals == self._departures == 0 and not any(
+            neighbour.unsure for neighbour in self.neighbours.values()
+        )
 
     @property
     def settling(self) -> bool:

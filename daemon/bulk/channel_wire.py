@@ -190,7 +190,8 @@ class Wire:
     def _fill_after_idleness(self) -> None:
         """BBR that has not seen a round trip for 10 s lets the path run dry for 0.2 s to see one; but after a pause it
         takes the first packet's, unless that is alone and short, as a word is: it may have been acknowledged late."""
-        idle_s, self._worked_s = now_s() - self._worked_s, now_s()
+        now = now_s()
+        idle_s, self._worked_s = now - self._worked_s, now
         if idle_s >= FILLED_AFTER_S and self.congestion() == "bbr":
             self._writer.write_filling(min(2 * segment_bytes(self._socket), FILLING_BYTES_MAX))
 

@@ -5,7 +5,6 @@ overwritten before the neighbour had it.
 """
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 
 from intellectd.daemon.bulk.bell import now_s
 from intellectd.daemon.bulk.books import Books
@@ -121,23 +120,17 @@ class Departures:
 
     # ---- in a writer's thread
 
-    def _against_results(self, parcel: Parcel) -> AbstractContextManager[object]:
-        """A sum goes before its result can come, so nothing has to be held for it; except for one that went to an
-        earlier attempt of the neighbour's, which may have passed it on."""
-        return self._books.changed if parcel.anew else nullcontext()
-
     def fill(self, parcel: Parcel, seal: Callable[[memoryview], None], room: memoryview) -> bool:
-        books, send = self._books, parcel.send
-        chunk, buffers = books.plan.chunks[send.chunk], books.buffers
+        books = self._books
         if not self._is_current(parcel) or parcel.way is Way.SENT:
             return False
         parcel.losses = parcel.to.losses
         try:
-            with self._against_results(parcel), buffers.inside:
-                if parcel.anew and not self._is_there(parcel):
-                    raise BegunAnew
-                seal(buffers.payload(chunk, send.content, room))
-                books.left[chunk.index] = 1
+            if parcel.anew:
+                with books.lock:  # it went to an earlier attempt of the neighbour's, which may have passed it on
+                    self._seal(parcel, seal, room)
+            else:  # a sum goes before its result can come, so nothing has to be held for it
+                self._seal(parcel, seal, room)
         except Stopped:
             return False
         except BegunAnew:
@@ -150,6 +143,14 @@ class Departures:
             if parcel.way is Way.QUEUED:  # else the neighbour has just said that it has it, of an earlier copy
                 parcel.way = Way.FILLED
         return True
+
+    def _seal(self, parcel: Parcel, seal: Callable[[memoryview], None], room: memoryview) -> None:
+        books, send = self._books, parcel.send
+        with books.buffers.inside:
+            if parcel.anew and not self._is_there(parcel):
+                raise BegunAnew
+            seal(books.buffers.payload(books.plan.chunks[send.chunk], send.content, room))
+            books.left[send.chunk] = 1
 
     def moved(self, parcel: Parcel) -> None:
         parcel.to.moved_at = now_s()
