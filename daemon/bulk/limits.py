@@ -109,7 +109,7 @@ FRAME_BYTES_MAX = 1024 * 1024 + 64 * 1024  # a chunk of 1 MiB of fp32 and whatev
 CONTROL_BYTES_MAX = 1024  # of a control frame: a peer id, some numbers; a request has as much
 STREAMS_MAX = 24  # wires of one channel; what cubic wants at 500 Mbit/s, 100 ms, a packet in 10,000 lost (below)
 # To begin with. At 500 Mbit/s, 100 ms: cubic 331 Mbit/s with four and 165 with one, bbr with buffers of 4 MiB 414
-# and 208, bbr with large ones 406 and 458. On loopback four took 0.6 of the time that one did.
+# and 208, bbr with large ones 406 and 458.
 STREAMS_SEVERAL = 4
 # Under what takes each loss for a full queue: such a window settles at 190 packets on that path (RFC 9438, 5.1), which
 # holds 4200: 22 of them. With 16 wires rounds of 3.5 s at best begin at 3.7 s, while windows are still those of the
