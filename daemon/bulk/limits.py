@@ -109,7 +109,7 @@ FRAME_BYTES_MAX = 1024 * 1024 + 64 * 1024  # a chunk of 1 MiB of fp32 and whatev
 CONTROL_BYTES_MAX = 1024  # of a control frame: a peer id, some numbers; a request has as much
 STREAMS_MAX = 24  # wires of one channel; what cubic wants at 500 Mbit/s, 100 ms, a packet in 10,000 lost (below)
 # To begin with. At 500 Mbit/s, 100 ms: cubic 331 Mbit/s with four and 165 with one, bbr with buffers of 4 MiB 414
-# and 208, bbr with large ones 406 and 458.
+# and 208, bbr with large ones 406 and 458. On loopback four took 0.6 of the time that one did, when Python did more.
 STREAMS_SEVERAL = 4
 # Under what takes each loss for a full queue: such a window settles at 190 packets on that path (RFC 9438, 5.1), which
 # holds 4200: 22 of them. With 16 wires rounds of 3.5 s at best begin at 3.7 s, while windows are still those of the
@@ -117,8 +117,8 @@ STREAMS_SEVERAL = 4
 STREAMS_LOSSY = 24
 STREAMS_WINDOWS_MAX = 8  # where windows are too small: at 500 Mbit/s, 100 ms, buffers of 4 MiB, 8 as good as 16
 STREAMS_NEAR_S = 0.002  # of a round trip: the same city
-# There a wire is as fast as its two threads. Of two processes on two cores (README.md, 2026-11-22) four wires take 1.1
-# to 1.2 times what one does: each has its frames in the cache, and takes the others' out.
+# There a wire is as fast as its two threads: beyond so many windows ask for no more, and fewer are tried. Of fp32 four
+# take 1.16 of the CPU that one does (README.md, 2026-11-22); of int8, whose hops are long, hardly more.
 _CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 STREAMS_NEAR_MAX = max(1, _CORES // 2)
 STREAMS_BUFFER_BYTES = 16 * 1024 * 1024  # twice what 500 Mbit/s over 100 ms has under way

@@ -107,7 +107,7 @@ class Streams:
 
 
 def decide(memory: Streams, sample: Sample, near_max: int = STREAMS_NEAR_MAX) -> Streams:
-    """The wish for the next transfer. `near_max`: what cores there are for on a near path."""
+    """The wish for the next transfer. `near_max`: wires whose threads this host has cores for."""
     if not sample.tells or sample.streams != memory.wires:
         return memory  # nothing can be learnt of a wish that was not what ran
     if memory.before is not None:
@@ -116,7 +116,7 @@ def decide(memory: Streams, sample: Sample, near_max: int = STREAMS_NEAR_MAX) ->
         return replace(memory, hold=memory.hold - 1)
     thin = memory.wires > 1 and not memory.fewer_cost and _most_at(sample.bytes_per_s) < memory.wires
     more = memory.wires if thin else _more(memory, sample, near_max)
-    if more == memory.wires > 1 and (thin or diagnosed(sample) not in WIRES_HELP):
+    if more == memory.wires > 1 and (thin or _lifted(memory, sample, near_max) not in WIRES_HELP):
         return replace(memory, wires=memory.wires // 2, before=(memory.wires, sample.bytes_per_s))
     return _tried(memory, more, sample)
 
@@ -125,10 +125,17 @@ def _tried(memory: Streams, wires: int, sample: Sample) -> Streams:
     return memory if wires == memory.wires else replace(memory, wires=wires, before=(memory.wires, sample.bytes_per_s))
 
 
-def _more(memory: Streams, sample: Sample, near_max: int) -> int:
-    """How many to try next: four times as many where most of the time is lost, else twice. On a near path a window is
-    short because a core is."""
+def _lifted(memory: Streams, sample: Sample, near_max: int) -> str:
+    """The limit, as far as more wires may lift it. On a near path a window is shut because a core is busy; with more
+    threads than cores, each takes the others' frames out of the caches."""
     limit = diagnosed(sample)
+    full = _is_near(sample.counters.min_rtt_s) and memory.wires >= near_max
+    return "app" if full and limit in ("rwnd", "sndbuf") else limit
+
+
+def _more(memory: Streams, sample: Sample, near_max: int) -> int:
+    """How many to try next: four times as many where most of the time is lost, else twice."""
+    limit = _lifted(memory, sample, near_max)
     if limit not in WIRES_HELP:
         return memory.wires
     short_s = max(sample.counters.rwnd_limited_s, sample.counters.sndbuf_limited_s)
@@ -142,16 +149,16 @@ def _is_near(rtt_s: float | None) -> bool:
     return rtt_s is not None and rtt_s < STREAMS_NEAR_S
 
 
-def at_first(congestion: str, rtt_s: float | None, buffer_bytes: int, near_max: int = STREAMS_NEAR_MAX) -> Streams:
+def at_first(congestion: str, rtt_s: float | None, buffer_bytes: int) -> Streams:
     """Before anything is measured. Several: on a near path, where cores are what is short and each wire brings two
-    threads, if there are as many; where buffers are too small for a far one. Many: on a far one under what takes each
-    loss for a full queue. Else one, for several bbr on one far path get in each other's way. `buffer_bytes`: the most
-    that the kernel gives a connection."""
-    if _is_near(rtt_s):
-        return Streams(min(STREAMS_SEVERAL, near_max))
-    if congestion not in ("", "bbr"):
+    threads; where buffers are too small for a far one. Many: on a far one under what takes each loss for a full queue.
+    Else one, for several bbr on one far path get in each other's way. `buffer_bytes`: the most that the kernel gives a
+    connection."""
+    near = _is_near(rtt_s)
+    if not near and congestion not in ("", "bbr"):
         return Streams(STREAMS_LOSSY)
-    return Streams(STREAMS_SEVERAL if buffer_bytes < STREAMS_BUFFER_BYTES else 1)
+    several = near or buffer_bytes < STREAMS_BUFFER_BYTES
+    return Streams(STREAMS_SEVERAL if several else 1)
 
 
 def probed(memory: Streams, bytes_per_s: float) -> Streams:

@@ -112,6 +112,20 @@ def test_the_decision_table(memory: Streams, seen: Sample, then: Streams) -> Non
     assert decide(memory, seen) == then
 
 
+def test_on_a_near_path_windows_want_no_more_wires_than_there_are_cores_for() -> None:
+    """One that is short there is a core's: more threads would only take each other's caches."""
+    near = sample(rwnd=0.5)
+    near = replace(near, counters=replace(near.counters, min_rtt_s=0.0001))
+    assert decide(SETTLED, near, near_max=1) == SETTLED
+    assert decide(SETTLED, near, near_max=2).wires == 2
+    assert decide(SETTLED, sample(rwnd=0.5), near_max=1).wires == 4, "a far one is too small"
+    four = replace(near, streams=4)
+    assert decide(Streams(wires=4), four, near_max=8).wires == 8
+    assert decide(Streams(wires=4), four, near_max=2) == Streams(wires=2, before=(4, 10 * MIB)), "a trial: if it costs"
+    lossy = replace(near, congestion="cubic", counters=replace(sample(lost=1e-4).counters, min_rtt_s=0.0001))
+    assert decide(SETTLED, lossy, near_max=1).wires == 4, "losses are no core's"
+
+
 @pytest.mark.parametrize(("useful", "expected"), [(1, 1), (4, 4), (8, 8)])
 def test_it_climbs_to_what_the_path_needs_and_stays(useful: int, expected: int) -> None:
     """A path on which each wire brings 10 MiB/s up to `useful` of them, and all are always short of buffer."""
@@ -138,20 +152,7 @@ def test_it_climbs_to_what_the_path_needs_and_stays(useful: int, expected: int) 
 )
 def test_what_it_begins_with(congestion: str, rtt_s: float | None, buffer_bytes: int, wires: int) -> None:
     """One far bbr is best alone; a near path lacks cores, a small buffer and cubic lack windows."""
-    assert at_first(congestion, rtt_s, buffer_bytes, near_max=8) == Streams(wires)
-
-
-def test_on_a_near_path_there_are_no_more_wires_than_cores_for_their_threads() -> None:
-    """A window that is short there is a core's: more threads would only take each other's caches."""
-    assert [at_first("cubic", 0.0001, 64 * MIB, near_max).wires for near_max in (1, 2, 8)] == [1, 2, 4]
-    far, near = sample(rwnd=0.5), sample(rwnd=0.5)
-    near = replace(near, counters=replace(near.counters, min_rtt_s=0.0001))
-    assert decide(SETTLED, near, near_max=1) == SETTLED
-    assert decide(SETTLED, near, near_max=2).wires == 2 and decide(SETTLED, far, near_max=1).wires == 4
-    lossy = replace(near, congestion="cubic", counters=replace(sample(lost=1e-4).counters, min_rtt_s=0.0001))
-    assert decide(SETTLED, lossy, near_max=1).wires == 4, "losses are no core's"
-    standing = replace(near, streams=4)  # they have earned their place, or the path was far before
-    assert decide(Streams(wires=4), standing, near_max=1) == Streams(wires=4)
+    assert at_first(congestion, rtt_s, buffer_bytes) == Streams(wires)
 
 
 @pytest.mark.parametrize(
