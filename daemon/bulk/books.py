@@ -24,7 +24,7 @@ class Books:
         self.plan, self.buffers, self.transfer, self.epoch = plan, buffers, transfer, epoch
         self.lock = (
             threading.RLock()
-        )  # of everything here; by itself, as a Condition's `with` costs three times as much
+        )  # of everything here; taken for each frame, and a Condition's own `with` is Python
         self.changed = threading.Condition(self.lock)  # rung when what threads wait for may be so
         self.over = threading.Event()  # complete, or failed
         self.neighbours: dict[str, Neighbour] = {}
