@@ -22,9 +22,8 @@ class Books:
     def __init__(self, plan: CollectivePlan, buffers: Buffers, transfer: Transfer, epoch: int) -> None:
         """`epoch`: of this attempt. One transfer may be tried again, and frames of the last try may still be about."""
         self.plan, self.buffers, self.transfer, self.epoch = plan, buffers, transfer, epoch
-        self.lock = (
-            threading.RLock()
-        )  # of everything here; taken for each frame, and a Condition's own `with` is Python
+        # The lock of everything here, by itself: it is taken for each frame, and a Condition's own `with` is Python.
+        self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)  # rung when what threads wait for may be so
         self.over = threading.Event()  # complete, or failed
         self.neighbours: dict[str, Neighbour] = {}
