@@ -95,16 +95,20 @@ def list_of(read_item: Callable[[str], str]) -> Reader:
 
 
 def multiaddr(text: str) -> str:
-    found = _MULTIADDR.fullmatch(text)
-    if not found or int(found[2]) > PORT_MAX:
+    if not _is_multiaddr(text):
         raise ValueError("a multiaddr such as /ip4/203.0.113.5/tcp/4001")
     return text
 
 
 def multiaddr_of_peer(text: str) -> str:
-    if "/p2p/" not in multiaddr(text):
+    if not _is_multiaddr(text) or "/p2p/" not in text:
         raise ValueError("a multiaddr that ends in /p2p/<peer id>, such as /ip4/203.0.113.5/tcp/4001/p2p/12D3Koo…")
     return text
+
+
+def _is_multiaddr(text: str) -> bool:
+    found = _MULTIADDR.fullmatch(text)
+    return found is not None and int(found[2]) <= PORT_MAX
 
 
 def read_host_port(value: Any, base: Path) -> str:

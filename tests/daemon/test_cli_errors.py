@@ -188,7 +188,7 @@ def test_no_verb_is_a_usage_error_with_the_help(capsys: Capture) -> None:
         (["join", RUN_ID[:-1]], "part of it is missing"),
         (["leave", RUN_ID[:10] + ("a" if RUN_ID[10] != "a" else "b") + RUN_ID[11:]], "mistyped"),
         (["join", RUN_ID, "--head", "12ab"], "not the hash of a record, 64 hex digits"),
-        (["join", RUN_ID, "--peer", "203.0.113.5:4001"], "a multiaddr such as"),
+        (["join", RUN_ID, "--peer", "203.0.113.5:4001"], "a multiaddr that ends in /p2p/"),
         (["join", RUN_ID, "--peer", "/ip4/203.0.113.5/tcp/4001"], "ends in /p2p/"),
         (["wait", RUN_ID, "--for", "round"], "wait for joined, synced, round=N or finished"),
         (["wait", RUN_ID, "--for", "round=-1"], "wait for joined"),

@@ -114,6 +114,7 @@ def test_an_unknown_key_is_named_with_the_nearest(text: str, key: str, hint: str
         ('[network]\nlisten = ["0.0.0.0:4001"]', "a multiaddr such as"),
         ('[network]\nlisten = ["/ip4/0.0.0.0/tcp/70000"]', "a multiaddr such as"),
         ('[network]\nbootstrap = ["/ip4/1.2.3.4/tcp/1"]', "ends in /p2p/"),
+        ('[network]\nbootstrap = ["/ip4/1.2.3.4/tcp/1/p2p/12D3Koo…"]', "ends in /p2p/"),
         ('[network]\nbulk_listen = "4002"', "host:port"),
         ('[network]\nbulk_listen = "::1:4002"', "for IPv6"),
         ('[metrics]\nlisten = "127.0.0.1:99999"', "host:port"),
