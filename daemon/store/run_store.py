@@ -332,9 +332,12 @@ class RunStore:
     def prune(self) -> None:
         """Keep the newest snapshots that the log reaches, one that is being fetched from here, and every update since
         the oldest of them. Raises StorageError."""
+        # Records are appended meanwhile, in another thread. Looked at again, the log might be longer than `needed` is,
+        # and the update of its newest record, which nobody else may have, would pass for one that lost its round.
+        length = len(self._log)
         reached = self.reached_snapshots()
         size = self._snapshot_size(reached)
-        kept = self.retention.kept(reached, size, len(self._log))
+        kept = self.retention.kept(reached, size, length)
         asked = self.asked.newest(reached)
         if asked is not None and asked not in kept and self._is_worth_it(asked, len(kept) + 1, size):
             kept.append(asked)
@@ -342,8 +345,8 @@ class RunStore:
             if old not in kept:
                 self._delete_state(old)
         first = min(kept, default=0) + 1
-        needed = [root for i in range(min(first, len(self._log)), len(self._log)) for root in roots_of(self.entry(i))]
-        self.updates.prune(needed, len(self._log))
+        needed = [root for i in range(min(first, length), length) for root in roots_of(self.entry(i))]
+        self.updates.prune(needed, length)
 
     def _delete_state(self, round_: int) -> None:
         path = self.snapshot_path(round_)

@@ -1,4 +1,4 @@
-"""A state that somebody fetches from here is not deleted under them. SPEC K15."""
+"""A state that somebody fetches from here is not deleted under them (SPEC K15), nor what a new record needs."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from intellectd.daemon.store.asked import ASKED_S, ROUNDS_MAX, Asked
 from intellectd.daemon.store.budget import Retention
 from intellectd.daemon.store.hot_pieces import HotPieces
 from intellectd.daemon.store.run_store import RunStore
+from intellectd.protocol.records import Entry
 from tests.daemon.shell_made import ROUNDS, copy_run
 
 RUN = bytes(32)
@@ -85,3 +86,30 @@ def test_of_several_the_newest_counts_and_few_are_remembered() -> None:
     assert len(asked._at) == ROUNDS_MAX
     now[0] = ASKED_S
     assert asked.newest(every) is None
+
+
+def test_the_update_of_a_record_that_comes_while_old_ones_are_pruned_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records are appended in a thread of their own: of a run of one host nobody else has that update, and it stood."""
+    store = RunStore(folder)
+    last = store.entry(ROUNDS)
+    root = last.record.update_root
+    body = store.updates.path_of(root).read_bytes()
+    store.rebase(ROUNDS - 1, [])
+    memory = store.updates.new(b"transfer", len(body))
+    memory[:] = body
+    store.updates.keep(b"transfer", memory, root, store.length)
+    entry_of = store.entry
+
+    def and_is_decided(round_: int) -> Entry:
+        found = entry_of(round_)
+        if round_ == ROUNDS - 1 and store.length == ROUNDS:
+            store.append(last)
+        return found
+
+    monkeypatch.setattr(store, "entry", and_is_decided)
+    store.prune()
+    assert store.length == ROUNDS + 1
+    assert root in store.updates.held()
+    store.close()
