@@ -59,6 +59,7 @@ class Channel:
         self._changed = threading.Condition(threading.Lock())
         self._wires: dict[bytes, Wire] = {}  # by id, oldest first
         self._reserved: dict[bytes, None] = {}  # ids of wires about to stand
+        self._gone: dict[bytes, None] = {}  # ids of wires that stand no more, whose readers still hold a chunk
         self._dismissed: dict[bytes, None] = {}  # ids of wires that were told to end, and have not yet
         self._needs = 0
         self._used_s = now_s()
@@ -105,6 +106,11 @@ class Channel:
     def wires(self) -> list[Wire]:
         with self._changed:
             return list(self._wires.values())
+
+    @property
+    def lingering(self) -> int:
+        """Wires that have ended, but for a reader with a chunk that the handler holds: their memory is still in use."""
+        return len(self._gone)
 
     @property
     def at_work(self) -> list[Wire]:
@@ -240,6 +246,7 @@ class Channel:
         with self._news:
             self.meter.wire_ended(wire)
             with self._changed:
+                self._gone[wire.wire_id] = None
                 self._wires.pop(wire.wire_id, None)
                 self._dismissed.pop(wire.wire_id, None)
                 self._plan_redial(wire, isinstance(failure, WireError))
@@ -253,6 +260,10 @@ class Channel:
                 if left:
                     self.handler.on_found(self.peer)
         self._on_ended(self)
+
+    def wire_gone(self, wire: Wire) -> None:
+        with self._changed:
+            self._gone.pop(wire.wire_id, None)
 
     def dial_failed(self, failure: Exception) -> None:
         with self._news:

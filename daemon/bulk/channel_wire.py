@@ -41,7 +41,12 @@ class Hub(Protocol):
         ...
 
     def wire_ended(self, wire: "Wire", failure: Exception | None) -> None:
-        """Neither thread of it runs any more. None: both sides had said BYE, or this host ended it."""
+        """Nothing more goes by it, and its reader has at most the chunk that it holds for the handler. None: both sides
+        had said BYE, or this host ended it."""
+        ...
+
+    def wire_gone(self, wire: "Wire") -> None:
+        """Neither thread of it runs any more. After `wire_ended`."""
         ...
 
 
@@ -77,6 +82,7 @@ class Wire:
         self._writer = FrameWriter(connection, self._stop, _cipher(out_key, sealed), pace.up)
         self._lock = threading.Lock()
         self._threads = 2
+        self._holds = self._told = False  # the reader is with the handler; the hub knows of the end
         self._failure: Exception | None = None
         self._retiring_s: float | None = None
         self._pinged_s = 0.0
@@ -209,7 +215,10 @@ class Wire:
             else:
                 self._header = header
                 reader.payload(self._progress)
+                self._holds = True  # perhaps for long, and perhaps for what was lost with this very wire
+                self._stop.check()
                 handler.on_chunk(peer, header, reader)
+                self._holds = False
                 reader.drop()  # what it did not open after all
             if self._retiring_s is not None and now_s() > self._retiring_s + SILENT_S:
                 raise LinkSilent("it did not take leave")
@@ -244,16 +253,24 @@ class Wire:
             self._thread_ends()
 
     def _thread_ends(self) -> None:
+        """The hub hears of the end when both have ended; or the writer, which has nothing in its hands any more, where
+        the other holds a chunk."""
         with self._lock:
             self._threads -= 1
-            if self._threads:
-                return
-        self._hub.outbox.leave(self)
-        self._last = self.counters()
-        self._socket.close()
-        with self._lock:
-            self._stop.close()
-        self._hub.wire_ended(self, self._failure)
+            left = self._threads
+            tells = not self._told and (not left or (self._holds and self._failure is not None))
+            self._told = self._told or tells
+        if tells:
+            self._hub.outbox.leave(self)
+            self._last = self.counters()
+        if not left:
+            self._socket.close()
+            with self._lock:
+                self._stop.close()
+        if tells:
+            self._hub.wire_ended(self, self._failure)
+        if not left:
+            self._hub.wire_gone(self)
 
 
 def _cipher(key: bytes, sealed: bool) -> Cipher:

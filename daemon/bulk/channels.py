@@ -271,7 +271,7 @@ class Channels:
         """For one more wire of this channel, at the cost of some that nobody needs. Raises LinkLost."""
         with self._changed:
             channels = list(self._channels.values())
-        if sum(len(other.wires) for other in channels) < WIRES_MAX:
+        if sum(len(other.wires) + other.lingering for other in channels) < WIRES_MAX:
             return
         unneeded = [other for other in channels if other.wires and not other.is_needed and other is not channel]
         if not unneeded:
@@ -284,7 +284,7 @@ class Channels:
         """All are needed: one that has none goes before another's many, which may stand since a transfer with fewer
         peers. Raises LinkLost."""
         most = max(channels, key=lambda other: len(other.at_work))
-        if not channel.is_needed or channel.at_work or len(most.at_work) < 2:
+        if not channel.is_needed or channel.at_work or channel.lingering or len(most.at_work) < 2:
             raise LinkLost(f"this host has {WIRES_MAX} connections of channels, all of which are needed")
         most.at_work[-1].retire()
 

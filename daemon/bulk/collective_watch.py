@@ -38,7 +38,7 @@ class Watch:
         return None
 
     def _judge_one(self, neighbour: Neighbour, now: float) -> Failure | None:
-        if neighbour.waits_here:
+        if neighbour.waits_here and neighbour.channel.width:
             neighbour.heard_at = neighbour.flowed_at = now  # it is this host's threads that do not listen
         if not neighbour.waiting or neighbour.ready is None:
             neighbour.moved_at = now

@@ -42,6 +42,26 @@ def test_a_reset_in_the_middle_of_a_chunk_is_told_and_the_peer_dialled_again() -
         assert a.diary.chunks == {}
 
 
+def test_a_wire_whose_reader_holds_a_chunk_is_lost_at_once_and_counts_until_that_is_free() -> None:
+    """What the chunk waits for may have been lost with the wire, or with its peer's process."""
+    with host_and_outsider() as (a, x):
+        channel = a.channels.need("x", STALL_S)
+        wire = x.channel_from(a)
+        a.diary.gate.clear()
+        wire.say(wire.frame(chunk(1000), bytes(1000)))
+        eventually(lambda: a.diary.at_gate == 1)
+        wire.reset()
+        channel.tell(Header(Kind.GO, transfer=5))
+        assert a.diary.next("lost")[1] == "x"
+        again = x.channel_from(a)
+        assert again.hear()[0].kind is Kind.GO  # said again
+        assert (channel.width, channel.lingering) == (1, 1)
+        a.diary.gate.set()
+        a.diary.await_chunks(1)
+        eventually(lambda: channel.lingering == 0)
+        assert channel.width == 1
+
+
 def test_a_control_frame_in_the_hands_of_a_wire_that_breaks_is_said_again() -> None:
     with hosts("a", "b") as (a, b):
         channel = a.channels.need("b", STALL_S)

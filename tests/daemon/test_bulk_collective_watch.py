@@ -29,6 +29,10 @@ class NoChannel:
     def drop_chunks(self, transfer: int) -> None: ...
 
 
+class NoWires(NoChannel):
+    width = 0
+
+
 def neighbour(arrivals: int = 1, departures: int = 1, **books: object) -> Neighbour:
     """At time 0, with something to come and something to go."""
     found = Neighbour(1, "PB", arrivals, departures, NoChannel(), 0.0, bytearray(1))
@@ -51,6 +55,8 @@ def verdict(one: Neighbour, now: float, chunk_at: float | None = None) -> tuple[
         ({"heard_at": 5.0, "met": True}, 15.1, ("PB", True)),
         ({"arrivals": 0, "departures": 0}, 99.0, None),  # it owes nothing and is owed nothing
         ({"waits_here": 1}, 99.0, None),  # this host's threads hold it up
+        ({"waits_here": 1, "channel": NoWires()}, 9.9, None),
+        ({"waits_here": 1, "channel": NoWires()}, 10.1, ("PB", True)),  # it is gone, whatever it has left here
         ({"heard_at": STUCK, "ready": 0, "waiting": 1}, STUCK + 0.1, ("PB", True)),  # it lives, and takes nothing
         ({"heard_at": STUCK, "ready": 0, "waiting": 1, "moved_at": 0.2}, STUCK + 0.1, None),
         ({"heard_at": STUCK, "ready": 0, "waiting": 0}, STUCK + 0.1, None),  # there is nothing to take
