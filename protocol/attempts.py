@@ -99,7 +99,7 @@ class Attempts:
             leader = leader_of(self._head.voters, self._head.hash, self.number)
             spent = promised is not None and promised.attempt >= self.number
             if leader == self._me and not spent:
-                return True
+                return not self.far_fetched(Ballot(self.number, self._me), now)  # nobody would heed it, nor we
             if leader != self._me and alive(leader) and not self._stalled(now):
                 return False
             if leader != self._me or self._stalled(now):
@@ -117,4 +117,6 @@ class Attempts:
         times = [self._moved_at + self._timers.attempt_s, self._waits_until, self._waits_until + self._timers.attempt_s]
         if self.startable_at is not None:
             times.append(self.startable_at + self._timers.attempt_s)
+        if self.number > self._heeds:
+            times.append(self._since + (self.number - self._heeds) / limits.ATTEMPTS_PER_S_MAX)
         return soonest(times, now)

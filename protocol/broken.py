@@ -32,10 +32,12 @@ class Broken:
         """Somebody's transfer failed: stop ours, leave the suspect out, and let the next leader try (A10)."""
         members = self._members(message.ballot)
         self._parts.rightful(message.ballot.leader, message.ballot)
-        if sender not in (members or [a.peer for a in self._head.blob.assignments]):
+        if sender not in members and self._head.assignment(sender) is None:
             raise WrongSender(f"{sender} is no member of that transfer")
-        if self._past_transfer(message.ballot) or not members:
-            return []  # a majority has the result, which who lost it fetches; or it is of an attempt unknown here
+        if self._past_transfer(message.ballot) or sender not in members:
+            # A majority has the result, which who lost it fetches; or it is of an attempt unknown here, or of another
+            # plan than its leader told this host.
+            return []
         return self._take(sender, message.suspect if message.suspect in members else None, message, now)
 
     def here(self, transfer: bytes, suspect: str | None, silent: bool, reason: str, now: float) -> list[Out]:

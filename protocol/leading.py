@@ -214,7 +214,7 @@ class Leading:
         ring = sorted(standing.ready, key=lambda peer: hash_of("ring", decision.head.hash, peer.encode()))
         members = [Member(p, known[p].tokens, known[p].delta_root) for p in ring]
         going = decision.exchange.plan.collective if decision.exchange.plan else None
-        if going and _deltas(going.members) == _deltas(members):  # it is under way, and goes on
+        if going and _same(going.members, members):  # it is under way, and goes on
             return self._plan(leader, going, known, None, now)
         collective, seconds, out = (self._in_groups if decision.head.groups else self._chart)(members, now)
         if len(collective.members) < max(1, swarm.min_peers):
@@ -306,5 +306,10 @@ class Leading:
         return leader.gone(self._decision.muster.leaving_peers(now))
 
 
-def _deltas(members: Sequence[Member]) -> dict[str, bytes]:
-    return {member.peer: member.delta_root for member in members}
+def _same(planned: Sequence[Member], ready: Sequence[Member]) -> bool:
+    """Is it planned of these deltas, with the tokens that are said of them? Who warms up is planned with none (R15)."""
+    known = {m.peer: m for m in ready}
+    return len(planned) == len(known) and all(
+        (said := known.get(m.peer)) is not None and m.delta_root == said.delta_root and m.tokens in (0, said.tokens)
+        for m in planned
+    )

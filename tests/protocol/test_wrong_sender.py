@@ -62,7 +62,7 @@ WRONG: list[tuple[str, Callable[[], Scene], str, Told]] = [
     ("a refusal for another's turn", leading, "PB", lambda run: [refusal(run, Ballot(5, "PA"))]),
     ("accepted from nobody", leading, "PB", lambda run: [reported(run, Ballot(1, "PC"))]),
     ("accepted from later", leading, "PB", lambda run: [reported(run, Ballot(4, "PB"))]),
-    ("an abort by no member", in_a_ring_of_two, "PC", lambda run: [say.abort(run, THEIRS, "PB")]),
+    ("an abort by a stranger to the ring", in_a_ring_of_two, "PD", lambda run: [say.abort(run, THEIRS, "PB")]),
     ("an abort by a stranger", following, "PD", lambda run: [say.abort(run, THEIRS, "PB")]),
     ("an abort of nobody's attempt", following, "PC", lambda run: [say.abort(run, Ballot(0, "PC"), "PB")]),
     ("a result by no member", leading_a_ring, "PD", lambda run: [say.result(run, "PD", *in_ring(run))]),
