@@ -242,7 +242,7 @@ class Keeper:
         NoRecovery."""
         self.branching.look(self.head, self.round.parts.acceptor.votes, now)
         digest = self.round.state_digest
-        if self.branching.led:
+        if self.branching.led and self.lost_update(now) is None:
             raise NoRecovery("a quorum of the voters is here: the run goes on without a recovery")
         if self.round.finished:
             raise NoRecovery("the run is finished")
@@ -255,6 +255,13 @@ class Keeper:
         named = recovery.named_in(self.head, here, remembering, ahead, self.membership, now)
         lives = recovery.lives(named, me, self.incarnation, self.membership, now)
         return branch_record(self.head, named, digest, lives)
+
+    def lost_update(self, now: float) -> int | None:
+        """The round that holds this host up, as nobody of its line who is heard has its update. With a quorum here only
+        after expel_s: a moment after each decision nobody has applied it yet. The quorum cannot go on without it."""
+        missing = self.catchup.found_nowhere(self.head, now)
+        waits_s = now - self.round.parts.muster.began_at
+        return None if self.branching.led and waits_s < self.context.config.timers.expel_s else missing
 
     def _draft_from_what_is_left(self, now: float) -> tuple[Record, Blob]:
         """Records are here whose updates nobody has: the run goes on before them."""

@@ -89,8 +89,10 @@ def why(service: RunService, reach: Reach | None) -> str:
         return f"synced, {_no_trainer(service)}"
     if node.state == "waiting" and head.round >= 0 and head.assignment(me) is None:
         return "synced; the next round names this host, when this one is decided"
+    missing = node.lost_update(trio.current_time())
+    lost = "" if missing is None else f"nobody here has the update of round {missing}"
     applies = f"round {head.round} is being applied" if _applies(service) else ""
-    return _stuck_words(service) or applies or node.round.told(trio.current_time())
+    return lost or _stuck_words(service) or applies or node.round.told(trio.current_time())
 
 
 def _pin_words(service: RunService) -> str:
@@ -102,7 +104,8 @@ def _applies(service: RunService) -> bool:
     """Between two rounds, as after each: the newest record is here and its update not yet in the parameters."""
     node = service.node
     named = node.head.assignment(service.host.identity.peer_id) is not None
-    return node.state == "waiting" and named and node.catchup.applied < node.head.round
+    applies = node.state == "waiting" and named and node.catchup.applied < node.head.round
+    return applies and node.lost_update(trio.current_time()) is None
 
 
 def _stuck_s(service: RunService) -> float:
@@ -190,7 +193,7 @@ def warnings(service: RunService, reach: Reach | None, now: float) -> list[str]:
         )
     elif _lost(reach):
         found.append(_way_out(service))
-    if _lost(reach) and (missing := node.catchup.found_nowhere(node.head, now)) is not None:
+    if (missing := node.lost_update(now)) is not None:
         found.append(
             f"nobody here has the update of round {missing}. If whoever had it never comes back, the owner's key gives "
             f'up what came after round {missing - 1}: `intellectd recover "{name}"`'

@@ -118,6 +118,28 @@ def test_no_record_is_given_up_whose_update_somebody_has() -> None:
     assert "gone on since it was drafted" in pa.notes[-1].text and not pa.skip()
 
 
+def test_a_quorum_that_nobody_can_bring_further_is_recovered_too() -> None:
+    """SPEC G5: all voters are here, and the newest update is lost, as by one damaged file in a run of one host."""
+    run = history("wait")
+    pa, before = Host(run, applied=1).told(ev.TrainerAttached(None)), {"applied": 1}
+    for _ in range(5):
+        pa.told(pa.beacon("PB", **before), pa.beacon("PC", **before)).told(pa.after(10.0)).skip()
+    with pytest.raises(NoRecovery, match="a quorum of the voters is here"):
+        pa.node.recovery_draft(pa.now)
+    assert pa.node.lost_update(pa.now) is None
+    for _ in range(2):
+        pa.told(pa.beacon("PB", **before), pa.beacon("PC", **before)).told(pa.after(10.0)).skip()
+    assert pa.node.branching.led and pa.node.lost_update(pa.now) == 2
+    entry = owners_word(pa)
+    assert (entry.record.round, entry.record.parent) == (2, run.heads[1].hash)
+    pa.told(ev.RecoverySigned(entry))
+    assert pa.one(ef.Rebase).round == 1 and pa.node.head.voters == ["PA", "PB", "PC"]
+    pb = Host(run, "PB").told(ev.TrainerAttached(None)).told(pa.after(70.0))
+    pb.told(pb.beacon("PA"), pb.beacon("PC")).skip()
+    with pytest.raises(NoRecovery, match="a quorum of the voters is here"):
+        pb.node.recovery_draft(pb.now)
+
+
 def test_a_draft_gives_up_no_record_that_came_after_it() -> None:
     """SPEC G5: the owner was not shown that; it is so wherever the draft stood."""
     run = history("wait")
