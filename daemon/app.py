@@ -19,7 +19,7 @@ from intellectd.daemon.bulk.pace import Pace
 from intellectd.daemon.config import Config, NetworkConfig
 from intellectd.daemon.config_values import UNDIALLABLE
 from intellectd.daemon.control import ControlServer
-from intellectd.daemon.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, OperatorError
+from intellectd.daemon.errors import EXIT_CONFIG, EXIT_UNAVAILABLE, OperatorError, leaves
 from intellectd.daemon.identity import Identity
 from intellectd.daemon.logs import get_log
 from intellectd.daemon.metrics import Metrics
@@ -71,24 +71,27 @@ def main(config: Config, identity: Identity) -> int:
     """Run until SIGTERM, SIGINT or `shutdown`. Raises OperatorError with the exit code."""
     try:
         trio.run(_until_signal, config, identity)
-    except* OperatorError as group:
-        raise _first(group) from None
-    except* AddressInUse as group:
-        raise PortInUse(str(_first(group))) from None
-    except* BulkAddressInUse as group:
-        raise PortInUse(str(_first(group)), "stop the other program, or set another network.bulk_listen") from None
-    except* (BadAddress, BulkBadAddress) as group:
-        raise BadListenAddress(
-            str(_first(group)), "correct [network] in the configuration: a daemon listens on addresses of its own host"
-        ) from None
+    except Exception as error:  # no `except*`: before Python 3.11.4 what that raises is a group again
+        told = _for_the_operator(error)
+        if told is None:
+            raise
+        raise told from None
     return 0
 
 
-def _first(group: BaseExceptionGroup) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+def _for_the_operator(error: Exception) -> OperatorError | None:
+    for leaf in leaves(error):
+        match leaf:
+            case OperatorError():
+                return leaf
+            case AddressInUse():
+                return PortInUse(str(leaf))
+            case BulkAddressInUse():
+                return PortInUse(str(leaf), "stop the other program, or set another network.bulk_listen")
+            case BadAddress() | BulkBadAddress():
+                hint = "correct [network] in the configuration: a daemon listens on addresses of its own host"
+                return BadListenAddress(str(leaf), hint)
+    return None
 
 
 async def _until_signal(config: Config, identity: Identity) -> None:

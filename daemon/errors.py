@@ -33,6 +33,13 @@ CODES = {
 }
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors inside nested exception groups, in which trio delivers what its tasks raised."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
 class OperatorError(Exception):
     """`message` says what was wrong and names the thing; `hint` says what to do next."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from intellectd.daemon.cli.output import CannotWrite, complain, write, write_error, write_json
 from intellectd.daemon.cli.parser import Parser, build_parser
-from intellectd.daemon.errors import CODES, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, OperatorError
+from intellectd.daemon.errors import CODES, EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, OperatorError, leaves
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,11 +72,11 @@ def _explain(error: BaseException, as_json: bool, show_traceback: bool) -> int:
         import traceback
 
         write_error("".join(traceback.format_exception(error)))
-    leaves = list(_leaves(error))
-    for leaf in leaves:
+    inside = leaves(error)
+    for leaf in inside:
         if isinstance(leaf, OperatorError):
             return _tell(leaf, as_json)
-    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in inside):
         return EXIT_INTERRUPTED
     hint = "" if show_traceback else "this is a fault of intellectd; `--debug` shows where"
     fault = OperatorError(f"internal error: {type(leaves[0]).__name__}: {leaves[0]}", hint)
@@ -93,13 +93,6 @@ def _tell(error: OperatorError, as_json: bool) -> int:
         with contextlib.suppress(CannotWrite, BrokenPipeError):
             write_json({"error": facts})
     return error.exit_code
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    """The errors inside nested exception groups, in which trio delivers what its tasks raised."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
-    return [error]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import trio
 
 from intellectd.daemon.atomic import fsync_dir, storage_errors
 from intellectd.daemon.control import ControlError
+from intellectd.daemon.errors import leaves
 from intellectd.daemon.net import BadAddress, NetworkError, WireVersionMismatch
 from intellectd.daemon.runs.host import Host
 from intellectd.daemon.runs.pinning import write_pin
@@ -101,15 +102,11 @@ async def _dial_all(host: Host, addresses: list[str], search: Search) -> None:
         async with trio.open_nursery() as nursery:
             for address in addresses:
                 nursery.start_soon(one, address)
-    except* ControlError as group:
-        raise _first(group) from None
-
-
-def _first(group: BaseExceptionGroup) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    except ExceptionGroup as group:  # no `except*`: before Python 3.11.4 what that raises is a group again
+        told = next((leaf for leaf in leaves(group) if isinstance(leaf, ControlError)), None)
+        if told is None:
+            raise
+        raise told from None
 
 
 async def _ask_around(host: Host, run_id: str, run: bytes, search: Search) -> bool:
