@@ -252,7 +252,7 @@ def test_sets_are_never_iterated_unsorted() -> None:
 
 
 def test_nothing_is_raised_where_a_group_is_taken_apart() -> None:
-    # Before Python 3.11.4 (Debian 12 has 3.11.2) what is raised in `except*` is wrapped in a group, and nobody knows it.
+    # Before Python 3.11.4 (Debian 12 has 3.11.2) what is raised in `except*` becomes a group.
     offences = [
         source.at(inner)
         for source in everything()

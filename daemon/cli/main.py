@@ -79,7 +79,7 @@ def _explain(error: BaseException, as_json: bool, show_traceback: bool) -> int:
     if any(isinstance(leaf, KeyboardInterrupt) for leaf in inside):
         return EXIT_INTERRUPTED
     hint = "" if show_traceback else "this is a fault of intellectd; `--debug` shows where"
-    fault = OperatorError(f"internal error: {type(leaves[0]).__name__}: {leaves[0]}", hint)
+    fault = OperatorError(f"internal error: {type(inside[0]).__name__}: {inside[0]}", hint)
     fault.code = "internal"
     return _tell(fault, as_json)
 
