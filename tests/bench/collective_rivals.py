@@ -41,6 +41,9 @@ class Rank:
     def got(self) -> torch.Tensor:
         return self._vector
 
+    def end(self) -> None:
+        """Before the process ends, if anything is owed to the others."""
+
 
 def gloo(spec: Spec, kept: Kept) -> Rank:
     import torch.distributed as dist
