@@ -154,6 +154,8 @@ def _run_verbs(verbs: Any) -> None:
     _known_run(recover)
     recover.add_argument("--key", metavar="FILE", action="append", default=[], help="an owner's key (repeatable)")
     recover.add_argument("--yes", action="store_true", help="do it; without this only what it would do is shown")
+    keygen = _verb(verbs, "keygen", "recover:keygen", "make an owner's key, for a run that several are to recover")
+    keygen.add_argument("file", metavar="FILE", help="a new file; run.toml lists the key's name under [recovery] keys")
 
 
 def _run_id(verb: Any) -> None:

@@ -36,6 +36,27 @@ def recover(arguments: Any) -> int:
     return EXIT_OK
 
 
+def keygen(arguments: Any) -> int:
+    """A key of its own for each who may recover a run, made where it is to stay; its name goes into run.toml."""
+    from intellectd.daemon.identity import OwnerKey
+
+    path = Path(arguments.file)
+    if not path.parent.is_dir():
+        raise BadArgument(f"{path.parent} is no folder", "make it first: a key lies where you put it")
+    if path.exists() or path.is_symlink():
+        raise BadArgument(f"{path} exists already", "name a new file: no key is overwritten")
+    key = OwnerKey.create(path)
+    if arguments.json:
+        write_json({"key": key.peer_id, "file": str(path)})
+    else:
+        write(key.peer_id)
+        write_error(f"the secret part lies in {path}: keep it, and a copy elsewhere. The line above is for run.toml:")
+        write_error(
+            f'  [recovery]\n  keys = ["{key.peer_id}"]  # and the others\'; needed = how many of them must sign'
+        )
+    return EXIT_OK
+
+
 def _plan(draft: dict[str, Any]) -> list[str]:
     forgot = len(draft.get("forgot") or [])
     given_up = [int(number) for number in draft.get("given_up") or []]

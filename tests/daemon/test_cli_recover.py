@@ -1,5 +1,6 @@
 """`intellectd recover`: what the owner is shown, which keys are taken; what the daemon gets verifies. SPEC G5."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from intellectd.daemon.cli.main import main
 from intellectd.daemon.identity import OwnerKey, verify
 from intellectd.protocol.branch import branch_bytes, branch_record
 from intellectd.protocol.ids import Ballot, encode
+from intellectd.protocol.manifest import config_from_toml
 from intellectd.protocol.records import Certificate, Entry
 from intellectd.protocol.run_id import run_key
 from tests.daemon.fake_answers import PEER, RUN_ID, Answers
@@ -93,3 +95,20 @@ async def test_no_key_another_runs_key_and_too_few_keys_are_refused(cli: Cli, an
 def test_the_run_must_be_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recover", "rn1nonsense", "--yes"]) != 0
     assert capsys.readouterr().err
+
+
+def test_a_key_is_made_where_it_is_to_stay_and_none_is_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SPEC G5: of several owners each makes one."""
+    path = tmp_path / "mine.key"
+    assert main(["keygen", str(path)]) == 0
+    out, err = capsys.readouterr()
+    made = OwnerKey.load(path)
+    assert out == made.peer_id + "\n" and f'keys = ["{made.peer_id}"]' in err and str(path) in err
+    assert config_from_toml({"name": "x", "recovery": {"keys": [made.peer_id]}}).recovery.keys == (made.peer_id,)
+    assert main(["keygen", str(path)]) == 2 and "exists already" in capsys.readouterr().err
+    assert OwnerKey.load(path).peer_id == made.peer_id
+    assert main(["keygen", str(tmp_path / "no" / "key")]) == 2 and "is no folder" in capsys.readouterr().err
+    assert main(["keygen", str(tmp_path / "other"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["key"] == OwnerKey.load(tmp_path / "other").peer_id
