@@ -138,11 +138,11 @@ class Exchange:
         known = [t for c in (self.plan.collective if self.plan else None, led) if c for t, _ in self.named(c)]
         ours = transfer in known if known else self._head.assignment(peer) is not None
         before, done = self._moved.get(peer, (b"", -1))
-        if not ours or (before == transfer and done_bytes <= done):
+        if not ours:
             return False
-        if self._head.assignment(peer) is not None:
+        if self._head.assignment(peer) is not None:  # less than before: it was begun anew, and goes on from there
             self._moved[peer] = (transfer, done_bytes)
-        return True
+        return before != transfer or done_bytes > done
 
     def shown(self, peer: str) -> bytes | None:
         """The last transfer of this decision that the peer's beacons have shown."""

@@ -119,7 +119,12 @@ class Muster:
         return known and self._is_able(beacon)
 
     def leaving_peers(self, now: float) -> list[str]:
-        leaving = [p for p, b in self._members.alive_beacons(now).items() if b.leaving]
+        """A voter's newest word counts though it is silent since: kept for a moment's silence, one that has forgotten
+        its votes may be half of the next quorum, for good."""
+        alive = self._members.alive_beacons(now)
+        leaving = [p for p, b in alive.items() if b.leaving]
+        silent = [v for v in self._head.voters if v not in alive and v != self._context.peer]
+        leaving += [v for v in silent if (beacon := self._members.beacon(v)) and beacon.leaving]
         return [*leaving, self._context.peer] if self.leaving else leaving
 
     def deadline(self, now: float) -> float:

@@ -345,13 +345,14 @@ def test_a_voter_outside_the_ring_hears_of_the_abort() -> None:
 
 
 def test_progress_of_a_retry_is_progress() -> None:
-    """SPEC A5: counted for each transfer anew, also by a voter that knows no plan."""
+    """SPEC A5: counted for each transfer anew, and for one that is begun again; also by a voter that knows no plan."""
     run, pa = follower("PB", "PC", "PA")
     moved = pa.node.round.on_peer_moved
     first, second = say.transfer(run, "PB", "PC"), say.transfer(run, "PB", "PC", "PA")
     attempts = pa.node.round.parts.attempts
     pa.told(pa.says("PB", say.prepare(run, THEIRS))).skip()
-    for transfer, done, expected in ((first, 500, True), (first, 500, False), (second, 10, True)):
+    said = ((first, 500, True), (first, 500, False), (second, 10, True), (second, 4, False), (second, 6, True))
+    for transfer, done, expected in said:
         pa.now += 11
         moved("PC", transfer, done, pa.now)
         assert (attempts.busy(THEIRS, pa.now) is not None) is expected

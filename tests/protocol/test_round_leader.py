@@ -242,6 +242,23 @@ def test_who_leaves_is_neither_named_nor_seated() -> None:
     assert [a.peer for a in record.blob.assignments] == ["PA", "PC"]
 
 
+def test_who_announced_to_leave_and_fell_silent_keeps_no_seat() -> None:
+    """SPEC R10, A13: PB forgot its votes, said so, and is frozen when the record is made that PC leaves with: of PA and
+    PB no quorum would be left, for good."""
+    run = swarm("PA", "PB", "PC", "PD", config=run_config({}))
+    pa = Host(run).meet("PC", "PD").work()
+    lost = m.Lineage(0, 0, run.head.tokens_total, True, False)
+    pa.told(pa.beacon("PB", state="abstaining", leaving=True, lineage=lost)).told(pa.after(20.0)).skip()
+    for peer in ("PC", "PD"):
+        bye = ready_of(run.head, peer, run.state)
+        pa.told(pa.beacon(peer, state="ready", ready=bye, leaving=peer == "PC"))
+    assert not pa.node.membership.alive("PB", pa.now)
+    pa.told(*(pa.says(p, say.promise(run, MINE)) for p in ("PC", "PD"))).told(pa.after(1.1))
+    members = ring(pa)
+    pa.told(*(pa.says(p, say.result(run, p, *members)) for p in members if p != "PA"), say.ended(run, *members))
+    assert accept_of(pa).proposal.record.next_voters == ["PA", "PD"]
+
+
 def test_silence_must_be_confirmed_by_a_quorum() -> None:
     """SPEC R10: PE has been silent for PA; PB says so too: two of five. Then PC as well: three of five."""
     everybody = ["PA", "PB", "PC", "PD", "PE"]

@@ -143,11 +143,17 @@ class Faults:
         return True
 
     def _can_lose(self, host: Host) -> bool:
-        """Without its vote and its log, the others are a quorum that has the newest record."""
+        """Without its vote and its log, the others are a quorum that has the newest record, and one of the next if that
+        has been voted on: it may yet be decided, and names those that have forgotten their votes."""
         world, voters = self._world, self._world.newest_voters()
         newest, hosts = max(world.truth.entries, default=-1), world.hosts
         knowing = [v for v in self._sane_without(host) if len(hosts[v].disk.entries) > newest]
         knowing = [v for v in knowing if hosts[v].disk.snapshots and not hosts[v].leaving]
+        votes = [h.disk.vote for h in hosts.values() if h.disk.vote is not None]
+        for value in [vote.accepted.record for vote in votes if vote.accepted and vote.at.round > newest]:
+            kept = [v for v in value.next_voters if v != host.name and not world.truth.forgetful(v)]
+            if not enough(value.next_voters, kept):
+                return False
         return host.name not in voters or (len(voters) >= 4 and enough(voters, knowing))
 
     def _held_elsewhere(self, host: Host) -> bool:

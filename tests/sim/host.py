@@ -30,6 +30,10 @@ class Disk:
     _read: int = 0
     _last: Entry | None = None  # of these
 
+    def voted(self, generation: bytes) -> ef.PersistVote | None:
+        """The newest there: whoever comes back to a line that it had left says what it promised there before."""
+        return self.votes.get(generation, self.vote)
+
     def prune(self, now: float) -> int:
         """Two snapshots, one more that is being fetched, and the updates since the oldest; what was voted for and is
         not decided stays too."""

@@ -77,7 +77,7 @@ class Truth:
             if vote.at.generation in host.disk.votes:
                 raise Violation(f"the journal of {host.name} begins twice")
             return
-        known, old = self._ballots(vote.at), host.disk.vote
+        known, old = self._ballots(vote.at), host.disk.voted(vote.at.generation)
         same = old is not None and old.at == vote.at
         if same and old and (vote.promised < old.promised or (old.accepted is not None and vote.accepted is None)):
             raise Violation(f"the journal of {host.name} goes back from {old.promised} to {vote.promised}")
@@ -123,13 +123,13 @@ class Truth:
 
     def _promised(self, host: Host, message: m.Promise) -> None:
         self._stands_there(host, message.at)
-        vote = host.disk.vote
+        vote = host.disk.voted(message.at.generation)
         if vote is None or vote.at != message.at or vote.promised < message.ballot:
             raise Violation(f"{host.name} promises {message.ballot} and its disk does not know")
 
     def _accepted(self, host: Host, message: m.Accepted) -> None:
         self._stands_there(host, message.at)
-        vote, known = host.disk.vote, self._ballots(message.at)
+        vote, known = host.disk.voted(message.at.generation), self._ballots(message.at)
         if vote is None or vote.at != message.at or vote.accepted_ballot != message.ballot or vote.accepted is None:
             raise Violation(f"{host.name} votes in {message.ballot} and its disk does not know")
         if any(message.ballot < promised for promised in known.promised.get(host.name, {})):
