@@ -303,7 +303,7 @@ class Leading:
         return [Note("attempt_lost", text)]
 
     def _gone(self, leader: Leader, now: float) -> list[str]:
-        return leader.gone(self._decision.muster.leaving_peers(now))
+        return leader.gone(self._decision.muster.leaving_peers(leader.promises, now))
 
 
 def _same(planned: Sequence[Member], ready: Sequence[Member]) -> bool:

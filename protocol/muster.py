@@ -4,6 +4,8 @@ Owns the moments at which enough were ready or too few were left. Refuses to kno
 what follows from the view.
 """
 
+from collections.abc import Collection
+
 from intellectd.protocol import limits
 from intellectd.protocol.context import Context
 from intellectd.protocol.head import Head
@@ -118,14 +120,18 @@ class Muster:
         known = beacon.head_round >= self._head.round or now < self.began_at + self._context.config.timers.expel_s
         return known and self._is_able(beacon)
 
-    def leaving_peers(self, now: float) -> list[str]:
-        """A voter's newest word counts though it is silent since: kept for a moment's silence, one that has forgotten
-        its votes may be half of the next quorum, for good."""
-        alive = self._members.alive_beacons(now)
-        leaving = [p for p, b in alive.items() if b.leaving]
-        silent = [v for v in self._head.voters if v not in alive and v != self._context.peer]
-        leaving += [v for v in silent if (beacon := self._members.beacon(v)) and beacon.leaving]
-        return [*leaving, self._context.peer] if self.leaving else leaving
+    def leaving_peers(self, promised: Collection[str], now: float) -> list[str]:
+        """Whoever leaves, and voters, but the `promised`, who have forgotten their votes: one that reads the log anew
+        does not know yet that it was a voter (SPEC R10). A voter's newest word counts though it is silent since: kept
+        for a moment's silence, one that has forgotten may be half of the next quorum, for good."""
+        leaving = {p: None for p, b in self._members.alive_beacons(now).items() if b.leaving}
+        heard = {v: b for v in self._head.voters if v != self._context.peer and (b := self._members.beacon(v))}
+        leaving |= {v: None for v, b in heard.items() if b.leaving or (v not in promised and self._has_forgotten(v, b))}
+        return [*leaving, self._context.peer] if self.leaving else [*leaving]
+
+    def _has_forgotten(self, voter: str, beacon: Beacon) -> bool:
+        """It stands before the head and says that it remembers no votes there. Who is ready says otherwise."""
+        return not beacon.lineage.votes and beacon.head_round < self._head.round and self.ready(voter) is None
 
     def deadline(self, now: float) -> float:
         """When the slow are waited for no longer, or a roster that is too short for a round is given up."""

@@ -1,5 +1,7 @@
 """The leader's side of a round: from prepare to commit, and what it may propose. SPEC A2-A9, R7-R11."""
 
+import pytest
+
 from intellectd.protocol import effects as ef
 from intellectd.protocol import events as ev
 from intellectd.protocol import limits
@@ -257,6 +259,25 @@ def test_who_announced_to_leave_and_fell_silent_keeps_no_seat() -> None:
     members = ring(pa)
     pa.told(*(pa.says(p, say.result(run, p, *members)) for p in members if p != "PA"), say.ended(run, *members))
     assert accept_of(pa).proposal.record.next_voters == ["PA", "PD"]
+
+
+@pytest.mark.parametrize(("votes", "seated"), [(False, ["PA", "PD"]), (True, ["PA", "PB", "PD"])])
+def test_a_voter_that_reads_the_log_anew_keeps_no_seat(votes: bool, seated: list[str]) -> None:
+    """SPEC R10: PB lost its disk, is back and hears nothing, so it does not know that it was a voter. Of PA and PB no
+    quorum would be left, for good. A voter that is merely behind remembers its votes."""
+    run = swarm("PA", "PB", "PC", "PD", config=run_config({}))
+    pa = Host(run).meet("PC", "PD").work()
+    anew = m.Lineage(0, 0, 0, False, votes)
+    pa.told(pa.beacon("PB", state="joining", head_round=-1, head=bytes(32), applied=-2, lineage=anew))
+    for peer in ("PC", "PD"):
+        bye = ready_of(run.head, peer, run.state)
+        pa.told(pa.beacon(peer, state="ready", ready=bye, leaving=peer == "PC"))
+    pa.told(pa.after(12.0)).skip()
+    assert pa.node.membership.alive("PB", pa.now)
+    pa.told(*(pa.says(p, say.promise(run, MINE)) for p in ("PC", "PD"))).told(pa.after(1.1))
+    members = ring(pa)
+    pa.told(*(pa.says(p, say.result(run, p, *members)) for p in members if p != "PA"), say.ended(run, *members))
+    assert accept_of(pa).proposal.record.next_voters == seated
 
 
 def test_silence_must_be_confirmed_by_a_quorum() -> None:
