@@ -61,7 +61,7 @@ def open_engine(peer_id: str, network: NetworkConfig) -> Engine:
     """Raises what Engine does."""
     pace = Pace(network.upload_mbit, network.download_mbit, network.serve_percent)
     announce = None if network.bulk_announce == UNDIALLABLE else network.bulk_announce
-    return Engine(peer_id, network.bulk_listen, announce, pace=pace)
+    return Engine(peer_id, network.bulk_listen, announce, pace=pace, near=True)
 
 
 THE_WORLD = World(open_network, open_engine, in_thread)

@@ -7,16 +7,20 @@ the acceptor's with its answer, so a wire costs one round trip more than TLS its
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.errors import LinkLost, WireError
+from intellectd.daemon.bulk.lanes import Lanes
 from intellectd.daemon.bulk.limits import DIAL_ATTEMPT_S, REQUEST_S
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.meeting import Meetings
 from intellectd.daemon.bulk.sealed import SECRET_BYTES, WireKeys, derive_keys
+from intellectd.daemon.bulk.sharing import Offer, Sharing
 from intellectd.daemon.bulk.wire import (
     HEADER_BYTES,
+    SHARED,
     ChannelRequest,
     Header,
     Kind,
@@ -34,19 +38,37 @@ class Greeted:
     connection: socket.socket
     keys: WireKeys
     certificate: bytes | None
+    lanes: Lanes | None = None  # within one host
+
+    def close(self) -> None:
+        self.connection.close()
+        if self.lanes is not None:
+            self.lanes.close()
 
 
 @dataclass(frozen=True)
 class Greeter:
     me: str
     sealed: bool
+    sharing: Sharing
 
     def dial(self, dialler: Meetings, peer: str, wire_ids: Callable[[], tuple[bytes, ...]], stop: Stop) -> Greeted:
         """One attempt. Raises LinkLost, LinkSilent, WireError, Stopped; PeerRefused when nobody listens there."""
         until = now_s() + DIAL_ATTEMPT_S
         mine = secrets.token_bytes(SECRET_BYTES)
-        # The ids as late as can be: a list that is old when it is read takes a new wire for a dead one.
-        link = dialler.reach(peer, lambda: encode_request(ChannelRequest(wire_ids(), self.sealed)) + mine, stop, until)
+        with ExitStack() as stack:
+            offers: list[Offer] = []
+
+            def first(near: bool) -> bytes:
+                if near and (offer := self.sharing.offer()) is not None:
+                    offers.append(stack.enter_context(closing(offer)))
+                # The ids as late as can be: a list that is old when it is read takes a new wire for a dead one.
+                request = ChannelRequest(wire_ids(), self.sealed, offers[0].near if offers else b"")
+                return encode_request(request) + mine
+
+            return self._answered(dialler.reach(peer, first, stop, until), mine, offers, until)
+
+    def _answered(self, link: Link, mine: bytes, offers: list[Offer], until: float) -> Greeted:
         try:
             answer = decode_header(link.read_bytes(HEADER_BYTES, max(0.0, until - now_s())))
             if answer.kind == Kind.REFUSED:
@@ -54,8 +76,17 @@ class Greeter:
             if answer.kind != Kind.GO or answer.length:
                 raise WireError(f"{answer.kind.name} of {answer.length} bytes in answer to a channel")
             theirs = link.read_bytes(SECRET_BYTES, max(0.0, until - now_s()))
-            certificate = link.certificate()
-            return Greeted(link.detach(), derive_keys(self.me, peer, mine, theirs), certificate)
+            keys, certificate = derive_keys(self.me, link.peer, mine, theirs), link.certificate()
+            if answer.flag != SHARED:
+                return Greeted(link.detach(), keys, certificate)
+            if not offers:
+                raise WireError("it says to share memory, for which it was not asked")
+            lanes = offers[0].take(keys.token)
+            try:
+                return Greeted(link.detach(), keys, certificate, lanes)
+            except BaseException:
+                lanes.close()
+                raise
         except BaseException:
             link.close()
             raise
@@ -68,7 +99,9 @@ class Greeter:
             raise LinkLost(_refusal(Refusal.OTHER_MODE))
         theirs = link.read_bytes(SECRET_BYTES, REQUEST_S)
         mine = secrets.token_bytes(SECRET_BYTES)
-        return Answer(link, mine, derive_keys(link.peer, self.me, theirs, mine))
+        keys = derive_keys(link.peer, self.me, theirs, mine)
+        near = request.near if link.is_within_host() else b""
+        return Answer(link, mine, keys, self.sharing.give(near, keys.token) if near else None)
 
 
 @dataclass(frozen=True)
@@ -76,13 +109,19 @@ class Answer:
     link: Link
     secret: bytes
     keys: WireKeys
+    lanes: Lanes | None
 
     def give(self) -> Greeted:
         """The second half. From here on the dialler may send frames."""
         # In one write, so in one TLS record: what follows it on the socket is not TLS's to read.
-        self.link.write_all(memoryview(encode_header(Header(Kind.GO)) + self.secret), REQUEST_S)
+        go = Header(Kind.GO, flag=SHARED if self.lanes is not None else 0)
+        self.link.write_all(memoryview(encode_header(go) + self.secret), REQUEST_S)
         certificate = self.link.certificate()
-        return Greeted(self.link.detach(), self.keys, certificate)
+        return Greeted(self.link.detach(), self.keys, certificate, self.lanes)
+
+    def withdraw(self) -> None:
+        if self.lanes is not None:
+            self.lanes.close()
 
 
 def _refusal(flag: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from intellectd.daemon.bulk.bell import now_s
-from intellectd.daemon.bulk.limits import MEASURED_BYTES_MIN, MEASURED_S_MIN
+from intellectd.daemon.bulk.limits import MEASURED_BYTES_MIN, MEASURED_S_MIN, STREAMS_NEAR_MAX
 from intellectd.daemon.bulk.sockets import largest_buffer
 from intellectd.daemon.bulk.streams import First, LinkMeasure, Sample, Streams, at_first, decide, diagnosed, probed
 from intellectd.daemon.bulk.tcp_info import TcpCounters
@@ -22,6 +22,9 @@ class Counted(Protocol):
     counted_paced_s: float
     counted_handed_bytes: int
     ping_rtt_s: float | None
+
+    @property
+    def shares_memory(self) -> bool: ...
 
     @property
     def paced_s(self) -> float: ...
@@ -54,7 +57,10 @@ class Meter:
             if self._streams is None:
                 counters = wire.counters()
                 rtt_s = counters.min_rtt_s if counters else None
-                self._streams = self._first(wire.congestion(), rtt_s, largest_buffer())
+                first = self._first(wire.congestion(), rtt_s, largest_buffer())
+                # Within a host a byte costs Python so little that more wires are worth no more than the cores they get.
+                most = STREAMS_NEAR_MAX if wire.shares_memory else first.wires
+                self._streams = replace(first, wires=min(first.wires, most))
 
     def wire_ended(self, wire: Counted) -> None:
         with self._lock:

@@ -7,17 +7,19 @@ say) or a break. Refuses to know how many wires a channel has, and who dials.
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from intellectd.daemon.bulk.bell import Stop, now_s
+from intellectd.daemon.bulk.bell import Bell, Stop, now_s
 from intellectd.daemon.bulk.crew import Crew
 from intellectd.daemon.bulk.errors import BulkError, LinkLost, LinkSilent, Stopped, WireError
 from intellectd.daemon.bulk.frame_reader import FrameReader
 from intellectd.daemon.bulk.frame_writer import FrameWriter
 from intellectd.daemon.bulk.frames import Handler, Header, Kind
+from intellectd.daemon.bulk.lanes import Lanes
 from intellectd.daemon.bulk.limits import FILLED_AFTER_S, FILLING_BYTES_MAX, KEEPALIVE_S, SILENT_S
-from intellectd.daemon.bulk.outbox import Control, Outbox
+from intellectd.daemon.bulk.outbox import FULL, Control, Outbox
 from intellectd.daemon.bulk.pace import Pace
 from intellectd.daemon.bulk.sealed import AesGcm, Cipher, Clear, WireKeys
 from intellectd.daemon.bulk.sockets import give_up_after, segment_bytes, unsent_at_most
@@ -58,6 +60,7 @@ class Wire:
         connection: socket.socket,
         keys: WireKeys,
         certificate: bytes | None,
+        lanes: Lanes | None = None,
         *,
         dialled: bool,
         sealed: bool,
@@ -74,12 +77,17 @@ class Wire:
         self.ping_rtt_s: float | None = None
         self._hub = hub
         self._socket = connection
+        self._lanes = lanes  # chunks go by these, and the rest by the connection
         self._stop = Stop()
+        self.bell = Bell() if lanes is not None else None  # the outbox's
+        if lanes is not None and self.bell is not None:
+            lanes.out.watch(self._stop, self.bell)
         out_key, in_key = (
             (keys.from_dialler, keys.from_acceptor) if dialled else (keys.from_acceptor, keys.from_dialler)
         )
-        self._reader = FrameReader(connection, self._stop, _cipher(in_key, sealed), pace.down)
-        self._writer = FrameWriter(connection, self._stop, _cipher(out_key, sealed), pace.up)
+        back, out = (lanes.back, lanes.out) if lanes is not None else (None, None)
+        self._reader = FrameReader(connection, self._stop, _cipher(in_key, sealed), pace.down, back)
+        self._writer = FrameWriter(connection, self._stop, _cipher(out_key, sealed), pace.up, out)
         self._lock = threading.Lock()
         self._threads = 2
         self._holds = self._told = False  # the reader is with the handler; the hub knows of the end
@@ -96,6 +104,11 @@ class Wire:
         return self._reader.heard_s
 
     @property
+    def shares_memory(self) -> bool:
+        """With the peer's process, which is on this host."""
+        return self._lanes is not None
+
+    @property
     def paced_s(self) -> float:
         """In which it waited for the operator's rate limit."""
         return self._writer.paced_s
@@ -110,6 +123,9 @@ class Wire:
         """Sent and received since the wire stands."""
         return self._writer.sent_bytes, self._reader.received_bytes
 
+    def has_room(self) -> bool:
+        return self._lanes is None or self._lanes.out.has_room()
+
     def start(self, crew: Crew) -> None:
         """Both threads; one that cannot be started ends the wire."""
         for name, work in (("read", self._read), ("write", self._write)):
@@ -121,8 +137,14 @@ class Wire:
 
     def discard(self) -> None:
         """Instead of `start`."""
-        self._socket.close()
+        self._close()
         self._stop.close()
+
+    def _close(self) -> None:
+        self._socket.close()
+        if self._lanes is not None and self.bell is not None:
+            self._lanes.close()
+            self.bell.close()
 
     def stall_after(self, stall_s: float) -> None:
         """What is begun has to move within so many seconds."""
@@ -149,7 +171,20 @@ class Wire:
 
     def counters(self) -> TcpCounters | None:
         """Also after its end, when they are those at its end."""
-        return self._last or read_counters(self._socket)
+        return self._last or self._counted_now()
+
+    def _counted_now(self) -> TcpCounters | None:
+        """What went by lanes was sent and acknowledged, and a slot that was waited for is a window that was shut."""
+        counters = read_counters(self._socket)
+        if counters is None or self._lanes is None:
+            return counters
+        out = self._lanes.out
+        return replace(
+            counters,
+            acked_bytes=counters.acked_bytes + out.taken_bytes,
+            sent_bytes=counters.sent_bytes + out.taken_bytes,
+            rwnd_limited_s=counters.rwnd_limited_s + out.waited_s,
+        )
 
     def congestion(self) -> str:
         return congestion_control(self._socket)
@@ -174,6 +209,10 @@ class Wire:
                     continue
                 self._pinged_s = now_s()
                 task = Control(Header(Kind.PING, transfer=_token(self._pinged_s)))
+            if task is FULL:
+                assert self._lanes is not None
+                self._lanes.out.wait(writer.stall_s)
+                continue
             if not isinstance(task, Control) or task.header.kind not in _OWN:
                 try:
                     self._fill_after_idleness()
@@ -198,7 +237,7 @@ class Wire:
         takes the first packet's, unless that is alone and short, as a word is: it may have been acknowledged late."""
         now = now_s()
         idle_s, self._worked_s = now - self._worked_s, now
-        if idle_s >= FILLED_AFTER_S and self.congestion() == "bbr":
+        if idle_s >= FILLED_AFTER_S and self._lanes is None and self.congestion() == "bbr":
             self._writer.write_filling(min(2 * segment_bytes(self._socket), FILLING_BYTES_MAX))
 
     def _read(self) -> None:
@@ -264,7 +303,7 @@ class Wire:
             self._hub.outbox.leave(self)
             self._last = self.counters()
         if not left:
-            self._socket.close()
+            self._close()
             with self._lock:
                 self._stop.close()
         if tells:

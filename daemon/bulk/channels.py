@@ -20,6 +20,7 @@ from intellectd.daemon.bulk.limits import CLOSE_S, GOODBYE_S, STREAMS_MAX, WIRES
 from intellectd.daemon.bulk.link import Link
 from intellectd.daemon.bulk.meeting import Heard, Meetings
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace
+from intellectd.daemon.bulk.sharing import Sharing
 from intellectd.daemon.bulk.streams import First, LinkMeasure, at_first
 from intellectd.daemon.bulk.trust import TrustTable
 from intellectd.daemon.bulk.wire import ChannelRequest
@@ -39,8 +40,10 @@ class Channels:
         pace: Pace = UNLIMITED,
         contacts: Contacts | None = None,
         first: First = at_first,
+        near: bool = False,
     ) -> None:
-        """`first`: how many wires a channel begins with."""
+        """`first`: how many wires a channel begins with. `near`: chunks between processes of this host go by memory
+        that both map, unless a rate is to be kept."""
         self._first = first
         self._me = peer_id
         self._trust = trust
@@ -49,7 +52,7 @@ class Channels:
         self._sealed = sealed
         self._pace = pace
         self.meetings = Meetings(Dialler(trust, contacts=contacts))
-        self._greeter = Greeter(peer_id, sealed)
+        self._greeter = Greeter(peer_id, sealed, Sharing(near and pace.up is None and pace.down is None))
         self._changed = threading.Condition(threading.Lock())
         self._channels: dict[str, Channel] = {}
         self._greeting: Counter[str] = Counter()  # by peer: requests that are being answered
@@ -80,14 +83,10 @@ class Channels:
         try:
             channel = self._channel(link.peer)
             answer = self._heard(link, request)
-            channel.disown(request.wires, link.began_s)
-            self._make_room(channel)
-            # Before the answer: once the dialler has that, a request from here must list the wire.
-            channel.reserve(answer.keys.wire_id)
             try:
-                greeted = answer.give()
+                greeted = self._answered(channel, answer, request.wires)
             except BaseException:
-                channel.unreserve(answer.keys.wire_id)
+                answer.withdraw()
                 raise
         except BulkClosed:
             link.close()
@@ -96,6 +95,17 @@ class Channels:
             link.close()
             raise
         self._stand(channel, greeted, dialled=False)
+
+    def _answered(self, channel: Channel, answer: Answer, listed: tuple[bytes, ...]) -> Greeted:
+        channel.disown(listed, answer.link.began_s)
+        self._make_room(channel)
+        # Before the answer: once the dialler has that, a request from here must list the wire.
+        channel.reserve(answer.keys.wire_id)
+        try:
+            return answer.give()
+        except BaseException:
+            channel.unreserve(answer.keys.wire_id)
+            raise
 
     def _heard(self, link: Link, request: ChannelRequest) -> Answer:
         """Of one peer so many at once: or it keeps all threads of the listener waiting for what it does not say."""
@@ -247,13 +257,14 @@ class Channels:
                 greeted.connection,
                 greeted.keys,
                 greeted.certificate,
+                greeted.lanes,
                 dialled=dialled,
                 sealed=self._sealed,
                 pace=self._pace,
             )
         except (OSError, MemoryError) as error:  # of files, of memory
             channel.unreserve(greeted.keys.wire_id)
-            greeted.connection.close()
+            greeted.close()
             raise LinkLost(f"this host cannot keep the connection: {error}") from None
         if not channel.stand(wire):
             wire.discard()

@@ -10,6 +10,7 @@ import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from intellectd.daemon.bulk.bell import Stop, now_s
@@ -35,6 +36,8 @@ from intellectd.daemon.bulk.wire import (
     decode_header,
     encode_request,
 )
+
+First = Callable[[bool], bytes]  # what to say first to a peer, given whether it is a process of this host
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Dialler:
             said = None  # its traceback refers to this frame: a circle that would outlive the transfer
 
     def _attempt(self, peer: str, request: Request, stop: Stop, until: float) -> tuple[Link, Header]:
-        link = self.reach(peer, lambda: encode_request(request), stop, min(until, now_s() + DIAL_ATTEMPT_S))
+        link = self.reach(peer, lambda _near: encode_request(request), stop, min(until, now_s() + DIAL_ATTEMPT_S))
         try:
             # In TLS 1.3 the dialler learns that it is not trusted only here, when it first reads.
             return link, decode_header(link.read_bytes(HEADER_BYTES, max(0.0, until - now_s())))
@@ -81,7 +84,7 @@ class Dialler:
             link.close()
             raise
 
-    def reach(self, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
+    def reach(self, peer: str, first: First, stop: Stop, until: float) -> Link:
         """One attempt, with what `first` says once the handshake is done. Raises LinkLost, LinkSilent, Stopped,
         PeerRefused when nobody listens there, and Declined when it says that nobody can dial it."""
         endpoint = self.trust.endpoint(peer)
@@ -98,16 +101,17 @@ class Dialler:
         contacts.reached(peer, endpoint.address)
         return link
 
-    def _reach(self, endpoint: Endpoint, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
-        return self._introduced(self._connected(endpoint, stop, until), endpoint, peer, first, until)
+    def _reach(self, endpoint: Endpoint, peer: str, first: First, stop: Stop, until: float) -> Link:
+        link = self._connected(endpoint, stop, until)
+        return self._introduced(link, endpoint, peer, partial(first, link.is_within_host()), until)
 
-    def over(self, connection: socket.socket, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
+    def over(self, connection: socket.socket, peer: str, first: First, stop: Stop, until: float) -> Link:
         """As `reach`, on a connection that leads there already."""
         endpoint = self.trust.endpoint(peer)
         if endpoint is None:
             connection.close()
             raise LinkLost(self.trust.why_not(peer))
-        return self._introduced(self._secured(connection, stop), endpoint, peer, first, until)
+        return self._introduced(self._secured(connection, stop), endpoint, peer, partial(first, False), until)
 
     def _introduced(self, link: Link, endpoint: Endpoint, peer: str, first: Callable[[], bytes], until: float) -> Link:
         link.peer = peer

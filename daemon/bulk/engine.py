@@ -57,9 +57,11 @@ class Engine:
         serve_stall_s: float = SERVE_STALL_S,
         pace: Pace = UNLIMITED,
         sealed: bool = True,
+        near: bool = False,
     ) -> None:
         """`announce`: "" for the address that `listen` comes to, None for a host that nobody can dial.
-        `sealed=False`: collectives go unencrypted, which is for benchmarks alone; both ends must ask for it."""
+        `sealed=False`: collectives go unencrypted, which is for benchmarks alone; both ends must ask for it.
+        `near`: chunks for other processes of this host go by memory that both map."""
         if announce:
             split_address(announce)
         self._peer_id = peer_id
@@ -82,7 +84,14 @@ class Engine:
         self._dialler = Dialler(self._trust, pace, self._contacts)
         self._collectives = Collectives()
         self._channels = Channels(
-            peer_id, self._trust, self._crew, self._collectives, sealed=sealed, pace=pace, contacts=self._contacts
+            peer_id,
+            self._trust,
+            self._crew,
+            self._collectives,
+            sealed=sealed,
+            pace=pace,
+            contacts=self._contacts,
+            near=near,
         )
         self._collectives.channels = self._channels
         self._watch = CollectiveWatch()

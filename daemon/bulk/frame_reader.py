@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.errors import LinkLost, LinkSilent
-from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, decode_header
+from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind, decode_header
+from intellectd.daemon.bulk.lanes import LaneIn
 from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX, HEARD_EVERY, SILENT_S
 from intellectd.daemon.bulk.pace import SharedBucket
 from intellectd.daemon.bulk.sealed import TAG_BYTES, Cipher
@@ -19,16 +20,26 @@ from intellectd.daemon.bulk.sealed import TAG_BYTES, Cipher
 class FrameReader:
     """`header`, then `payload`, then one of `open_into`, `opened` and `drop`; again and again."""
 
-    def __init__(self, connection: socket.socket, stop: Stop, cipher: Cipher, pace: SharedBucket | None) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        stop: Stop,
+        cipher: Cipher,
+        pace: SharedBucket | None,
+        lane: LaneIn | None = None,
+    ) -> None:
         self._socket = connection
         self._stop = stop
         self._cipher = cipher
         self._pace = pace
+        self._lane = lane  # by which the payloads of chunks come
         # A frame, and room for the next one's header: it mostly comes with the end of this one, in one call.
         self._buffer = memoryview(bytearray(HEADER_BYTES + FRAME_BYTES_MAX + TAG_BYTES + HEADER_BYTES))
         self._have = 0
-        self._size = 0  # of the frame at the buffer's start, once its payload is there
+        self._size = 0  # of what the frame has in the buffer, at its start, once its payload is there
         self._length = 0
+        self._beside = False  # its payload came by the lane
+        self._sealed = self._buffer[:0]
         self.stall_s = 0.0
         self.heard_s = now_s()
         self.received_bytes = 0
@@ -44,13 +55,21 @@ class FrameReader:
             self._fill(HEADER_BYTES, HEADER_BYTES, None)
         header = decode_header(self._buffer[:HEADER_BYTES])
         self._length = header.length
+        self._beside = self._lane is not None and header.kind is Kind.CHUNK
         return header
 
     def payload(self, on_bytes: Callable[[int], None] | None = None) -> None:
         """Read the rest of the frame whose header was returned last."""
-        size = HEADER_BYTES + self._length + self._cipher.tag_bytes
+        count = self._length + self._cipher.tag_bytes
+        if self._lane is not None and self._beside:
+            self._sealed, self._size = self._lane.slot(count), HEADER_BYTES
+            self.received_bytes += count
+            if on_bytes is not None:
+                on_bytes(count)
+            return
+        size = HEADER_BYTES + count
         self._fill(size, size + HEADER_BYTES, on_bytes)
-        self._size = size
+        self._sealed, self._size = self._buffer[HEADER_BYTES:size], size
 
     def open_into(self, place: memoryview) -> None:
         """frames.Incoming: decrypt and authenticate. ValueError for a place of another size, or a second call."""
@@ -58,9 +77,10 @@ class FrameReader:
             raise ValueError("no frame is open: its time is over, or it was opened before")
         if place.nbytes != self._length:
             raise ValueError(f"a place of {place.nbytes} bytes for a payload of {self._length}")
-        size, buffer = self._size, self._buffer
-        self._size = 0
-        self._cipher.open(buffer[:HEADER_BYTES], buffer[HEADER_BYTES:size], place)
+        size, self._size = self._size, 0
+        self._cipher.open(self._buffer[:HEADER_BYTES], self._sealed, place)
+        if self._lane is not None and self._beside:
+            self._lane.give_back()
         self._advance(size)
 
     def opened(self) -> bytes:
@@ -73,7 +93,7 @@ class FrameReader:
         """Pass over the frame, unless it was opened. NotAuthentic: it is not what the peer sealed. Perhaps somebody
         would have wanted that: a changed header makes a chunk another transfer's, or one that has come."""
         if self._size:
-            self.open_into(self._buffer[HEADER_BYTES : HEADER_BYTES + self._length])  # decrypted where it lies
+            self.open_into(self._sealed[: self._length])  # decrypted where it lies
 
     def _advance(self, size: int) -> None:
         left = self._have - size

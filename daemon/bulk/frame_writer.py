@@ -11,6 +11,7 @@ from collections.abc import Callable
 from intellectd.daemon.bulk.bell import Stop, now_s
 from intellectd.daemon.bulk.errors import LinkLost, LinkSilent
 from intellectd.daemon.bulk.frames import HEADER_BYTES, Header, Kind, Outgoing, encode_header
+from intellectd.daemon.bulk.lanes import LaneOut
 from intellectd.daemon.bulk.limits import FRAME_BYTES_MAX, ON_BYTES_EVERY
 from intellectd.daemon.bulk.outbox import Control
 from intellectd.daemon.bulk.pace import SharedBucket
@@ -19,13 +20,22 @@ from intellectd.daemon.bulk.sockets import bytes_under_way
 
 
 class FrameWriter:
-    def __init__(self, connection: socket.socket, stop: Stop, cipher: Cipher, pace: SharedBucket | None) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        stop: Stop,
+        cipher: Cipher,
+        pace: SharedBucket | None,
+        lane: LaneOut | None = None,
+    ) -> None:
         self._socket = connection
         self._stop = stop
         self._cipher = cipher
         self._pace = pace
+        self._lane = lane  # by which the payloads of chunks go
         self._buffer = memoryview(bytearray(HEADER_BYTES + FRAME_BYTES_MAX + TAG_BYTES))
-        self._size = 0  # of the frame in the buffer; 0: none
+        self._room = self._buffer[HEADER_BYTES:]  # for the payload and its tag
+        self._size = 0  # of the frame; 0: none
         self._header = b""
         self._length = 0
         self.stall_s = 0.0
@@ -36,16 +46,24 @@ class FrameWriter:
         self._poll.register(stop.fileno(), select.POLLIN)
 
     def write_chunk(self, item: Outgoing) -> bool:
-        """Whether it was sent: not when its transfer is over. Raises LinkLost, LinkSilent, Stopped."""
+        """Whether it was sent: not when its transfer is over. There has to be room in the lane, if there is one. Raises
+        LinkLost, LinkSilent, Stopped."""
         header = item.header
         self._header, self._length, self._size = encode_header(header), header.length, 0
-        if not item.fill(self._seal, self._buffer[HEADER_BYTES : HEADER_BYTES + header.length]):
+        self._room = self._buffer[HEADER_BYTES:] if self._lane is None else self._lane.room()
+        if not item.fill(self._seal, self._room[: header.length]):
             if self._size:
                 raise RuntimeError("a chunk was sealed and then withdrawn")  # its number in the sequence is used up
             return False
         if not self._size:
             raise RuntimeError("a chunk that was not sealed")
-        self._write(self._size, self._pace, item.moved)
+        if self._lane is None:
+            self._write(self._size, self._pace, item.moved)
+        else:
+            beside = self._size - HEADER_BYTES
+            self._lane.filled(beside)
+            self._write(HEADER_BYTES, None)
+            self.sent_bytes += beside
         item.sent()
         return True
 
@@ -53,6 +71,7 @@ class FrameWriter:
         """A CHUNK of no transfer, which the other side drops."""
         header = Header(Kind.CHUNK, length=count)
         self._header, self._length, self._size = encode_header(header), count, 0
+        self._room = self._buffer[HEADER_BYTES:]
         self._seal(memoryview(bytes(count)))
         self._write(self._size, self._pace)
 
@@ -61,6 +80,7 @@ class FrameWriter:
         self._header, self._length, self._size = encode_header(control.header), len(control.payload), 0
         if control.header.length != len(control.payload):
             raise RuntimeError(f"{control.header} with {len(control.payload)} bytes")
+        self._room = self._buffer[HEADER_BYTES:]
         self._seal(memoryview(control.payload))
         self._write(self._size, None)
         if self._pace is not None:
@@ -78,10 +98,10 @@ class FrameWriter:
             raise RuntimeError("a chunk was sealed twice")
         if payload.nbytes != self._length:
             raise RuntimeError(f"{payload.nbytes} bytes for a frame of {self._length}")
-        buffer, size = self._buffer, HEADER_BYTES + self._length + self._cipher.tag_bytes
-        buffer[:HEADER_BYTES] = self._header
-        self._cipher.seal(self._header, payload, buffer[HEADER_BYTES:size])
-        self._size = size
+        self._buffer[:HEADER_BYTES] = self._header
+        size = self._length + self._cipher.tag_bytes
+        self._cipher.seal(self._header, payload, self._room[:size])
+        self._size = HEADER_BYTES + size
 
     def _write(self, size: int, pace: SharedBucket | None, moved: Callable[[], None] | None = None) -> None:
         done, told, send, left = 0, 0, self._socket.send, self._buffer[:size]

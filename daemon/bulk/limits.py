@@ -126,6 +126,13 @@ WIRES_LISTED_MAX = 2 * STREAMS_MAX  # in a request: those that stand, and those 
 # Of all channels. Two buffers of a frame each: 96 wires use 209 MiB of the 256 MiB that an engine may, if all have
 # carried a chunk of full size; pages never written are never backed by memory.
 WIRES_MAX = 96
+# Of a wire within one host: slots for chunks in memory that both ends map (lanes.py), in each direction. While one is
+# opened there the other is filled here; with three or four rings were no faster than noise.
+LANE_SLOTS = 2
+# Of an engine. Four slots each, all of which count as its own: beside what WIRES_MAX wires have and the sums that are
+# gathered it comes to 253 MiB of the 256 that an engine may.
+SHARED_WIRES_MAX = 8
+OFFERS_HEARD_MAX = 16  # datagrams at a socket for shared memory: the kernel keeps ten (net.unix.max_dgram_qlen)
 CONTROLS_QUEUED_MAX = 1024  # of a channel: some for each of TRANSFERS_MAX transfers; repeated ones are kept once
 # Of a channel: a slice of 275 billion elements, more than any model's. Only this host's own collectives queue, and
 # references: a chunk to go takes 400 bytes while its collective runs, whether it waits here or not.

@@ -16,7 +16,7 @@ from intellectd.daemon.bulk.certificate import ALPN
 from intellectd.daemon.bulk.errors import DeadlinePassed, LinkLost, LinkSilent, WireError
 from intellectd.daemon.bulk.limits import PIECE_BYTES
 from intellectd.daemon.bulk.pace import UNLIMITED, Pace, SharedBucket
-from intellectd.daemon.bulk.sockets import bytes_under_way, unsent_at_most
+from intellectd.daemon.bulk.sockets import bytes_under_way, is_within_host, unsent_at_most
 
 FOREVER_S = float("inf")
 _DRAIN_BYTES = 64 * 1024  # read and dropped at once while saying goodbye
@@ -47,6 +47,9 @@ class Link:
 
     def certificate(self) -> bytes | None:
         return self._socket.getpeercert(binary_form=True)
+
+    def is_within_host(self) -> bool:
+        return is_within_host(self._socket)
 
     def handshake(self, until: float) -> None:
         while True:

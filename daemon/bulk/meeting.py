@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 
 from intellectd.daemon.bulk.bell import Stop, now_s
-from intellectd.daemon.bulk.dial import Dialler
+from intellectd.daemon.bulk.dial import Dialler, First
 from intellectd.daemon.bulk.errors import Declined, LinkLost, LinkSilent, WireError
 from intellectd.daemon.bulk.interface import Endpoint
 from intellectd.daemon.bulk.limits import TRUSTED_MAX
@@ -49,7 +49,7 @@ class Meetings:
         endpoint = self._dialler.trust.endpoint(peer)
         return "" if endpoint is None or endpoint.address else self._relays.get(peer, "")
 
-    def reach(self, peer: str, first: Callable[[], bytes], stop: Stop, until: float) -> Link:
+    def reach(self, peer: str, first: First, stop: Stop, until: float) -> Link:
         """As Dialler.reach. Raises Heard when the peer reached this host instead."""
         relay = self.relay(peer)
         if not relay:
@@ -67,7 +67,7 @@ class Meetings:
         """(A connection to the peer on which nothing was said, does this host begin the handshake). Raises LinkLost,
         Stopped. That nobody listens at the relay is not the peer's end."""
         try:
-            link = self._dialler.reach(relay, lambda: encode_request(RelayRequest(peer)), stop, until)
+            link = self._dialler.reach(relay, lambda _near: encode_request(RelayRequest(peer)), stop, until)
             try:
                 answer = decode_header(link.read_bytes(HEADER_BYTES, max(0.0, until - now_s())))
                 if answer.kind == Kind.REFUSED:

@@ -7,9 +7,10 @@ Refuses to know sockets, and what is in a chunk.
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
-from intellectd.daemon.bulk.bell import now_s
+from intellectd.daemon.bulk.bell import Bell, now_s
 from intellectd.daemon.bulk.frames import Header, Outgoing
 from intellectd.daemon.bulk.limits import CHUNKS_QUEUED_MAX, CONTROLS_QUEUED_MAX
 
@@ -23,7 +24,12 @@ class Control:
 class Taker(Protocol):
     """A wire, as the queue sees it. Whoever changes what these say calls `Outbox.wake`."""
 
-    busy: bool  # the outbox's own mark: a chunk is in its hands
+    busy: bool  # the outbox's own mark: a chunk is in its hands, or would be if it had room
+    bell: Bell | None  # of one that may lack room
+
+    def has_room(self) -> bool:
+        """For a chunk. Raises LinkLost, WireError."""
+        ...
 
     def own_control(self) -> Control | None:
         """Something that only this wire may send, if there is anything. Raises Stopped when the wire is to end."""
@@ -34,6 +40,15 @@ class Taker(Protocol):
         ...
 
 
+class Full(Enum):
+    """Chunks wait, and this wire has no room for any."""
+
+    FULL = 0
+
+
+FULL = Full.FULL
+
+
 class Outbox:
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -41,6 +56,7 @@ class Outbox:
         self._waiting = 0  # writers
         self._controls: OrderedDict[Control, None] = OrderedDict()
         self._chunks: deque[Outgoing] = deque()
+        self._full: dict[int, Bell] = {}  # of wires that wait for room, by their descriptors: words need none
         self._busy_wires = 0
         self._busy_since = 0.0
         self._busy_s = 0.0
@@ -53,7 +69,7 @@ class Outbox:
             if len(self._controls) >= CONTROLS_QUEUED_MAX:
                 raise OverflowError(f"{CONTROLS_QUEUED_MAX} control frames wait for one peer")
             self._controls[control] = None
-            self._changed.notify()
+            self._notify()
 
     def put_back(self, task: Control | Outgoing) -> None:
         """A wire that broke may not have brought this word over, or did not begin with this chunk."""
@@ -63,7 +79,7 @@ class Outbox:
                 self._controls.move_to_end(task, last=False)
             else:
                 self._chunks.appendleft(task)
-            self._changed.notify()
+            self._notify()
 
     def send(self, item: Outgoing, first: bool = False) -> None:
         """OverflowError: CHUNKS_QUEUED_MAX wait already."""
@@ -105,11 +121,22 @@ class Outbox:
         """Let every waiting wire look again."""
         with self._lock:
             self._changed.notify_all()
+            self._ring()
 
-    def take(self, wire: Taker, timeout_s: float) -> Control | Outgoing | None:
-        """The next thing for this wire; None when there is nothing in time. Raises Stopped."""
+    def _notify(self) -> None:
+        self._changed.notify()
+        self._ring()
+
+    def _ring(self) -> None:
+        for bell in self._full.values():
+            bell.ring()
+
+    def take(self, wire: Taker, timeout_s: float) -> Control | Outgoing | Full | None:
+        """The next thing for this wire; None when there is nothing in time; FULL when there are chunks alone and it has
+        no room: from then on its bell rings for everything else. Raises Stopped, and what `has_room` does."""
         until = 0.0
         with self._lock:
+            self._waits_no_more(wire)
             while True:
                 own = wire.own_control()
                 if own is not None and not (wire.is_retiring() and self._controls):
@@ -119,7 +146,11 @@ class Outbox:
                     return self._controls.popitem(last=False)[0]
                 if self._chunks:  # a retiring wire has left by now
                     self._works(wire)
-                    return self._chunks.popleft()
+                    if wire.has_room():
+                        return self._chunks.popleft()
+                    assert wire.bell is not None
+                    self._full[wire.bell.fileno()] = wire.bell
+                    return FULL
                 self._rests(wire)
                 until = until or now_s() + timeout_s
                 self._waiting += 1
@@ -134,7 +165,12 @@ class Outbox:
         """The wire has ended."""
         with self._lock:
             self._rests(wire)
-            self._changed.notify()  # what it was woken for is another's to take
+            self._waits_no_more(wire)
+            self._notify()  # what it was woken for is another's to take
+
+    def _waits_no_more(self, wire: Taker) -> None:
+        if wire.bell is not None and self._full.pop(wire.bell.fileno(), None) is not None:
+            wire.bell.silence()
 
     def busy_s(self) -> float:
         """Seconds so far in which any wire had a chunk in hand."""

@@ -21,6 +21,7 @@ from intellectd.daemon.bulk.errors import NotAuthentic
 SECRET_BYTES = 32  # from each side; one side's alone would already be as strong as AES-256
 KEY_BYTES = 32
 TAG_BYTES = 16
+TOKEN_BYTES = 32  # of what the two ends of a wire alone know, as long as a key
 WIRE_ID_BYTES = 8  # tells apart the few wires of one pair; means nothing else
 _LABEL = b"intellectd channel 1"
 _COUNTER = struct.Struct(">IQ")
@@ -33,6 +34,7 @@ class WireKeys:
     from_dialler: bytes
     from_acceptor: bytes
     wire_id: bytes
+    token: bytes  # for what is handed over beside the connection
 
 
 def derive_keys(dialler: str, acceptor: str, dialler_secret: bytes, acceptor_secret: bytes) -> WireKeys:
@@ -48,6 +50,7 @@ def derive_keys(dialler: str, acceptor: str, dialler_secret: bytes, acceptor_sec
         derived(b"dialler to acceptor", KEY_BYTES),
         derived(b"acceptor to dialler", KEY_BYTES),
         derived(b"wire id", WIRE_ID_BYTES),
+        derived(b"shared memory", TOKEN_BYTES),
     )
 
 

@@ -9,6 +9,7 @@ import fcntl
 import socket
 import sys
 import termios
+from ipaddress import ip_address
 from pathlib import Path
 
 from intellectd.daemon.bulk.errors import BulkAddressInUse, BulkBadAddress
@@ -66,6 +67,17 @@ def address_of(host: str, port: int) -> str:
     # Not by the host's name: Debian's /etc/hosts makes that 127.0.1.1, which no other host can dial.
     hosts = interface_hosts("ip4") or interface_hosts("ip6")
     return join_address(hosts[0] if hosts else "127.0.0.1", port)
+
+
+def is_within_host(connection: socket.socket) -> bool:
+    """Do both its ends seem to be this host's? A connection to an own address comes from that address."""
+    try:
+        here, there = (
+            ip_address(str(end()[0]).partition("%")[0]) for end in (connection.getsockname, connection.getpeername)
+        )
+    except (OSError, ValueError, IndexError):
+        return False
+    return here == there or (here.is_loopback and there.is_loopback)
 
 
 def tune(connection: socket.socket) -> None:

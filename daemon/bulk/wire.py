@@ -10,6 +10,7 @@ header with its plan before it reads a byte of payload. Decoding is total: any b
             -> further requests for objects, also before the last was answered; each is answered in its turn
   relay:    <- GO(flag = who begins), or REFUSED; then TLS ends, and the bytes are the two peers' own
   channel:  -> 32 secret bytes; <- GO, 32 secret bytes, or REFUSED; then TLS ends, and frames.py's frames follow
+            <- to one with "near" it may be GO(flag = 1): memory for chunks was left there (lanes.py)
 
 A clean end is in the frames (END), never in TLS's close_notify: peers that are killed send none,
 and every byte before it is authenticated anyway.
@@ -30,6 +31,8 @@ TRANSFER_ID_BYTES = 32
 LENGTH_MAX = 2**63 - 1  # what offset and length may be: sums stay exact, and no file is longer
 
 PACKED = 1  # the flag of an OBJECT
+SHARED = 1  # of a channel's GO: memory was left at the socket that the request names
+NEAR_BYTES = 16  # of such a name: nobody guesses it, and no two are alike
 REQUEST_PREFIX = struct.Struct(">H")
 _HEADER = struct.Struct(">BB6xQ")
 HEADER_BYTES = _HEADER.size
@@ -63,10 +66,13 @@ class GetRequest:
 
 @dataclass(frozen=True)
 class ChannelRequest:
-    """`wires`: the ids of those that stand between the two, as the dialler sees it. `sealed` is False in benchmarks."""
+    """`wires`: the ids of those that stand between the two, as the dialler sees it. `sealed` is False in benchmarks.
+    `near`: of a dialler on the same host the name of the socket where it takes shared memory; who does not know that
+    answers as to any other."""
 
     wires: tuple[bytes, ...] = ()
     sealed: bool = True
+    near: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,9 @@ def encode_request(request: Request) -> bytes:
                 raise ValueError(f"{object_name[:64]!r}: an object's name has 1 to {OBJECT_NAME_BYTES_MAX} bytes")
             body = {"v": VERSION, "op": "get", "object": object_name, "offset": offset, "length": length}
             body |= {"pack": True} if packed else {}
-        case ChannelRequest(wires, sealed):
+        case ChannelRequest(wires, sealed, near):
             body = {"v": VERSION, "op": "channel", "wires": list(wires[:WIRES_LISTED_MAX]), "sealed": sealed}
+            body |= {"near": near} if near else {}
         case RelayRequest(to):
             body = {"v": VERSION, "op": "relay", "to": to}
     raw: bytes = msgpack.packb(body)
@@ -122,7 +129,7 @@ def decode_request(raw: bytes) -> Request:
         case {"v": int(), "op": "get", "object": str(name), "offset": int(offset), "length": int(length)}:
             return _checked_get(name, offset, length, body.get("pack") is True)
         case {"v": int(), "op": "channel", "wires": list(wires), "sealed": bool(sealed)}:
-            return _checked_channel(wires, sealed)
+            return _checked_channel(wires, sealed, body.get("near", b""))
         case {"v": int(), "op": "relay", "to": str(to)} if 0 < len(to) <= PEER_ID_BYTES_MAX:
             return RelayRequest(to)
     raise WireError("a request of no known form")
@@ -137,11 +144,13 @@ def _checked_get(name: str, offset: int, length: int, packed: bool) -> GetReques
     return GetRequest(name, int(offset), int(length), packed)
 
 
-def _checked_channel(wires: list[object], sealed: bool) -> ChannelRequest:
+def _checked_channel(wires: list[object], sealed: bool, near: object) -> ChannelRequest:
     ids = tuple(wire for wire in wires if isinstance(wire, bytes) and len(wire) == WIRE_ID_BYTES)
     if len(ids) != len(wires) or len(ids) > WIRES_LISTED_MAX:
         raise WireError(f"a list of {len(wires)} wires, {len(ids)} of which have a wire's id")
-    return ChannelRequest(ids, sealed)
+    if not isinstance(near, bytes) or len(near) not in (0, NEAR_BYTES):
+        raise WireError("a name for shared memory that is none")
+    return ChannelRequest(ids, sealed, near)
 
 
 def encode_header(header: Header) -> bytes:

@@ -1,7 +1,7 @@
 """One member of a benched swarm, in a process of its own: an engine, told by lines of JSON what to do.
 
-`python collective_peer.py SPEC`, a JSON object: name, listen, hidden, codecs, elements, seed, plain, whole. Owns its
-vectors, one of each codec. First it answers {"address", "certificate"}: where it listens. A line {"members": {peer:
+`python collective_peer.py SPEC`, a JSON object: name, listen, hidden, codecs, elements, seed, plain, whole, near. Owns
+its vectors, one of each codec. First it answers {"address", "certificate"}: where it listens. A line {"members": {peer:
 such an answer}} has it trust them; to each line {"run": name, "codec", "schedule", "order": [peer], "weights":
 [number]} it answers {"seconds", "cpu_s", "sent", "received", "digest", "own_mib"}, or {"failed": reason, "suspect",
 "silent", "seconds"}. Further keys of such a line: "stall_s", "deadline_s"; "beats": a trio task of this process beats
@@ -154,7 +154,8 @@ def main(spec: Told) -> None:
     torch.set_num_threads(1)  # as many processes as hosts share the CPUs
     mine = vectors(spec)
     before_kib = memory_kib("VmRSS")
-    engine = Engine(spec["name"], spec["listen"], None if spec.get("hidden") else "", sealed=not spec["plain"])
+    announce, sealed, near = None if spec.get("hidden") else "", not spec["plain"], spec["near"]
+    engine = Engine(spec["name"], spec["listen"], announce, sealed=sealed, near=near)
     certificate = engine.endpoint.certificate.hex()
     say({"address": engine.endpoint.address, "certificate": certificate})
     for line in sys.stdin:

@@ -111,8 +111,12 @@ def ours(name: str, swarm: Swarm, **more: Any) -> Contestant:
 
 
 def our_swarms(stack: ExitStack, popen: Popen, world: int) -> dict[str, Swarm]:
-    """By whether they encrypt; started, not ready."""
-    shapes = {"sealed": Shape(("fp32", "int8"), ELEMENTS, whole=True), "plain": Shape(("fp32",), ELEMENTS, plain=True)}
+    """By whether they encrypt and whether they share memory; started, not ready."""
+    shapes = {
+        "sealed": Shape(("fp32", "int8"), ELEMENTS, whole=True),
+        "plain": Shape(("fp32",), ELEMENTS, plain=True),
+        "tcp": Shape(("fp32",), ELEMENTS, near=False),
+    }
     found = {}
     for number, (name, shape) in enumerate(shapes.items()):
         addresses = {f"p{i}": f"127.0.0.1:{PORT_FIRST + 64 * number + i}" for i in range(world)}
@@ -121,8 +125,8 @@ def our_swarms(stack: ExitStack, popen: Popen, world: int) -> dict[str, Swarm]:
 
 
 def our_contestants(swarms: dict[str, Swarm]) -> list[Contestant]:
-    plain, sealed = swarms["plain"].ready(), swarms["sealed"].ready()
-    found = [ours("fp32_plain", plain, codec="fp32")]
+    plain, sealed, tcp = (swarms[name].ready() for name in ("plain", "sealed", "tcp"))
+    found = [ours("fp32_plain", plain, codec="fp32"), ours("fp32_tcp", tcp, codec="fp32")]
     found += [ours(codec, sealed, codec=codec) for codec in ("fp32", "int8")]
     return [*found, ours("int8_whole", sealed, codec="int8", whole=True)]
 

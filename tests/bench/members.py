@@ -79,12 +79,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Shape:
-    """What every member of a swarm has: a vector of each codec; `whole`: and its fp32 one, for them to be made of."""
+    """What every member of a swarm has: a vector of each codec; `whole`: and its fp32 one, for them to be made of.
+    `near`: memory shared with others on its host, as the daemon has it."""
 
     codecs: tuple[str, ...]
     elements: int
     plain: bool = False
     whole: bool = False
+    near: bool = True
 
 
 class Swarm:

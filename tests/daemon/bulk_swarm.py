@@ -140,9 +140,9 @@ def fetch_job(peer: str, name: str, into: bytearray, offset: int = 0, stall_s: f
 
 
 @contextmanager
-def swarm(*peers: str) -> Iterator[dict[str, Engine]]:
+def swarm(*peers: str, near: bool = False) -> Iterator[dict[str, Engine]]:
     """An engine for each peer, all trusting each other."""
-    engines = {peer: Engine(peer, "127.0.0.1:0") for peer in peers}
+    engines = {peer: Engine(peer, "127.0.0.1:0", near=near) for peer in peers}
     try:
         trust_all(engines)
         yield engines

@@ -125,13 +125,16 @@ class Host:
         pace: Pace = UNLIMITED,
         at: str = "127.0.0.1:0",
         diary: Diary | None = None,
+        near: bool = False,
     ) -> None:
         self.peer = peer
         self.identity = Identity(peer)
         self.trust = TrustTable(self.identity)
         self.crew = Crew()
         self.diary = diary or Diary()
-        self.channels = Channels(peer, self.trust, self.crew, self.diary, sealed=sealed, pace=pace, first=one)
+        self.channels = Channels(
+            peer, self.trust, self.crew, self.diary, sealed=sealed, pace=pace, first=one, near=near
+        )
         listening = listen(at)
         self.endpoint = Endpoint(public_address(listening), self.identity.certificate)
         self._listener = Listener(listening, self.trust, self.crew, self._dispatch)
@@ -159,9 +162,9 @@ class Host:
 
 
 @contextmanager
-def hosts(*peers: str, sealed: bool = True, pace: Pace = UNLIMITED) -> Iterator[list[Host]]:
+def hosts(*peers: str, sealed: bool = True, pace: Pace = UNLIMITED, near: bool = False) -> Iterator[list[Host]]:
     """Hosts that know each other."""
-    made = [Host(peer, sealed=sealed, pace=pace) for peer in peers]
+    made = [Host(peer, sealed=sealed, pace=pace, near=near) for peer in peers]
     try:
         for host in made:
             host.know(*[other for other in made if other is not host])
