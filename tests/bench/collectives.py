@@ -29,7 +29,7 @@ def parts(quick: bool, rivals: bool) -> dict[str, Callable[[], Made]]:
     theirs = (loopback.BEST if quick else tuple(loopback.THEIRS)) if rivals else ()
     found: dict[str, Callable[[], Made]] = {
         "loopback_2": lambda: loopback.rows(2, rounds, theirs),
-        "loopback_4": lambda: loopback.rows(4, rounds, () if quick else theirs),
+        "loopback_4": lambda: loopback.rows(4, rounds, () if quick else theirs, few=quick),
         "scaling": lambda: wan_scaling.rows(quick),
         "three_continents": lambda: wan_order.rows("three-continents", quick),
         "faults": lambda: wan_faults.rows(quick),

@@ -110,13 +110,13 @@ def ours(name: str, swarm: Swarm, **more: Any) -> Contestant:
     return Contestant(name, run)
 
 
-def our_swarms(stack: ExitStack, popen: Popen, world: int) -> dict[str, Swarm]:
-    """By whether they encrypt and whether they share memory; started, not ready."""
+def our_swarms(stack: ExitStack, popen: Popen, world: int, few: bool) -> dict[str, Swarm]:
+    """By whether they encrypt and whether they share memory; started, not ready. `few`: what has goals alone."""
     shapes = {
-        "sealed": Shape(("fp32", "int8"), ELEMENTS, whole=True),
+        "sealed": Shape(("fp32", "int8"), ELEMENTS, whole=not few),
         "plain": Shape(("fp32",), ELEMENTS, plain=True),
-        "tcp": Shape(("fp32",), ELEMENTS, near=False),
     }
+    shapes |= {} if few else {"tcp": Shape(("fp32",), ELEMENTS, near=False)}
     found = {}
     for number, (name, shape) in enumerate(shapes.items()):
         addresses = {f"p{i}": f"127.0.0.1:{PORT_FIRST + 64 * number + i}" for i in range(world)}
@@ -125,10 +125,13 @@ def our_swarms(stack: ExitStack, popen: Popen, world: int) -> dict[str, Swarm]:
 
 
 def our_contestants(swarms: dict[str, Swarm]) -> list[Contestant]:
-    plain, sealed, tcp = (swarms[name].ready() for name in ("plain", "sealed", "tcp"))
-    found = [ours("fp32_plain", plain, codec="fp32"), ours("fp32_tcp", tcp, codec="fp32")]
+    plain, sealed = swarms["plain"].ready(), swarms["sealed"].ready()
+    found = [ours("fp32_plain", plain, codec="fp32")]
     found += [ours(codec, sealed, codec=codec) for codec in ("fp32", "int8")]
-    return [*found, ours("int8_whole", sealed, codec="int8", whole=True)]
+    if "tcp" in swarms:
+        found += [ours("int8_whole", sealed, codec="int8", whole=True)]
+        found += [ours("fp32_tcp", swarms["tcp"].ready(), codec="fp32")]
+    return found
 
 
 THEIRS = {  # package, kind, what it is told, rounds at most
@@ -193,12 +196,12 @@ def row_of(world: int, contestant: Contestant) -> list[Row]:
     return [row, cpu | {"value": round(statistics.median(contestant.cpu) / GB, 3), "against": "", "ratio": None}]
 
 
-def rows(world: int, rounds: int, theirs: Iterable[str]) -> tuple[list[Row], list[str]]:
+def rows(world: int, rounds: int, theirs: Iterable[str], few: bool = False) -> tuple[list[Row], list[str]]:
     notes: list[str] = []
     with ExitStack() as stack:
         popen = stack.enter_context(place(notes))
         ranks = Ranks(stack, popen, sys.executable, "gloo", world)
-        swarms = our_swarms(stack, popen, world)
+        swarms = our_swarms(stack, popen, world, few)
         others = their_contestants(stack, popen, world, theirs, notes)
         gloo = Contestant("gloo", ranks.ready().run)
         others = compete(gloo, our_contestants(swarms) + others, rounds, notes)
