@@ -150,6 +150,7 @@ class Outbox:
                         return self._chunks.popleft()
                     assert wire.bell is not None
                     self._full[wire.bell.fileno()] = wire.bell
+                    self._changed.notify()  # what it was woken for another has room for, perhaps
                     return FULL
                 self._rests(wire)
                 until = until or now_s() + timeout_s
