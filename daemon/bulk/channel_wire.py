@@ -174,15 +174,16 @@ class Wire:
         return self._last or self._counted_now()
 
     def _counted_now(self) -> TcpCounters | None:
-        """What went by lanes was sent and acknowledged, and a slot that was waited for is a window that was shut."""
+        """What went by lanes was sent and acknowledged (of its last slots nobody hears before the next are needed), and
+        a slot that was waited for is a window that was shut."""
         counters = read_counters(self._socket)
         if counters is None or self._lanes is None:
             return counters
         out = self._lanes.out
         return replace(
             counters,
-            acked_bytes=counters.acked_bytes + out.taken_bytes,
-            sent_bytes=counters.sent_bytes + out.taken_bytes,
+            acked_bytes=counters.acked_bytes + out.filled_bytes,
+            sent_bytes=counters.sent_bytes + out.filled_bytes,
             rwnd_limited_s=counters.rwnd_limited_s + out.waited_s,
         )
 

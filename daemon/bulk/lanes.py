@@ -14,7 +14,6 @@ import os
 import select
 import socket
 import stat
-from collections import deque
 from collections.abc import Callable
 
 from intellectd.daemon.bulk.bell import Bell, Stop, now_s
@@ -61,9 +60,9 @@ class LaneOut:
     def __init__(self, memory: memoryview, words: socket.socket) -> None:
         self._slots, self._words = _cut(memory), words
         self._next = 0
-        self._under_way: deque[int] = deque()  # sizes of what the peer has not done with, oldest first
+        self._under_way = 0  # slots that the peer has not done with
         self._full_s: float | None = None  # since when it has done with none of them
-        self.taken_bytes = 0  # by the peer
+        self.filled_bytes = 0
         self.waited_s = 0.0  # for a slot
         self._poll = select.poll()
         self._poll.register(words.fileno(), select.POLLIN)
@@ -75,20 +74,21 @@ class LaneOut:
 
     def has_room(self) -> bool:
         """Is there a slot for a chunk? Raises LinkLost, WireError."""
-        if len(self._under_way) == LANE_SLOTS:
+        if self._under_way == LANE_SLOTS:
             self._hear()
-        return len(self._under_way) < LANE_SLOTS
+        return self._under_way < LANE_SLOTS
 
     def room(self) -> memoryview:
         """The next slot, of SLOT_BYTES; there has to be one."""
-        assert len(self._under_way) < LANE_SLOTS
+        assert self._under_way < LANE_SLOTS
         return self._slots[self._next]
 
     def filled(self, count: int) -> None:
         """That slot is the peer's."""
         self._next = (self._next + 1) % LANE_SLOTS
-        self._under_way.append(count)
-        self._full_s = now_s() if len(self._under_way) == LANE_SLOTS else None
+        self._under_way += 1
+        self.filled_bytes += count
+        self._full_s = now_s() if self._under_way == LANE_SLOTS else None
 
     def wait(self, stall_s: float) -> None:
         """For a slot, or a bell. Raises LinkLost, WireError, and LinkSilent once the peer has done with none for so
@@ -112,11 +112,10 @@ class LaneOut:
             raise LinkLost(error.strerror or str(error)) from None
         if not given:
             raise LinkLost("it closed the connection")
-        if given > len(self._under_way):
-            raise WireError(f"it gave {given} slots back, of {len(self._under_way)}")
+        if given > self._under_way:
+            raise WireError(f"it gave {given} slots back, of {self._under_way}")
         self._full_s = None
-        for _ in range(given):
-            self.taken_bytes += self._under_way.popleft()
+        self._under_way -= given
 
 
 class LaneIn:
