@@ -297,9 +297,11 @@ class Wire:
         the other holds a chunk."""
         with self._lock:
             self._threads -= 1
-            left = self._threads
-            tells = not self._told and (not left or (self._holds and self._failure is not None))
+            left, failure = self._threads, self._failure
+            tells = not self._told and (not left or (self._holds and failure is not None))
             self._told = self._told or tells
+            if not left:
+                self._failure = None  # its traceback refers to this: a circle that would keep the lanes' memory
         if tells:
             self._hub.outbox.leave(self)
             self._last = self.counters()
@@ -308,7 +310,7 @@ class Wire:
             with self._lock:
                 self._stop.close()
         if tells:
-            self._hub.wire_ended(self, self._failure)
+            self._hub.wire_ended(self, failure)
         if not left:
             self._hub.wire_gone(self)
 

@@ -1,8 +1,10 @@
 """Wires and collectives between processes of one host, whose chunks go by memory that both map. SPEC D12."""
 
+import gc
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -138,6 +140,28 @@ def test_nothing_is_left_open() -> None:
         sharing = [host.channels._greeter.sharing for host in (a, b)]
     assert [one._wires for one in sharing] == [0, 0]
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def mapped() -> int:
+    return Path("/proc/self/maps").read_text().count("intellectd-wire")
+
+
+def test_the_memory_of_a_wire_that_breaks_goes_with_it() -> None:
+    """And not when the garbage collector comes by: it is 4 MiB, with a file, and counts no more."""
+    gc.collect()
+    gc.disable()
+    try:
+        with hosts("a", "b", near=True) as (a, b):
+            channel = a.channels.need("b", STALL_S)
+            for n in range(3):
+                channel.send(piece(b"good", n))
+                b.diary.await_chunks(n + 1)
+                eventually(lambda: mapped() == 2)
+                channel.wires[0]._socket.shutdown(socket.SHUT_RDWR)
+                a.diary.next("lost")
+        eventually(lambda: not mapped())
+    finally:
+        gc.enable()
 
 
 def test_a_probe_ends_once_all_of_it_has_gone() -> None:
