@@ -55,11 +55,11 @@ class Sharing:
             stack.callback(os.close, memory)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             stack.callback(ours.close)
-            stack.callback(theirs.close)
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as by:
+            with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as by:
                 by.connect(_address(near))
                 by.sendmsg([token], [_rights(memory, theirs.fileno())], socket.MSG_DONTWAIT)
-            return Lanes(os.dup(memory), ours.dup(), dialled=False, on_closed=self.leave)
+            stack.pop_all()  # the lanes take them over
+            return Lanes(memory, ours, dialled=False, on_closed=self.leave)
 
     def _enters(self) -> bool:
         with self._lock:
@@ -123,12 +123,9 @@ class Offer:
                 raise LinkLost("the memory that it shares did not come")
             check_memory(*files)
             try:
-                lanes = Lanes(
-                    os.dup(files[0]),
-                    socket.socket(fileno=os.dup(files[1])),
-                    dialled=True,
-                    on_closed=self._sharing.leave,
-                )
+                words = socket.socket(fileno=files[1])
+                stack.pop_all()  # the lanes take them over
+                lanes = Lanes(files[0], words, dialled=True, on_closed=self._sharing.leave)
             except OSError as error:
                 self._sharing.fails()
                 raise LinkLost(f"the memory that it shares cannot be used: {error.strerror}") from None

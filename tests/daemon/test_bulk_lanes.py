@@ -1,10 +1,11 @@
 """Memory that two processes of one host share for a wire (daemon/bulk/lanes.py, sharing.py). SPEC D12."""
 
 import os
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import msgpack
 import pytest
@@ -162,6 +163,10 @@ def test_memory_that_is_handed_over_keeps_its_size() -> None:
         os.close(memory)
 
 
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
 @contextmanager
 def offered(sharing: Sharing) -> Iterator[Offer]:
     offer = sharing.offer()
@@ -186,7 +191,7 @@ def test_what_is_given_is_what_is_taken() -> None:
 
 def test_what_others_of_this_host_leave_there_is_passed_over() -> None:
     """Names of sockets can be read by everybody on the host (/proc/net/unix): the token is what counts."""
-    files = len(os.listdir("/proc/self/fd"))
+    files = open_files()
     with offered(Sharing(True)) as offer:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other, open(os.devnull) as null:
             other.connect(_address(offer.near))
@@ -199,7 +204,7 @@ def test_what_others_of_this_host_leave_there_is_passed_over() -> None:
         given.close()
         taken.close()
     del given, taken
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert open_files() == files
 
 
 def test_what_does_not_come_is_not_asked_for_again() -> None:
@@ -216,6 +221,44 @@ def test_who_hands_over_something_else_breaks_the_protocol() -> None:
             other.sendmsg([TOKEN], [_rights(other.fileno(), other.fileno())])
         with pytest.raises(WireError, match="no memory"):
             offer.take(TOKEN)
+
+
+@contextmanager
+def files_left(count: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        lowest = os.open(os.devnull, os.O_RDONLY)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        yield
+
+
+def test_whichever_file_is_one_too_many_for_who_gives_nothing_is_left_open() -> None:
+    given, count = None, 0
+    while given is None:
+        with offered(Sharing(True)) as offer:
+            before, giver = open_files(), Sharing(True)
+            with files_left(count):
+                given = giver.give(offer.near, TOKEN)
+            assert given is not None or (open_files(), giver._wires) == (before, 0)
+        count += 1
+    given.close()
+
+
+def test_whichever_file_is_one_too_many_for_who_takes_nothing_is_left_open() -> None:
+    taken, count = None, 0
+    while taken is None:
+        with offered(Sharing(True)) as offer:
+            given = Sharing(True).give(offer.near, TOKEN)
+            assert given is not None
+            before = open_files()
+            with files_left(count), suppress(LinkLost):
+                taken = offer.take(TOKEN)
+            assert taken is not None or open_files() == before
+            given.close()
+        count += 1
+    taken.close()
 
 
 def test_no_memory_is_given_to_a_name_that_nobody_has() -> None:
