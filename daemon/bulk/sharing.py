@@ -92,27 +92,27 @@ class Offer:
         """What the acceptor says to have left. Raises LinkLost, WireError."""
         for _ in range(OFFERS_HEARD_MAX):  # others of this host may have written, too
             try:
-                said, files = self._heard()
+                said = self._socket.recv(TOKEN_BYTES + 1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+                if secrets.compare_digest(said, token):
+                    return self._taken(self._files())
+                self._socket.recv(1, socket.MSG_DONTWAIT)
             except OSError:
                 break
-            if secrets.compare_digest(said, token):
-                return self._taken(files)
-            for file in files:
-                os.close(file)
         self._sharing.fails()
         raise LinkLost("the memory that it shares did not come")
 
-    def _heard(self) -> tuple[bytes, list[int]]:
-        """Raises OSError. Not by socket.recv_fds, which heeds no flags."""
+    def _files(self) -> list[int]:
+        """Of the next datagram. Only of one that is the peer's: a stranger's would be closed here, which takes this
+        process's locks on it, and lasts as long as its file system likes. Raises OSError. Not by socket.recv_fds, which
+        heeds no flags."""
         room, flags = socket.CMSG_LEN(FILES * _INT.size), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
-        said, beside, _flags, _from = self._socket.recvmsg(TOKEN_BYTES + 1, room, flags)
-        files = [
+        _said, beside, _flags, _from = self._socket.recvmsg(TOKEN_BYTES, room, flags)
+        return [
             file
             for level, kind, raw in beside
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
             for (file,) in _INT.iter_unpack(raw[: len(raw) // _INT.size * _INT.size])
         ]
-        return said, files
 
     def _taken(self, files: list[int]) -> Lanes:
         with contextlib.ExitStack() as stack:

@@ -1,11 +1,13 @@
 """Memory that two processes of one host share for a wire (daemon/bulk/lanes.py, sharing.py). SPEC D12."""
 
+import fcntl
 import os
 import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -205,6 +207,18 @@ def test_what_others_of_this_host_leave_there_is_passed_over() -> None:
         taken.close()
     del given, taken
     assert open_files() == files
+
+
+def test_files_of_strangers_are_not_even_closed(tmp_path: Path) -> None:
+    """That would take this process's locks on them, and wait for file systems of theirs."""
+    with offered(Sharing(True)) as offer, open(tmp_path / "locked", "w") as locked:
+        fcntl.lockf(locked, fcntl.LOCK_EX)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+            other.connect(_address(offer.near))
+            other.sendmsg([TOKEN[::-1]], [_rights(locked.fileno())])
+        with pytest.raises(LinkLost, match="did not come"):
+            offer.take(TOKEN)
+        assert f":{os.fstat(locked.fileno()).st_ino} " in Path("/proc/locks").read_text()
 
 
 def test_what_does_not_come_is_not_asked_for_again() -> None:
