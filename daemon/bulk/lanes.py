@@ -91,16 +91,16 @@ class LaneOut:
         self._full_s = now_s() if self._under_way == LANE_SLOTS else None
 
     def wait(self, stall_s: float) -> None:
-        """For a slot, or a bell. Raises LinkLost, WireError, and LinkSilent once the peer has done with none for so
-        long."""
+        """For a slot, or a bell, or until the peer has done with none for so long. Raises LinkLost, WireError, and
+        LinkSilent where that was so before: the next time asks with a patience that may have changed meanwhile."""
         if self._full_s is None:
             return
         began = now_s()
-        self._poll.poll(max(0.0, self._full_s + stall_s - began) * 1000.0)
+        left_s = max(0.0, self._full_s + stall_s - began)
+        self._poll.poll(left_s * 1000.0)
         self._hear()
-        now = now_s()
-        self.waited_s += now - began
-        if self._full_s is not None and now >= self._full_s + stall_s:
+        self.waited_s += now_s() - began
+        if self._full_s is not None and not left_s:
             raise LinkSilent(f"it took nothing for {stall_s:g} s")
 
     def _hear(self) -> None:

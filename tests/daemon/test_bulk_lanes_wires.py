@@ -77,6 +77,22 @@ def test_what_had_no_slot_when_the_wire_broke_goes_by_the_next() -> None:
         assert all(one.done.wait(WAIT_S) for one in pieces)
 
 
+def test_who_is_given_more_time_while_it_is_waited_for_has_it() -> None:
+    """As one that says that it holds chunks for others (HELD_STALLS)."""
+    with hosts("a", "b", near=True) as (a, b):
+        b.diary.gate.clear()
+        channel = a.channels.need("b", 2.0)
+        for n in range(LANE_SLOTS + 1):
+            channel.send(piece(b"held", n))
+        eventually(lambda: bool(channel.outbox._full))
+        channel.stall_after(STALL_S)
+        (wire,) = channel.wires
+        eventually(lambda: wire._lanes.out.waited_s > 0.0)  # type: ignore[union-attr]
+        b.diary.gate.set()
+        b.diary.await_chunks(LANE_SLOTS + 1)
+        assert channel.wires == [wire]
+
+
 def test_a_chunk_whose_transfer_is_over_takes_no_slot() -> None:
     with hosts("a", "b", near=True) as (a, b):
         channel = a.channels.need("b", STALL_S)
