@@ -132,7 +132,9 @@ LANE_SLOTS = 2
 # Of an engine. Four slots each, all of which count as its own: beside what WIRES_MAX wires have and the sums that are
 # gathered it comes to 253 MiB of the 256 that an engine may.
 SHARED_WIRES_MAX = 8
-OFFERS_HEARD_MAX = 16  # datagrams at a socket for shared memory: the kernel keeps ten (net.unix.max_dgram_qlen)
+# Datagrams at a socket for shared memory, of which strangers may have sent all but one: more than are kept there
+# (net.unix.max_dgram_qlen: the kernel's own is ten, systemd makes it 512).
+OFFERS_HEARD_MAX = 1024
 CONTROLS_QUEUED_MAX = 1024  # of a channel: some for each of TRANSFERS_MAX transfers; repeated ones are kept once
 # Of a channel: a slice of 275 billion elements, more than any model's. Only this host's own collectives queue, and
 # references: a chunk to go takes 400 bytes while its collective runs, whether it waits here or not.

@@ -210,6 +210,22 @@ def test_what_others_of_this_host_leave_there_is_passed_over() -> None:
     assert open_files() == files
 
 
+def test_as_much_as_the_queue_holds_may_be_strangers() -> None:
+    """Here a queue that is longer than this kernel's: systemd makes it 512 (net.unix.max_dgram_qlen)."""
+    memory, words = new_memory(), socket.socketpair()
+    queue = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ExitStack() as stack, offered(Sharing(True)) as offer:
+        stack.callback(os.close, memory)
+        for end in (*words, queue[1]):
+            stack.enter_context(end)
+        offer._socket.close()
+        offer._socket = queue[0]
+        for _ in range(100):
+            queue[1].send(b"stranger", socket.MSG_DONTWAIT)
+        queue[1].sendmsg([TOKEN], [_rights(memory, words[0].fileno())], socket.MSG_DONTWAIT)
+        offer.take(TOKEN).close()
+
+
 def test_files_of_strangers_are_not_even_closed(tmp_path: Path) -> None:
     """That would take this process's locks on them, and wait for file systems of theirs."""
     with offered(Sharing(True)) as offer, open(tmp_path / "locked", "w") as locked:
