@@ -3,8 +3,9 @@
 Owns the slots of both directions, whose turn they take, and the bytes that give them back. Refuses to know headers,
 which go by the wire's connection as ever: whatever ends, cuts or stalls that does it to the lanes. SPEC D12.
 
-The peer maps the same memory, so nothing in it is believed before it authenticates, and nothing is read back that was
-written there. That the memory cannot shrink under the map is the kernel's word (file seals).
+The peer maps the same memory, so nothing in it is believed before it authenticates. What is made there to be sealed in
+place it can change before: it is what the peer itself is to get, and nobody else here looks at it. That the memory
+cannot shrink under the map is the kernel's word (file seals).
 """
 
 import contextlib
