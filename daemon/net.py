@@ -11,7 +11,9 @@ from typing import Literal, Protocol
 # One frame holds a record of 1,000 members (about 120 bytes each) with room to spare; libp2p streams stay
 # healthy up to about 1 MB, and anything larger belongs to the bulk plane.
 MESSAGE_BYTES_MAX = 512 * 1024
-WIRE_VERSION = 2  # 1 had no `voted` in beacons (SPEC W2): told to upgrade, not taken for broken
+# 1 had no `voted` in beacons (SPEC W2), 2 no proof that who speaks knows the run id (I6): told to upgrade, not taken
+# for broken.
+WIRE_VERSION = 3
 
 PostHandler = Callable[[str, bytes], None]
 CallHandler = Callable[[str, bytes], Awaitable[bytes]]

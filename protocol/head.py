@@ -60,6 +60,8 @@ class Head:
             self.since_exact = since + grouped if grouped or not entry.blob.contributions else 0
         self.rank: tuple[int, int] = (self.recoveries, self.tokens_total)
         """Of two lines of history the one with more recoveries stands, then the one with more tokens (G6)."""
+        self.told: bytes = self.hash if entry is not None else bytes(32)
+        """What beacons say of it. They go to strangers, too, and the manifest's hash begins with the run's id (B1)."""
         self.at = At(self.generation, self.round + 1, self.hash)
         """The decision that comes next."""
         self._assigned: dict[str, Assignment] = {a.peer: a for a in self.blob.assignments}

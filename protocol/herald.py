@@ -70,7 +70,7 @@ class Herald:
             sequence=self._sequence,
             generation=head.generation,
             head_round=head.round,
-            head=head.hash,
+            head=head.told,
             applied=applied,
             state=state,
             leaving=leaving,

@@ -304,10 +304,13 @@ class Keeper:
         return [note, *self._switch(Switch(base, (entry,)), now)]  # who stands further on asks for it (G7)
 
     def _announce(self, entry: Entry, now: float) -> list[Out]:
-        """To everybody; in a sparse swarm to the voters, and the others ask whoever shows the record (B12)."""
-        told, message = sorted(self.membership.peers), Commit(entry)
-        if self.membership.sparse:
-            told = [v for v in dict.fromkeys([*self.head.voters, *entry.record.next_voters]) if v in told]
+        """To everybody whose beacon is known; in a sparse swarm to the voters: the others ask whoever shows the record
+        (B12). Who is merely known by its address may be a stranger, and the first record tells the run id (I6)."""
+        peers, message = self.membership.peers, Commit(entry)
+        voters = dict.fromkeys([*self.head.voters, *entry.record.next_voters])
+        told = [voter for voter in voters if voter in peers]
+        if not self.membership.sparse:
+            told = sorted({peer: None for peer, view in peers.items() if view.beacon is not None} | dict.fromkeys(told))
         return [*self._decide(entry, now), *(To(peer, message) for peer in told)]
 
     def _drop_state(self, why: str) -> list[Out]:

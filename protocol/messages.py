@@ -24,6 +24,7 @@ from intellectd.protocol.ids import (
     Text,
     Wire,
     encode,
+    hash_of,
 )
 from intellectd.protocol.port import Crypto
 
@@ -241,6 +242,7 @@ class EntriesRequest(Wire, frozen=True, array_like=True):
     """Call `entries`: the decided records of a generation, from a round on."""
 
     run: Hash
+    proof: Hash  # call_proof
     generation: Hash
     from_round: Round
 
@@ -250,9 +252,10 @@ class EntriesAnswer(Wire, frozen=True, array_like=True):
 
 
 class RunRequest(Wire, frozen=True, array_like=True):
-    """Call `manifest` or `members`: what only the run's key is needed for."""
+    """Call `manifest` or `members`."""
 
     run: Hash
+    proof: Hash  # call_proof
 
 
 class MembersAnswer(Wire, frozen=True, array_like=True):
@@ -264,7 +267,7 @@ class MembersAnswer(Wire, frozen=True, array_like=True):
 def seal(run: bytes, sender: str, message: AnyMessage, crypto: Crypto) -> bytes:
     """The signed envelope's bytes."""
     body = encode(message)
-    return encode(Envelope(run, sender, body, crypto.sign(signed_bytes(run, body))))
+    return encode(Envelope(run, sender, body, crypto.sign(signed_bytes(crypto.secret, body))))
 
 
 def open_envelope(data: bytes) -> Envelope:
@@ -274,8 +277,8 @@ def open_envelope(data: bytes) -> Envelope:
 
 def open_message(envelope: Envelope, crypto: Crypto) -> AnyMessage:
     """Check the author's signature and decode the body. Raises BadMessage."""
-    if not crypto.verify(envelope.sender, signed_bytes(envelope.run, envelope.body), envelope.signature):
-        raise BadEnvelope(f"the signature is not {envelope.sender}'s")
+    if not crypto.verify(envelope.sender, signed_bytes(crypto.secret, envelope.body), envelope.signature):
+        raise BadEnvelope(f"the signature is not {envelope.sender}'s, or the run's id is not known to it")
     return decode(envelope.body, AnyMessage)  # type: ignore[arg-type]
 
 
@@ -293,5 +296,12 @@ def decode(data: bytes, kind: type[T]) -> T:
         raise BadMessage(f"not a valid {getattr(kind, '__name__', 'message')}: {error}") from None
 
 
-def signed_bytes(run: bytes, body: bytes) -> bytes:
-    return b"intellectd/1/message\0" + run + body
+def signed_bytes(secret: bytes, body: bytes) -> bytes:
+    """`secret` is the run's, so that who does not know its id can sign nothing (SPEC W1)."""
+    return b"intellectd/1/message\0" + secret + body
+
+
+def call_proof(secret: bytes, caller: str, callee: str) -> bytes:
+    """That the caller knows the run's id. Of no use to another caller, nor for another callee: the connection says who
+    these are (SPEC W10)."""
+    return hash_of("call", secret, caller.encode(), callee.encode())

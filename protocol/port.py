@@ -4,6 +4,11 @@ from typing import Protocol
 
 
 class Crypto(Protocol):
+    @property
+    def secret(self) -> bytes:
+        """The run's, of 32 bytes: who knows it is admitted (SPEC I6)."""
+        ...
+
     def sign(self, message: bytes) -> bytes:
         """64 bytes by this host's identity."""
         ...

@@ -48,3 +48,9 @@ def parse(text: str) -> bytes:
 def run_key(run_id: str) -> bytes:
     """The public name of a run, 32 bytes: what the DHT, messages and logs carry instead of the secret id."""
     return hashlib.sha256(b"intellectd/1/run-key\0" + parse(run_id)).digest()
+
+
+def run_secret(run_id: str) -> bytes:
+    """What stands in every signature of a message and in the proof of every call, and is never sent: 32 bytes that only
+    who knows the id has, though the run key is known to all. SPEC I6."""
+    return hashlib.sha256(b"intellectd/1/run-secret\0" + parse(run_id)).digest()

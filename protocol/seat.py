@@ -129,7 +129,7 @@ class Seat:
             return []
         heard = {v: b for v in head.voters if (b := alive.get(v)) and lives.get(v) == b.incarnation}
         said = {v: b for v, b in heard.items() if b.state != ABSTAINING}
-        stand = {v: b for v, b in said.items() if b.head == head.hash and b.applied == head.round}
+        stand = {v: b for v, b in said.items() if b.head == head.told and b.applied == head.round}
         there = [v for v, beacon in stand.items() if not beacon.voted]
         return [first_mark(head)] if is_quorum(head.voters, there) else []
 

@@ -92,6 +92,8 @@ def certified_rounds(peer: Peer, run_id: str) -> int:
     from intellectd.protocol import run_id as run_ids
 
     class Reader:
+        secret = b""  # no message is read
+
         def sign(self, message: bytes) -> bytes:
             raise AssertionError("a reader signs nothing")
 

@@ -4,6 +4,7 @@ Owns finding the run that a question names. Whoever asks for what is not here ge
 counted and kept away for a while, without a line in the log: a stranger could fill it.
 """
 
+import hmac
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ from intellectd.daemon.runs.serving import NO_ENTRIES, entries_answer, members_a
 from intellectd.daemon.store.frame_file import Closed
 from intellectd.daemon.store.hot_pieces import HotPieces
 from intellectd.daemon.store.run_store import RunStore
-from intellectd.protocol.messages import BadMessage, EntriesRequest, RunRequest, decode
+from intellectd.protocol.messages import BadMessage, EntriesRequest, RunRequest, call_proof, decode
 
 T = TypeVar("T")
 
@@ -50,8 +51,13 @@ class Answers:
         host.network.on_call("entries", self._on_entries)
         host.bulk.serve(self._provide)
 
-    def _service_of(self, run: bytes) -> RunService | None:
-        return next((s for s in self._runs.values() if s.run == run), None)
+    def _service_of(self, peer: str, request: EntriesRequest | RunRequest | None) -> RunService | None:
+        """None also where the peer does not know the run's id: to it the run is not here (SPEC W10)."""
+        service = next((s for s in self._runs.values() if request is not None and s.run == request.run), None)
+        if service is None or request is None:
+            return None
+        proof = call_proof(service.secret, peer, self._host.identity.peer_id)
+        return service if hmac.compare_digest(proof, request.proof) else None
 
     def _provide(self, peer: str, name: str) -> ServedObject | None:
         """From bulk threads; reads of a dict are atomic."""
@@ -73,17 +79,17 @@ class Answers:
 
     async def _on_manifest(self, peer: str, body: bytes) -> bytes:
         request = self._read(peer, body, RunRequest)
-        service = self._service_of(request.run) if request else None
+        service = self._service_of(peer, request)
         return service.manifest_bytes if service else b""
 
     async def _on_members(self, peer: str, body: bytes) -> bytes:
         request = self._read(peer, body, RunRequest)
-        service = self._service_of(request.run) if request else None
+        service = self._service_of(peer, request)
         return members_answer(service.node.membership.envelopes() if service else [])
 
     async def _on_entries(self, peer: str, body: bytes) -> bytes:
         request = self._read(peer, body, EntriesRequest)
-        service = self._service_of(request.run) if request else None
+        service = self._service_of(peer, request)
         if request is None or service is None:
             return NO_ENTRIES
         store, generation = service.store, service.node.head.generation

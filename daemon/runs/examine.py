@@ -54,6 +54,8 @@ class Examined:
 class Reader:
     """Signatures for somebody who only reads."""
 
+    secret = b""  # no message is read
+
     def sign(self, message: bytes) -> bytes:
         raise AssertionError("nothing is signed here")
 

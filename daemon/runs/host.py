@@ -17,7 +17,6 @@ from intellectd.daemon.identity import Identity
 from intellectd.daemon.metrics import Metrics
 from intellectd.daemon.net import Network
 from intellectd.daemon.runs.compute import RunsWork, in_thread
-from intellectd.daemon.runs.crypto import Ed25519Crypto
 from intellectd.daemon.runs.known_peers import KnownPeers
 
 BAN_S = 30.0  # how long a peer that broke the protocol is not listened to: a restart with a newer version takes less
@@ -40,7 +39,6 @@ class Host:
     ) -> None:
         self.config, self.identity, self.network, self.bulk = config, identity, network, bulk
         self.metrics, self.nursery, self.runner = metrics, nursery, runner
-        self.crypto = Ed25519Crypto(identity)
         self.known = KnownPeers(config.state_dir, runner)
         self._trusted: dict[bytes, dict[str, Endpoint]] = {}
         self._banned: dict[str, float] = {}

@@ -22,7 +22,7 @@ from intellectd.daemon.store.run_store import RunStore
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.ids import encode
 from intellectd.protocol.manifest import BadManifest, SignedManifest, decode_signed
-from intellectd.protocol.messages import RunRequest
+from intellectd.protocol.messages import RunRequest, call_proof
 
 DIAL_S = 8.0  # one address; several are tried at once
 JOIN_S = 40.0  # until somebody was found who has the manifest; the command line waits for a minute
@@ -130,7 +130,8 @@ async def _ask_around(host: Host, run_id: str, run: bytes, search: Search) -> bo
 
 async def _ask(host: Host, run_id: str, run: bytes, peer: str, search: Search, others: trio.CancelScope) -> None:
     try:
-        body = await host.network.call(peer, "manifest", encode(RunRequest(run)), ASK_S)
+        proof = call_proof(run_ids.run_secret(run_id), host.identity.peer_id, peer)
+        body = await host.network.call(peer, "manifest", encode(RunRequest(run, proof)), ASK_S)
     except WireVersionMismatch as error:
         search.version = str(error)
         search.foreign.append(peer)

@@ -4,6 +4,7 @@ Owns nothing but the translation; transfers.py, state_fetch.py and seat.py own w
 start something report back through `post`. Refuses to decide: no effect is skipped, reordered or repeated here.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -60,13 +61,14 @@ class Performer:
         seat: Seat,
         journal: Journal,
         tells: Tells,
+        prove: Callable[[str], bytes],
         post: Post,
         stall_s: float,
         feedback: bool = False,
     ) -> None:
         self._run, self._store, self._state, self._compute = run, store, state, compute
         self._network, self._runner, self._seat, self._tells = network, runner, seat, tells
-        self._journal, self._post = journal, post
+        self._journal, self._prove, self._post = journal, prove, post
         self._inbox = Inbox()
         self.snapshots = Snapshots(store, state, compute, journal, feedback)
         self._transfers = Transfers(
@@ -148,7 +150,7 @@ class Performer:
             self._journal.warn(f"a message to {effect.peer} was not sent: {error}")
 
     async def _ask_entries(self, effect: ef.AskEntries) -> None:
-        request = encode(EntriesRequest(self._run, effect.generation, effect.from_round))
+        request = encode(EntriesRequest(self._run, self._prove(effect.peer), effect.generation, effect.from_round))
         try:
             answer = decode(await self._network.call(effect.peer, "entries", request, CALL_TIMEOUT_S), EntriesAnswer)
             self._post(ev.EntriesReceived(effect.peer, tuple(answer.entries), effect.generation))
@@ -157,8 +159,9 @@ class Performer:
             self._post(ev.CallFailed(effect.peer, "entries", str(error), effect.generation, bad))
 
     async def _ask_members(self, effect: ef.AskMembers) -> None:
+        request = encode(RunRequest(self._run, self._prove(effect.peer)))
         try:
-            body = await self._network.call(effect.peer, "members", encode(RunRequest(self._run)), CALL_TIMEOUT_S)
+            body = await self._network.call(effect.peer, "members", request, CALL_TIMEOUT_S)
             self._post(ev.MembersReceived(effect.peer, tuple(decode(body, MembersAnswer).beacons)))
         except (NetworkError, BadMessage) as error:
             self._post(ev.CallFailed(effect.peer, "members", str(error), malformed=isinstance(error, BadMessage)))

@@ -19,6 +19,7 @@ from intellectd.daemon.logs import get_log, log_if_changed
 from intellectd.daemon.net import NetworkError
 from intellectd.daemon.p2p.addresses import parse
 from intellectd.daemon.runs.compute import Compute
+from intellectd.daemon.runs.crypto import Ed25519Crypto
 from intellectd.daemon.runs.driver import Driver
 from intellectd.daemon.runs.history import HistoryKeeper
 from intellectd.daemon.runs.host import Host
@@ -33,6 +34,7 @@ from intellectd.protocol import events as ev
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.entries import GOSSIP
 from intellectd.protocol.manifest import ExternalModel, config_of, plain
+from intellectd.protocol.messages import call_proof
 from intellectd.protocol.node import Node
 from intellectd.protocol.quorum import Reach
 
@@ -51,7 +53,7 @@ class RunService:
         """From the trio thread. `serve` is to follow."""
         self.host, self.run_id, self.store = host, opened.run_id, opened.store
         self.manifest, self.state = opened.manifest, opened.state
-        self.run = run_ids.run_key(self.run_id)
+        self.run, self.secret = run_ids.run_key(self.run_id), run_ids.run_secret(self.run_id)
         self.config = config_of(self.manifest)
         self.manifest_bytes = opened.manifest_bytes
         self.journal, self.node, self._where = journal, node, where
@@ -78,6 +80,7 @@ class RunService:
             seat=self.seat,
             journal=self.journal,
             tells=host,
+            prove=lambda peer: call_proof(self.secret, host.identity.peer_id, peer),
             post=self.post,
             stall_s=self.config.timers.stall_s,
             feedback=self.config.outer.error_feedback,
@@ -324,7 +327,7 @@ def _replay(host: Host, opened: Opened, where: ev.AddressesChanged, now: float) 
         peer=host.identity.peer_id,
         run=run_ids.run_key(opened.run_id),
         manifest=opened.manifest,
-        crypto=host.crypto,
+        crypto=Ed25519Crypto(host.identity, run_ids.run_secret(opened.run_id)),
         rng=Random(),
         now=now,
         incarnation=opened.incarnation,

@@ -10,9 +10,9 @@ import trio.testing
 from intellectd.daemon.runs.answers import Answers
 from intellectd.daemon.runs.compute import in_thread
 from intellectd.protocol.ids import encode
-from intellectd.protocol.messages import EntriesAnswer, EntriesRequest, decode
+from intellectd.protocol.messages import EntriesAnswer, EntriesRequest, call_proof, decode
 
-RUN, GENERATION, ASKING = b"r" * 32, b"g" * 32, 64
+RUN, SECRET, GENERATION, ASKING = b"r" * 32, b"s" * 32, b"g" * 32, 64
 PATIENCE_S = 60.0
 
 
@@ -33,11 +33,12 @@ async def test_peers_that_read_the_log_leave_threads_for_votes() -> None:
     log = SlowLog()
     calls: dict[str, Any] = {}
     network = SimpleNamespace(on_call=calls.__setitem__)
-    host: Any = SimpleNamespace(network=network, bulk=SimpleNamespace(serve=lambda provide: None), runner=in_thread)
+    bulk, me = SimpleNamespace(serve=lambda provide: None), SimpleNamespace(peer_id="me")
+    host: Any = SimpleNamespace(network=network, bulk=bulk, runner=in_thread, identity=me)
     head = SimpleNamespace(generation=GENERATION)
-    service: Any = SimpleNamespace(run=RUN, store=log, node=SimpleNamespace(head=head))
+    service: Any = SimpleNamespace(run=RUN, secret=SECRET, store=log, node=SimpleNamespace(head=head))
     Answers(host, {"run": service})
-    request, answered = encode(EntriesRequest(RUN, GENERATION, 0)), list[bytes]()
+    request, answered = encode(EntriesRequest(RUN, call_proof(SECRET, "peer", "me"), GENERATION, 0)), list[bytes]()
 
     async def ask() -> None:
         answered.append(await calls["entries"]("peer", request))

@@ -12,7 +12,7 @@ from intellectd.daemon.net import WIRE_VERSION
 from intellectd.daemon.p2p.wire import Preamble
 from intellectd.daemon.runs import operations
 from intellectd.kernels.layout import TensorSpec
-from intellectd.protocol.run_id import from_manifest_hash, run_key
+from intellectd.protocol.run_id import from_manifest_hash, run_key, run_secret
 from tests.daemon.shell_trainer import LAYOUT, FakeTrainer
 from tests.daemon.shell_world import Host, Refused, shell
 from tests.daemon.test_shell_swarm import finish_alike, refusal, swarm
@@ -102,7 +102,7 @@ async def test_a_manifest_of_another_run_is_not_taken(autojump_clock: Clock) -> 
     async with shell() as world:
         _run_id, hosts = await swarm(world, "a", rounds=6)
         liar = world.service(hosts[0])
-        liar.run = run_key(UNKNOWN)
+        liar.run, liar.secret = run_key(UNKNOWN), run_secret(UNKNOWN)
         other = await world.host("b", hosts[0])
         error = await refusal(other, "join", run_id=UNKNOWN, peers=[hosts[0].address])
         assert error.code == "false_manifest" and hosts[0].peer in error.message

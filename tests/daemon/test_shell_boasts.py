@@ -21,14 +21,14 @@ async def boast(service: RunService, key: Key, like: str, other: dict[str, objec
         beacon = service.node.membership.beacon(like)
         assert beacon is not None
         more = {"sequence": count, "head_round": 900 + count, **other}
-        data = seal(service.run, key.peer_id, msgspec.structs.replace(beacon, **more), Signer(key))
+        data = seal(service.run, key.peer_id, msgspec.structs.replace(beacon, **more), Signer(key, service.secret))
         service.post(ev.MessageReceived(key.peer_id, data))
         await trio.sleep(4.0)
 
 
 class Signer:
-    def __init__(self, key: Key) -> None:
-        self.sign = key.sign
+    def __init__(self, key: Key, secret: bytes) -> None:
+        self.sign, self.secret = key.sign, secret
 
     def verify(self, peer: str, message: bytes, signature: bytes) -> bool:
         raise NotImplementedError("it only speaks")

@@ -87,7 +87,7 @@ def overhear(service: RunService, said: Said) -> None:
     post = network.post
 
     def listening(peer: str, data: bytes) -> None:
-        said.take(m.open_message(m.open_envelope(data), service.host.crypto))
+        said.take(m.open_message(m.open_envelope(data), service.node.context.crypto))
         post(peer, data)
 
     network.post = listening  # type: ignore[method-assign]

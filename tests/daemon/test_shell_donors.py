@@ -166,7 +166,7 @@ def offences(liar: RunService, victim: RunService) -> dict[str, tuple[bytes, str
     assert head.entry is not None
     record = msgspec.structs.replace(head.entry.record, parent=head.hash, round=head.round + 1)
     body = b"not a message"
-    signature = crypto.sign(m.signed_bytes(run, body))
+    signature = crypto.sign(m.signed_bytes(crypto.secret, body))
     not_its_turn = m.Prepare(head.at, Ballot(turn + 1, me))
     plan = m.Plan(head.at, Ballot(turn, me), m.Collective(twice, "ring", []), head.codec)
     forged = m.Commit(msgspec.structs.replace(head.entry, record=record))

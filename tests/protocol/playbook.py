@@ -118,7 +118,7 @@ class Host:
             "sequence": self.sequence,
             "generation": head.generation,
             "head_round": head.round,
-            "head": head.hash,
+            "head": head.told,
             "applied": head.round,
             "state": "training",
             "leaving": False,

@@ -181,9 +181,9 @@ def test_calls_and_envelopes_out_of_range_are_no_messages() -> None:
     entry = next(message.entry for message in full() if isinstance(message, m.Commit))
     for call in (
         m.open_envelope(sealed),
-        m.EntriesRequest(RUN, RUN, 3),
+        m.EntriesRequest(RUN, RUN, RUN, 3),
         m.EntriesAnswer([entry]),
-        m.RunRequest(RUN),
+        m.RunRequest(RUN, RUN),
         m.MembersAnswer([sealed]),
     ):
         assert m.decode(encode(call), type(call)) == call
@@ -212,7 +212,7 @@ def test_a_field_out_of_range_is_its_senders_fault_and_does_nothing(message: m.A
     crypto, before = TagCrypto("PB"), repr(pa.node.round.parts.acceptor.promised)
     for field, tree in wrong(message):
         body = msgspec.msgpack.encode(tree)
-        data = encode(m.Envelope(RUN, "PB", body, crypto.sign(m.signed_bytes(RUN, body))))
+        data = encode(m.Envelope(RUN, "PB", body, crypto.sign(m.signed_bytes(crypto.secret, body))))
         pa.told(ev.MessageReceived("PB", data))
         done = pa.skip()
         assert [type(effect) for effect in done] == [ef.PeerFault], (field, tree)

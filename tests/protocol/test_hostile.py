@@ -128,7 +128,9 @@ def lie(message: m.AnyMessage, rng: Random, pool: list[Any]) -> ev.MessageReceiv
         tree = changed(tree, rng, pool)
     body = msgspec.msgpack.encode(tree)
     crypto = TagCrypto("PB")
-    return ev.MessageReceived("PB", encode(m.Envelope(RUN, "PB", body, crypto.sign(m.signed_bytes(RUN, body)))))
+    return ev.MessageReceived(
+        "PB", encode(m.Envelope(RUN, "PB", body, crypto.sign(m.signed_bytes(crypto.secret, body))))
+    )
 
 
 @pytest.mark.parametrize("scene", SCENES)

@@ -245,7 +245,7 @@ def test_who_answers_for_bytes_that_are_no_message() -> None:
     pa << "fault PB: it is of another run"
     envelope = m.open_envelope(good)
     pa >> ev.MessageReceived("PB", m.encode(m.Envelope(RUN, "PB", envelope.body, bytes(64))))
-    pa << "fault PB: the signature is not PB's"
+    pa << "fault PB: the signature is not PB's, or the run's id is not known to it"
     prepare = pa.says("PB", m.Prepare(pa.history.head.at, m.Ballot(0, "PB")))
     pa >> ev.MembersReceived("PC", (prepare.data,))
     pa << "fault PC: only beacons can be introduced"

@@ -21,6 +21,7 @@ signatures = st.binary(min_size=64, max_size=64)
 peers = st.text(alphabet="123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", min_size=2, max_size=64)
 counts = st.integers(0, limits.TOKENS_MAX)
 round_numbers = st.integers(0, limits.ROUND_MAX)
+silent = st.lists(peers, max_size=limits.VOTERS_MAX)
 names = st.text(alphabet="abcxyz019_-", min_size=1, max_size=32)
 floats = st.text(alphabet="0123456789abcdef", min_size=8, max_size=8)
 ats = st.builds(At, hashes, round_numbers, hashes)
@@ -55,7 +56,9 @@ beacons = st.builds(
 anything = st.one_of(
     beacons,
     st.builds(m.Prepare, ats, ballots),
-    st.builds(m.Promise, ats, ballots, hashes, st.none(), st.none(), st.none() | collectives, st.lists(peers)),
+    st.builds(
+        m.Promise, ats, ballots, hashes, st.none(), st.none(), st.none() | collectives, st.lists(peers, max_size=31)
+    ),
     st.builds(m.Refuse, ats, ballots, ballots, texts),
     st.builds(m.Plan, ats, ballots, collectives, names),
     st.builds(m.Result, ats, hashes, hashes, counts, signatures),

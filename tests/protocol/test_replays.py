@@ -49,13 +49,14 @@ def test_anothers_words_are_the_fault_of_who_delivers_them(message: m.AnyMessage
     """SPEC W4: whoever the author is, of whichever run, with whatever signature."""
     run, pa = following()
     letter = m.open_envelope(sealed(message))
+    unknown = ", or the run's id is not known to it"
     other_body = msgspec.structs.replace(letter, body=encode(say.prepare(run, Ballot(3, "PB"))))
     for via, data, says in (
         ("PC", sealed(message), "it is PB's and was not relayed"),
         ("PB", sealed(message, run=hash_of("another run")), "it is of another run"),
-        ("PB", encode(msgspec.structs.replace(letter, signature=bytes(64))), "the signature is not PB's"),
-        ("PB", encode(other_body), "the signature is not PB's"),
-        ("PC", encode(msgspec.structs.replace(letter, sender="PC")), "the signature is not PC's"),
+        ("PB", encode(msgspec.structs.replace(letter, signature=bytes(64))), f"the signature is not PB's{unknown}"),
+        ("PB", encode(other_body), f"the signature is not PB's{unknown}"),
+        ("PC", encode(msgspec.structs.replace(letter, sender="PC")), f"the signature is not PC's{unknown}"),
     ):
         pa.told(ev.MessageReceived(via, data))
         fault = only_fault(pa)

@@ -1,5 +1,6 @@
 """The run id: what is copied by hand must not lead elsewhere when a character is wrong. SPEC I*."""
 
+import hashlib
 import string
 
 import pytest
@@ -23,6 +24,12 @@ def test_the_public_name_does_not_tell_the_secret_one() -> None:
     """SPEC I4: the key is a hash; equal ids have equal keys."""
     assert run_id.run_key(GOOD) == run_id.run_key(GOOD.upper()) and len(run_id.run_key(GOOD)) == 32
     assert run_id.parse(GOOD) not in run_id.run_key(GOOD)
+
+
+def test_the_public_name_does_not_tell_what_admits() -> None:
+    """SPEC I6: by hand, so that another implementation can agree."""
+    assert run_id.run_secret(GOOD) == hashlib.sha256(b"intellectd/1/run-secret\0" + bytes(range(20))).digest()
+    assert run_id.run_secret(GOOD) == run_id.run_secret(f" {GOOD.upper()}") != run_id.run_key(GOOD)
 
 
 def test_every_single_typo_is_noticed() -> None:
