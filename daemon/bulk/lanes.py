@@ -158,6 +158,8 @@ def check_memory(memory: int, words: int) -> None:
         sealed = fcntl.fcntl(memory, fcntl.F_GET_SEALS)
     except OSError as error:
         raise WireError(f"what it shares is no memory: {error.strerror}") from None
+    if os.fstatvfs(memory).f_bsize != mmap.PAGESIZE:  # of huge ones there may be none left, and a hole is punched soon
+        raise WireError("the memory that it shares is not of ordinary pages")
     if not sealed & fcntl.F_SEAL_SHRINK or os.fstat(memory).st_size != 2 * LANE_BYTES:
         raise WireError("the memory that it shares has another size, or none that is final")
     if not stat.S_ISSOCK(os.fstat(words).st_mode):
