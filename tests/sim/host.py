@@ -15,11 +15,14 @@ STATE_BYTES = 2048  # of 256 elements
 ASKED_S = 10.0  # no fetch of an update takes longer
 LOG_ROUNDS_MAX = 8  # of updates that are kept for whoever fetches a state: as many as take its room
 
+WALL_S = 1e6  # when worlds begin: however far a clock is set back, it is no time before all time
+
 
 @dataclass
 class Disk:
     """What survives a crash of the daemon."""
 
+    incarnation: int = 0
     entries: list[Entry] = field(default_factory=list)
     vote: ef.PersistVote | None = None  # the newest
     votes: dict[bytes, ef.PersistVote] = field(default_factory=dict)  # the newest of each generation
@@ -139,8 +142,11 @@ class Host:
         """Longer than to finish what it is at."""
         return now < self.stopped_until - self.event_s
 
-    def wall_ms(self, now: float) -> int:
-        return max(0, int((now + self.wall_offset_s) * 1000))
+    def next_incarnation(self, now: float) -> int:
+        """By the wall clock, and above every one that the disk remembers (SPEC I5)."""
+        wall_ms = int((WALL_S + now + self.wall_offset_s) * 1000)
+        self.disk.incarnation = max(wall_ms, self.disk.incarnation + 1)
+        return self.disk.incarnation
 
     def freeze(self) -> bytes:
         root = hash_of("delta", self.name.encode(), len(self.deltas).to_bytes(8, "big"))

@@ -103,7 +103,7 @@ class World:
             crypto=QuickCrypto(host.name),
             rng=Random(self.rng.random()),
             now=host.clock(self.now),
-            incarnation=host.wall_ms(self.now),
+            incarnation=host.next_incarnation(self.now),
             bulk=("bulk", b"cert"),
             entries=list(disk.entries),
             applied=host.state[0] if host.state else -2,
