@@ -70,15 +70,15 @@ class Meter:
         """`busy_s`: the channel's total of seconds in which any wire had a chunk in hand."""
         with self._lock:
             counters, self._ended, streams, congestion = self._ended, TcpCounters(), 0, ""
-            rtts, paced_s = [], 0.0
+            rtts, paced_s, within_host = [], 0.0, False
             for wire in wires:
                 paced_s = max(paced_s, wire.paced_s - wire.counted_paced_s)
                 wire.counted_paced_s = wire.paced_s
                 counters = counters.beside(_taken(wire))
                 congestion = wire.congestion() or congestion
-                streams += 1
+                streams, within_host = streams + 1, within_host or wire.shares_memory
                 rtts += [wire.ping_rtt_s] if wire.ping_rtt_s is not None else []
-            sample = Sample(streams, counters, busy_s - self._busy_s, congestion, paced_s)
+            sample = Sample(streams, counters, busy_s - self._busy_s, congestion, paced_s, within_host)
             self._busy_s = busy_s
             self._streams = decide(self._streams or Streams(), sample)
             self._measure = self._measured(sample, min(rtts, default=None))

@@ -206,7 +206,8 @@ class Collective:
         found = [(neighbour, self._channels.measured(neighbour.peer)) for neighbour in neighbours]
         links = [measure.seen(neighbour.peer, since_s) for neighbour, measure in found if measure is not None]
         held = [neighbour.peer for neighbour in neighbours if neighbour.held]
-        return tuple(link for link in links if link is not None and not (link.limit == "rwnd" and link.peer in held))
+        shut = ("rwnd", "host")
+        return tuple(link for link in links if link is not None and not (link.limit in shut and link.peer in held))
 
     def _word(self, kind: Kind, flag: int = 0, chunk: int = 0) -> Header:
         return self._books.word(kind, flag, chunk)

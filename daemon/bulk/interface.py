@@ -98,7 +98,7 @@ class LinkSeen:
     bytes_per_s: float  # while there was something to send, above 0
     rtt_s: float  # the least lately seen
     streams: int
-    limit: str  # what held it back: "bbr", "loss", "sndbuf", "rwnd", "pace" or "app", see streams.diagnosed
+    limit: str  # what held it back: "bbr", "loss", "sndbuf", "rwnd", "host", "pace" or "app", see streams.diagnosed
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class Sample:
     busy_s: float
     congestion: str
     paced_s: float = 0.0  # in which a wire waited for the operator's rate limit; of several the longest
+    within_host: bool = False  # by memory that the peer's process shares
 
     @property
     def seconds(self) -> float:
@@ -74,8 +75,9 @@ class Sample:
 
 
 def diagnosed(sample: Sample) -> str:
-    """ "pace": the operator's rate limit; "rwnd", "sndbuf": a window was too small; "loss": a loss-based congestion
-    control saw losses; "bbr": the path itself, as bbr finds it; "app": none of these, the sender had no more to send.
+    """ "pace": the operator's rate limit; "rwnd", "sndbuf": a window was too small; "host": within a host, the peer's
+    process was not done with what it had; "loss": a loss-based congestion control saw losses; "bbr": the path itself,
+    as bbr finds it; "app": none of these, the sender had no more to send.
     """
     counters, seconds = sample.counters, sample.seconds
     if seconds <= 0:
@@ -83,7 +85,7 @@ def diagnosed(sample: Sample) -> str:
     if sample.paced_s >= STREAM_LIMITED_SHARE * seconds:
         return "pace"
     if counters.rwnd_limited_s >= STREAM_LIMITED_SHARE * seconds:
-        return "rwnd"
+        return "host" if sample.within_host else "rwnd"
     if counters.sndbuf_limited_s >= STREAM_LIMITED_SHARE * seconds:
         return "sndbuf"
     lossy = counters.retransmitted_bytes >= STREAM_LOSS_SHARE * max(1, counters.sent_bytes)

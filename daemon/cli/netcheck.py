@@ -11,6 +11,7 @@ LIMITS = {
     "loss": "losses",
     "sndbuf": "window (here)",
     "rwnd": "window (there)",
+    "host": "cpu (one host)",
     "pace": "rate limit",
     "app": "cpu or app",
 }

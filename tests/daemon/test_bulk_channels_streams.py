@@ -55,6 +55,7 @@ def sample(
         (sample(congestion="cubic", lost=1e-7), "app"),
         (sample(sndbuf=0.5), "sndbuf"),
         (sample(rwnd=0.5, sndbuf=0.5), "rwnd"),
+        (replace(sample(rwnd=0.5), within_host=True), "host"),  # nobody's buffers are to be raised
         (sample(rwnd=0.01, sndbuf=0.01), "bbr"),
         (sample(busy=0.3), "app"),
         (Sample(0, TcpCounters(), 0.0, ""), "app"),
@@ -274,6 +275,8 @@ def moved(count: int, busy_s: float) -> TcpCounters:
 
 class FakeWire:
     """A wire's counters, set by the test."""
+
+    shares_memory = False
 
     def __init__(self, counters: TcpCounters | None) -> None:
         self.now, self.counted, self.ping_rtt_s = counters, TcpCounters(), None

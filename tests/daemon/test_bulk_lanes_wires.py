@@ -254,3 +254,11 @@ def test_a_member_that_dies_is_missed_as_ever() -> None:
         assert events.failed().suspect == "b"
     finally:
         engines["a"].close()
+
+
+def test_what_a_ring_within_a_host_shows_of_its_link_is_no_window() -> None:
+    case = Case(("a", "b"), "fp32", 16384 * 16 * 60)
+    with swarm("a", "b", near=True) as engines:
+        for events in [case.start(engine, member) for member, engine in engines.items()]:
+            (link,) = events.done().links
+            assert link.limit in ("host", "app", "bbr") and link.bytes_per_s > 0

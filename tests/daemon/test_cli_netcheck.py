@@ -118,4 +118,4 @@ def test_what_an_older_daemon_leaves_out_is_a_dash_and_a_host_without_address_sa
 
 def test_every_diagnosis_has_its_word() -> None:
     """As streams.diagnosed names them."""
-    assert set(LIMITS) == {"pace", "rwnd", "sndbuf", "loss", "bbr", "app"}
+    assert set(LIMITS) == {"pace", "rwnd", "host", "sndbuf", "loss", "bbr", "app"}
