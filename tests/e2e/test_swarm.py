@@ -1,6 +1,7 @@
 """A swarm of real daemons over real libp2p and TLS: found, joined, robbed of its founder, joined late."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from tests.e2e.host import Host, light_trainer
 from tests.e2e.swarm import Swarm
@@ -14,6 +15,10 @@ def agree(hosts: Sequence[Host]) -> None:
     assert runs[0]["state_digest"]
 
 
+def maps_of(host: Host) -> str:
+    return Path(f"/proc/{host.process.pid}/maps").read_text()
+
+
 def test_the_run_outlives_its_founder_and_a_latecomer_catches_up(swarm: Swarm) -> None:
     trainer = light_trainer(swarm.gate.path)  # four processes that import torch take longer than all the rest
     # The founder is a process as an operator starts it. To import torch four times would take longer than the story.
@@ -22,6 +27,7 @@ def test_the_run_outlives_its_founder_and_a_latecomer_catches_up(swarm: Swarm) -
     swarm.advance(first, 3)
     swarm.until_together(first)
     agree(first)
+    assert all("memfd:intellectd-wire" in maps_of(host) for host in first), "on one host chunks go by shared memory"
 
     late = swarm.host(trainer, forked=True)  # boots while the others go on; of the run it knows nothing
     swarm.gate.open(swarm.gate.open_to + 1)
