@@ -60,12 +60,13 @@ class Answers:
         return service if hmac.compare_digest(proof, request.proof) else None
 
     def _provide(self, peer: str, name: str) -> ServedObject | None:
-        """From bulk threads; reads of a dict are atomic."""
+        """From bulk threads; reads of a dict are atomic. The bulk plane trusts whom any run here trusts, and names of
+        objects are no secret: what is one run's goes to its own (SPEC K9)."""
         names: list[str] = []
 
         def store_of(run_hex: str) -> RunStore | None:
             for service in list(self._runs.values()):
-                if service.run.hex() == run_hex:
+                if service.run.hex() == run_hex and self._host.trusts(service.run, peer):
                     names.append(service.config.name)
                     return service.store
             return None

@@ -92,6 +92,10 @@ class Host:
         self._trusted[run] = peers
         self._retrust()
 
+    def trusts(self, run: bytes, peer: str) -> bool:
+        """Has that run heard of the peer's certificate? From any thread."""
+        return peer in self._trusted.get(run, {})
+
     def remember(self, peer: str, addresses: tuple[str, ...]) -> None:
         if peer != self.identity.peer_id:
             self.known.remember(peer, addresses)

@@ -4,6 +4,7 @@ from trio.testing import MockClock
 
 from intellectd.daemon.bulk.interface import Endpoint
 from intellectd.daemon.bulk.limits import TRUSTED_MAX
+from intellectd.daemon.runs.serving import snapshot_name, update_name
 from tests.daemon.shell_trainer import FakeTrainer
 from tests.daemon.shell_world import Host, Shell, shell
 
@@ -48,3 +49,21 @@ async def test_a_run_full_of_names_leaves_the_other_its_peers(autojump_clock: Mo
             trusted = world.bulk.engines[one.peer]._trusted
             assert two.peer in trusted and len(trusted) == TRUSTED_MAX, kept
             one.registry.host.trust(one.services[run_id].run, {two.peer: world.bulk.engines[two.peer].endpoint})
+
+
+async def test_who_is_in_one_run_gets_nothing_of_the_other(autojump_clock: MockClock) -> None:
+    """SPEC K9, I6: the bulk plane trusts whom any of the runs trusts, and the names of their objects are public."""
+    async with shell() as world:
+        first, other, one, two = await in_two_runs(world)
+        three = await world.host("c", one, trainer=FakeTrainer("c", run="shell"))
+        await three.ask("join", run_id=first, peers=[one.address])
+        await one.until(lambda _run: three.peer in world.bulk.engines[one.peer]._trusted)
+
+        def given(reader: Host, run_id: str) -> list[bool]:
+            service, engine = one.services[run_id], world.bulk.engines[reader.peer]
+            update, state = min(service.store.updates.held()), max(service.store.snapshots())
+            names = update_name(service.run, update), snapshot_name(service.run, state, "state")
+            return [engine._object_of(one.peer, name) is not None for name in names]
+
+        assert given(two, first) == given(two, other) == given(three, first) == [True, True]
+        assert given(three, other) == [False, False]
