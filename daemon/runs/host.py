@@ -49,7 +49,7 @@ class Host:
             network.learn(peer, addresses)
         network.on_traffic(lambda direction, size: metrics.network_bytes(direction, "control", size))
         network.on_mismatch(metrics.version_refused)
-        network.keep(self._is_member)
+        network.keep(self.is_member)
         metrics.before_reading("network", lambda: metrics.dht_routing_table(network.directory_peers()))
         metrics.before_reading("links", lambda: metrics.links(bulk.links().values()))
         metrics.before_reading("relayed", lambda: metrics.relayed(*bulk.relayed()))
@@ -70,7 +70,7 @@ class Host:
         """`heard_at`: when that run heard a peer last, on trio's clock."""
         self._listeners[run], self._heard_at[run] = listener, heard_at
 
-    def _is_member(self, peer: str) -> bool:
+    def is_member(self, peer: str) -> bool:
         """Of whom a run here has heard. Whoever is announced somewhere is spoken to, and anybody may announce names."""
         return any(heard_at(peer) > NEVER for heard_at in self._heard_at.values())
 

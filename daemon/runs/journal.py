@@ -359,11 +359,14 @@ class Journal:
         else:
             self.warn(f"no snapshot of round {round_}: {problem}")
 
-    def peer_fault(self, fault: PeerFault, is_news: bool) -> None:
-        """Each is counted; of a peer that is kept away already no more is said."""
+    def peer_fault(self, fault: PeerFault, is_news: bool, is_member: bool) -> None:
+        """Each is counted; of a peer that is kept away already no more is said, nor aloud of a stranger, who could fill
+        the log and leave no other warning in `status`."""
         self._metrics.peer_fault(self.run_name, fault.kind)
-        if is_news:
+        if is_news and is_member:
             self.warn(f"peer {fault.peer} broke the protocol: {fault.reason}")
+        elif is_news:
+            log.debug("a stranger's message is refused", run=self.run_name, peer=fault.peer, reason=fault.reason)
 
     def halted(self, reason: str) -> None:
         log.error("halted", run=self.run_name, reason=reason)

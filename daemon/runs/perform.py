@@ -46,6 +46,8 @@ class Tells(Protocol):
 
     def ban(self, peer: str) -> bool: ...
 
+    def is_member(self, peer: str) -> bool: ...
+
 
 class Performer:
     def __init__(
@@ -135,7 +137,8 @@ class Performer:
             case ef.FinishTraining():
                 self._seat.finish(effect)
             case ef.PeerFault():
-                self._journal.peer_fault(effect, is_news=self._tells.ban(effect.peer))
+                is_news, is_member = self._tells.ban(effect.peer), self._tells.is_member(effect.peer)
+                self._journal.peer_fault(effect, is_news, is_member)
             case ef.Halt():
                 self._journal.halted(effect.reason)
             case ef.Note():

@@ -8,6 +8,7 @@ from trio.testing import MockClock
 from intellectd.daemon.identity import Key
 from intellectd.daemon.memory_net import open_memory_network
 from intellectd.daemon.net import Network
+from intellectd.daemon.runs.journal import WARNINGS_KEPT
 from intellectd.daemon.runs.service import RunService
 from intellectd.protocol import run_id as run_ids
 from intellectd.protocol.ids import encode
@@ -27,6 +28,7 @@ from intellectd.protocol.messages import (
 from tests.daemon.net_world import eventually
 from tests.daemon.shell_world import Shell, shell
 from tests.daemon.test_shell_boasts import Signer
+from tests.daemon.test_shell_donors import faults
 from tests.daemon.test_shell_swarm import swarm
 
 SEED = b"s" * 32
@@ -111,3 +113,20 @@ async def test_who_does_not_know_the_id_is_no_member_whatever_it_signs(autojump_
             await trio.sleep(1.0)
             assert (service.node.membership.beacon(network.peer_id) is not None) is admitted
         await hosts[0].wait("finished")
+
+
+async def test_strangers_do_not_crowd_out_what_this_host_has_to_say(autojump_clock: MockClock) -> None:
+    """They are kept away and counted, and `status` keeps the newest few warnings."""
+    async with shell() as world, AsyncExitStack() as stack:
+        _run_id, hosts = await swarm(world, "ab", rounds=3)
+        await hosts[0].wait("finished")
+        service, seeds = world.service(hosts[0]), [bytes([number]) * 32 for number in range(WARNINGS_KEPT)]
+        beacon = open_message(open_envelope(service.node.membership.own_envelope), service.node.context.crypto)
+        service.journal.warn("the disk is slow")
+        for seed in seeds:
+            network, _heard = await stranger(world, stack, service, seed)
+            false = seal(service.run, network.peer_id, beacon, Signer(Key.from_seed(seed), service.run))
+            network.post(hosts[0].peer, false)
+            await hosts[0].until(lambda _run, peer=network.peer_id: service.host.banned(peer))  # type: ignore[misc]
+        assert (await hosts[0].status())["warnings"] == ["the disk is slow"]
+        assert await faults(hosts[0], "envelope") == len(seeds)
