@@ -1,6 +1,6 @@
 """What a second implementation computes from SPEC.md alone: bytes by another msgpack, hashes by SHA-256, and lots.
 
-SPEC T2, T5, T6, A2, A8, B11, C1, C4, E1, G2, M2, M7, R2. Nothing here calls the functions that it judges.
+SPEC T2, T5, T6, A2, A8, B11, C1, C4, E1, G2, M2, M7, R2, W1, W10. Nothing here calls the functions that it judges.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from intellectd.protocol.branch import branch_bytes, fork
 from intellectd.protocol.context import leader_order
 from intellectd.protocol.ids import Ballot, encode
 from intellectd.protocol.manifest import manifest_hash, signed_bytes
-from intellectd.protocol.messages import Envelope, seal
+from intellectd.protocol.messages import Envelope, call_proof, seal
 from intellectd.protocol.records import (
     Collective,
     Member,
@@ -83,6 +83,15 @@ def test_what_is_signed() -> None:
     assert result_bytes(RUN, at, thing, other) == b"intellectd/1/result\0" + RUN + packed(at) + thing + other
     record = run.entries[-1].record
     assert branch_bytes(RUN, record) == b"intellectd/1/branch\0" + RUN + hashed(b"record", packed(record))
+    crypto = TagCrypto("PA")
+    for message in everything(*following()):
+        envelope = msgspec.msgpack.decode(seal(RUN, "PA", message, crypto), type=Envelope)
+        said = b"intellectd/1/message\0" + crypto.secret + envelope.body
+        assert envelope.signature == crypto.sign(said) and envelope.run == RUN
+
+
+def test_what_proves_a_call() -> None:
+    assert call_proof(bytes(32), "PA", "PB") == hashed(b"call", bytes(32), b"PA", b"PB")
 
 
 def test_lots() -> None:
