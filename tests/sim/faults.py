@@ -133,7 +133,7 @@ class Faults:
         """Its disk is lost, its key is not: a voter without memory."""
         if host.leaving or not host.disk.entries or (self._scenario.must_go_on and not self._can_lose(host)):
             return False
-        if self._scenario.forks and not self._held_elsewhere(host):
+        if self._scenario.forks and not (self._held_elsewhere(host) and self._leaves_quorums(host)):
             return False
         world = self._world
         world.die(host, back, "and its disk is lost")
@@ -172,6 +172,14 @@ class Faults:
                 if roots != [NO_HASH] and not held and not any(ahead):
                     return False
         return True
+
+    def _leaves_quorums(self, host: Host) -> bool:
+        """On every line, as any may be the one that stands in the end: a branch may be of two, one of whom forgets,
+        and who came to it later may open no other (SPEC G9)."""
+        newest = [h.disk.entries[-1].record.next_voters for h in self._world.hosts.values() if h.disk.entries]
+        forgetful = self._world.truth.forgetful
+        kept = [[v for v in voters if v != host.name and not forgetful(v)] for voters in newest]
+        return all(host.name not in voters or enough(voters, left) for voters, left in zip(newest, kept, strict=True))
 
     def _sane_without(self, host: Host) -> list[str]:
         """The other voters with a memory and the right state."""
