@@ -53,11 +53,11 @@ class Answers:
 
     def _service_of(self, peer: str, request: EntriesRequest | RunRequest | None) -> RunService | None:
         """None also where the peer does not know the run's id: to it the run is not here (SPEC W10)."""
-        service = next((s for s in self._runs.values() if request is not None and s.run == request.run), None)
-        if service is None or request is None:
-            return None
-        proof = call_proof(service.secret, peer, self._host.identity.peer_id)
-        return service if hmac.compare_digest(proof, request.proof) else None
+        for service in self._runs.values():
+            if request is not None and service.run == request.run:
+                proof = call_proof(service.secret, peer, self._host.identity.peer_id)
+                return service if hmac.compare_digest(proof, request.proof) else None
+        return None
 
     def _provide(self, peer: str, name: str) -> ServedObject | None:
         """From bulk threads; reads of a dict are atomic. The bulk plane trusts whom any run here trusts, and names of

@@ -10,8 +10,8 @@ SEEN_MAX = 4096
 
 
 class Ed25519Crypto:
-    def __init__(self, identity: Identity, secret: bytes = b"") -> None:
-        """`secret`: the run's, which only messages need (SPEC I6)."""
+    def __init__(self, identity: Identity, secret: bytes) -> None:
+        """`secret`: the run's (SPEC I6)."""
         self._identity, self.secret = identity, secret
         self._good: OrderedDict[bytes, None] = OrderedDict()
 

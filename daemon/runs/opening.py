@@ -68,7 +68,8 @@ def _open_run(path: Path, identity: Identity, retention: Retention) -> Opened:
             raise CorruptFile(f"{store.manifest_path} is damaged: {error}", remedy_for(path)) from error
         manifest = signed.manifest
         # A crypto of its own: this is another thread than that of the host's.
-        for _entry in verified(store, manifest, run_ids.run_key(path.name), Ed25519Crypto(identity)):
+        crypto = Ed25519Crypto(identity, run_ids.run_secret(path.name))
+        for _entry in verified(store, manifest, run_ids.run_key(path.name), crypto):
             pass
         entries = Entries(store)
         state = OuterState(layout_of(manifest))

@@ -95,7 +95,7 @@ def test_a_wait_ends_by_a_bell_and_goes_on_where_it_was() -> None:
             sent(a, b"x")
         bell.ring()
         a.out.wait(WAIT_S)
-        assert not a.out.has_room()
+        assert not a.out.has_room() and a.out.waited_s < WAIT_S / 2, "it was the bell that ended it"
         with pytest.raises(LinkSilent):
             a.out.wait(0.0)
 
@@ -109,6 +109,7 @@ def test_a_stop_ends_a_wait_for_a_slot() -> None:
         timer.start()
         a.out.wait(WAIT_S)
         timer.join()
+        assert a.out.waited_s < WAIT_S / 2, "it was the stop that ended it"
 
 
 def test_who_has_gone_is_lost_to_the_writer_and_no_matter_to_the_reader() -> None:
