@@ -108,15 +108,24 @@ class Attempts:
         return False
 
     def _stalled(self, now: float) -> bool:
-        """Expired, and the round could have been decided all that time. A pause is nobody's time: were it the next
-        leader's, its successor would begin together with it, and two would refuse each other for ever."""
+        """Expired, and the round could have been decided all that time. A pause is nobody's time, nor is that of an
+        attempt before the current one: were it the next leader's, its successor would begin together with it, and two
+        would refuse each other for ever."""
         since = now if self.startable_at is None else self.startable_at
-        return now - max(self._moved_at, since, self._waits_until) >= self._timers.attempt_s
+        return now - max(self._moved_until, since, self._waits_until) >= self._timers.attempt_s
+
+    @property
+    def _moved_until(self) -> float:
+        """When the current attempt last moved; or when one before it that was under way expired, or will."""
+        before = self._phase[0].attempt < self.number
+        return self._moved_at + self._timers.attempt_s if before else self._moved_at
 
     def deadline(self, now: float) -> float:
-        times = [self._moved_at + self._timers.attempt_s, self._waits_until, self._waits_until + self._timers.attempt_s]
+        attempt_s = self._timers.attempt_s
+        times = [self._moved_at + attempt_s, self._moved_until + attempt_s]
+        times += [self._waits_until, self._waits_until + attempt_s]
         if self.startable_at is not None:
-            times.append(self.startable_at + self._timers.attempt_s)
+            times.append(self.startable_at + attempt_s)
         if self.number > self._heeds:
             times.append(self._since + (self.number - self._heeds) / limits.ATTEMPTS_PER_S_MAX)
         return soonest(times, now)

@@ -10,7 +10,7 @@ from intellectd.protocol.acceptor import Acceptor
 from intellectd.protocol.attempts import Attempts
 from intellectd.protocol.context import Context, WrongSender, leader_of
 from intellectd.protocol.effects import PersistVote
-from intellectd.protocol.entries import Collective
+from intellectd.protocol.entries import GOSSIP, Collective, Record
 from intellectd.protocol.exchange import Exchange
 from intellectd.protocol.head import Head
 from intellectd.protocol.ids import NO_HASH, Ballot
@@ -41,8 +41,10 @@ class Decision:
         self._looked_at, self._alive = -1, list[str]()  # the voters, as of which turn
         self.diverged = False  # a quorum stands on another state than this host
 
-    def holds(self, root: bytes) -> bool:
-        return root == NO_HASH or root in self.held
+    def holds_for(self, record: Record) -> bool:
+        """Is on this host's disk what a vote for it asks for? Of a gossip round that is nothing: only its members'
+        own anchors go by a group's result, and a majority of them has said to hold it (E4)."""
+        return record.schedule == GOSSIP or record.update_root == NO_HASH or record.update_root in self.held
 
     def alive_voters(self, now: float) -> list[str]:
         """Those that can vote here: who follows another line of history does not, nor who has forgotten its votes."""

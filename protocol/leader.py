@@ -111,6 +111,12 @@ class Leader:
             return None
         return max(found, key=lambda p: p.accepted_ballot or self.ballot).accepted
 
+    def nothing_decided(self) -> bool:
+        """Have so many promised that accepted nothing that the others are no quorum? Then no value has one, nor will
+        any get one below this ballot, whatever the others accepted."""
+        none = dict.fromkeys(voter for voter, promise in self.promises.items() if promise.accepted is None)
+        return not is_quorum(self._head.voters, [v for v in self._head.voters if v not in none])
+
     def completed(
         self, known: dict[str, Ready], here: Sequence[str], parted: Callable[[Collective], bool]
     ) -> Collective | None:

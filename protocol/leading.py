@@ -12,13 +12,13 @@ from intellectd.protocol.context import can_be_dialled
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Halt, Note, Out, Through, To
 from intellectd.protocol.entries import GOSSIP
-from intellectd.protocol.ids import Ballot, hash_of, state_name
+from intellectd.protocol.ids import NO_HASH, Ballot, hash_of, state_name
 from intellectd.protocol.leader import ACCEPT, DONE, PREPARE, REDUCE, Leader
 from intellectd.protocol.messages import Accepted, Introduce, Promise, Ready, Refuse, Result
 from intellectd.protocol.planner import chart
 from intellectd.protocol.proposal import Outcome
 from intellectd.protocol.readiness import enough, names_roster
-from intellectd.protocol.records import Collective, Entry, Member
+from intellectd.protocol.records import Collective, Entry, Member, Proposal
 from intellectd.protocol.warmup import weighed
 
 
@@ -26,6 +26,7 @@ class Leading:
     def __init__(self, decision: Decision) -> None:
         self._decision = decision
         self.attempt: Leader | None = None
+        self._proposed_again = NO_HASH  # the update of the newest value that was
 
     # ---- time
 
@@ -79,9 +80,16 @@ class Leading:
             return []
         leader.state_digest = digest
         locked = leader.locked()
-        if locked is not None:
-            return leader.propose_again(locked)
-        return self._reduce(leader, now)
+        if locked is None or self._out_of_reach(leader, locked):
+            return self._reduce(leader, now)
+        self._proposed_again = locked.record.update_root
+        return leader.propose_again(locked)
+
+    def _out_of_reach(self, leader: Leader, locked: Proposal) -> bool:
+        """Was it proposed again once, in vain, as those that have its bytes are heard and cannot be asked? It may be
+        left if it is sure that nobody has decided it (A6)."""
+        again = locked.record.update_root == self._proposed_again
+        return again and not self._decision.holds_for(locked.record) and leader.nothing_decided()
 
     def deadline(self, now: float) -> float:
         return float("inf") if self.attempt is None else self.attempt.deadline(now)

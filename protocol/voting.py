@@ -7,8 +7,7 @@ are not held. The acceptor owns what was promised. Refuses to know how bytes are
 from intellectd.protocol.catchup import Wanted
 from intellectd.protocol.decision import Decision
 from intellectd.protocol.effects import Out
-from intellectd.protocol.entries import GOSSIP, Record
-from intellectd.protocol.ids import NO_HASH, Ballot
+from intellectd.protocol.ids import Ballot
 from intellectd.protocol.messages import Accept, Prepare
 from intellectd.protocol.quorum import is_quorum
 from intellectd.protocol.records import BadRecord
@@ -58,7 +57,7 @@ class Voting:
         if record.state_digest != digest:
             decision.diverged = decision.diverged or self._is_denied(accept)
             return []
-        if not decision.holds(_owed_bytes(record)):
+        if not decision.holds_for(record):
             return []  # our own transfer brings the bytes, or the node fetches what is `wanted`
         self._accept = None
         decision.attempts.moved(now)
@@ -78,7 +77,7 @@ class Voting:
         """The update that a vote waits for and that no transfer of ours will bring. Its signers have it, and so may
         everybody who has voted since, should the signers be gone."""
         accept, decision = self._accept, self._decision
-        if accept is None or decision.holds(_owed_bytes(accept.proposal.record)):
+        if accept is None or decision.holds_for(accept.proposal.record):
             return None
         record, members = accept.proposal.record, accept.proposal.blob.contributions
         if record.transfer == decision.exchange.running:
@@ -91,9 +90,3 @@ class Voting:
         """This ballot's transfer has its result: a value of it was accepted here, or waits to be."""
         owes = self._accept is not None and self._accept.ballot == ballot
         return owes or self._decision.acceptor.accepted_ballot == ballot
-
-
-def _owed_bytes(record: Record) -> bytes:
-    """What must lie on a voter's disk. Of a gossip round nothing: only its members' own anchors go by a group's result,
-    and a majority of them has said to hold it (E4)."""
-    return NO_HASH if record.schedule == GOSSIP else record.update_root

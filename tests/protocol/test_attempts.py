@@ -109,3 +109,23 @@ def test_a_pause_is_nobodys_time() -> None:
     assert begins == {first: True, second: False}
     late = RETRY_MAX_S + timers.attempt_s
     assert attempts[second].my_turn(None, lambda peer: True, late), "a leader that does not begin loses its turn"
+
+
+def test_an_attempt_before_it_is_not_its_leaders_time_either() -> None:
+    """SPEC A11: the last one has waited for all others in vain; then the first leads after all, and comes to nothing.
+    Whoever is second has its time from when that expired, as it has where nobody has waited."""
+    run = swarm("PA", "PB", "PC")
+    timers = run.head.config.timers
+    first, second, third = leader_order(run.head.voters, run.head.hash)
+    turns = {me: Attempts(me, run.head, timers, None, 0.0) for me in (second, third)}
+    ahead, led = turns[third], Ballot(0, first)
+    ahead.startable(True, 0.0)
+    assert not ahead.my_turn(None, lambda peer: True, timers.attempt_s) and ahead.number == 1, "the first had its time"
+    for mine in turns.values():
+        mine.startable(True, timers.attempt_s)
+        mine.follow(led, 0, 1.5 * timers.attempt_s)
+    ends = 2.5 * timers.attempt_s
+    begins = {me: mine.my_turn(led, lambda peer: True, ends) for me, mine in turns.items()}
+    assert begins == {second: True, third: False}
+    assert ends < ahead.deadline(ends) <= ends + timers.attempt_s
+    assert ahead.my_turn(led, lambda peer: True, ends + timers.attempt_s)

@@ -91,7 +91,7 @@ def _results_are_applied_before_they_are_decided() -> list[Patch]:
 
 
 def _votes_do_not_wait_for_the_bytes() -> list[Patch]:
-    return [(Decision, "holds", lambda self, root: True)]
+    return [(Decision, "holds_for", lambda self, record: True)]
 
 
 def _a_lost_journal_is_no_reason() -> list[Patch]:

@@ -110,6 +110,7 @@ class Company:
         self._world, self._me, self.attempt = world, me, 0
         self.head: Head | None = None
         self.links = Links(me)
+        self.peers: dict[str, m.Beacon] = {}  # nobody's beacon shows a transfer, or that it does not hear of one
 
     def alive(self, peer: str, now: float) -> bool:
         return True

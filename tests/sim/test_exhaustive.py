@@ -2,7 +2,9 @@
 
 import pytest
 
+from intellectd.protocol.leading import Leading
 from tests.sim.exhaustive import look
+from tests.sim.mutants import in_force
 from tests.sim.small_search import Case
 
 OPENING = Case(rounds=1)
@@ -25,11 +27,25 @@ def test_a_broken_machine_is_shown_by_a_short_schedule(mutant: str) -> None:
     assert len(schedule) <= 12, schedule
 
 
+def test_a_value_that_is_left_though_it_may_be_decided_is_shown() -> None:
+    """SPEC A6: nobody asks whether those that accepted it, and those that were not heard, are a quorum."""
+    careless = [(Leading, "_out_of_reach", lambda self, _, locked: not self._decision.holds_for(locked.record))]
+    with in_force(careless):
+        found, schedule = look(Case(voters=2, hosts=3, ballots=3, crashes=0))
+    assert found.violation is not None and len(schedule) <= 18, schedule
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
-    [Case(refusals=True), Case(voters=4, rounds=1), Case(ring=2, crashes=0), Case(voters=2, hosts=3)],
-    ids=["two rounds", "four voters", "rings of two", "a new voter"],
+    [
+        Case(refusals=True),
+        Case(voters=4, rounds=1),
+        Case(ring=2, crashes=0),
+        Case(voters=2, hosts=3),
+        Case(voters=2, hosts=2, ballots=5),
+    ],
+    ids=["two rounds", "four voters", "rings of two", "a new voter", "values that are left"],
 )
 def test_no_schedule_breaks_more(case: Case) -> None:
     """SPEC R10: the voters of a round are those that the record before it names."""
