@@ -115,7 +115,8 @@ def imports_at_load(body: list[ast.stmt]) -> Iterator[str]:
         elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
             for block in ("body", "orelse", "finalbody", "handlers"):
                 inner = getattr(node, block, [])
-                yield from imports_at_load([s for part in inner for s in getattr(part, "body", [part])])
+                for part in inner:
+                    yield from imports_at_load(part.body if isinstance(part, ast.ExceptHandler) else [part])
 
 
 def is_or_is_in(name: str, module: str) -> bool:

@@ -154,6 +154,14 @@ def _run_verbs(verbs: Any) -> None:
     _known_run(recover)
     recover.add_argument("--key", metavar="FILE", action="append", default=[], help="an owner's key (repeatable)")
     recover.add_argument("--yes", action="store_true", help="do it; without this only what it would do is shown")
+    recover.add_argument("--draft", metavar="FILE", help="only write what is to be signed, for owners elsewhere")
+    recover.add_argument("--signed", metavar="FILE", action="append", default=[], help="that, signed (repeatable)")
+    sign = _verb(
+        verbs, "sign", "signing:sign", "sign what `recover --draft` wrote, with an owner's key; no daemon needed"
+    )
+    sign.add_argument("file", metavar="FILE", help="the signature is added to it")
+    sign.add_argument("--key", metavar="FILE", required=True, help="the owner's key, as `intellectd keygen` made it")
+    sign.add_argument("--yes", action="store_true", help="sign; without this only what that would do is shown")
     keygen = _verb(verbs, "keygen", "recover:keygen", "make an owner's key, for a run that several are to recover")
     keygen.add_argument("file", metavar="FILE", help="a new file; run.toml lists the key's name under [recovery] keys")
 

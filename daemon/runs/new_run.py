@@ -27,6 +27,7 @@ from intellectd.protocol.head import Head
 from intellectd.protocol.ids import encode
 from intellectd.protocol.manifest import (
     Manifest,
+    Recovery,
     RunConfig,
     SignedManifest,
     Tensor,
@@ -48,6 +49,17 @@ class Founded:
     run_id: str
     path: Path
     owner_key_path: Path
+    recovery: Recovery
+
+    @property
+    def warning(self) -> str:
+        """What to back up, and why."""
+        if self.recovery.keys:  # made before the run was, so the founder's is none of them
+            which = f"{self.recovery.needed} of the {len(self.recovery.keys)} keys that it lists"
+            what = f"back up the keys of run.toml's [recovery]: if most voters are lost, {which} recover the run"
+        else:
+            what = f"back up {self.owner_key_path} somewhere safe: only it can recover the run if most voters are lost"
+        return f"{what}. Until a second peer has synced, losing this host loses the run."
 
 
 def manifest_of(host: Host, config: RunConfig, layout: Layout, digest: bytes) -> Manifest:
@@ -105,7 +117,7 @@ def write_run(host: Host, draft_name: str, manifest: Manifest, put_state: Callab
         raise
     config = config_of(manifest)
     log.info("run created", name=config.name, tensors=len(manifest.tensors))
-    return Founded(run_id, path, key_path)
+    return Founded(run_id, path, key_path, config.recovery)
 
 
 def _sign(owner: OwnerKey, manifest: Manifest) -> SignedManifest:

@@ -140,10 +140,7 @@ class Operations:
             "run_id": founded.run_id,
             "join_line": self._join_line(founded.run_id),
             "owner_key_path": str(founded.owner_key_path),
-            "warning": (
-                f"back up {founded.owner_key_path} somewhere safe: only it can recover the run if most voters are "
-                "lost. Until a second peer has synced, losing this host loses the run."
-            ),
+            "warning": founded.warning,
         }
 
     async def _join(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def draft(service: RunService) -> dict[str, Any]:
         "forgot": [voter for voter in record.next_voters if not _remembers(node, voter)],
         "owners": list(owners),
         "needed": needed,
-        "key_path": str(key) if key.is_file() else None,
+        "key_path": str(key) if node.context.manifest.owner in owners and key.is_file() else None,
         "entry": encode(unsigned).hex(),
     }
 

@@ -100,6 +100,38 @@ async def test_the_owner_ends_a_wait(autojump_clock: Clock, caplog: pytest.LogCa
         assert len(told) == 2 and all(opened in line and "leaves nothing of its own" in line for line in told), told
 
 
+async def test_several_owners_end_a_wait(autojump_clock: Clock, tmp_path: Path) -> None:
+    """SPEC G5: two of three; the founder's key signs the manifest, and recovers nothing."""
+    owners = [OwnerKey.create(tmp_path / name) for name in ("1", "2", "3")]
+    listed = ", ".join(f'"{owner.peer_id}"' for owner in owners)
+    async with shell() as world:
+        a = await world.host("a")
+        b, c = await world.host("b", a), await world.host("c", a)
+        toml = RUN_TOML.format(start_peers=3, rounds=6) + f"[recovery]\nkeys = [{listed}]\nneeded = 2\n"
+        founded = await a.ask("init", toml=toml)
+        run_id = founded["run_id"]
+        assert "2 of the 3 keys that it lists recover the run" in founded["warning"]
+        assert founded["owner_key_path"] not in founded["warning"]
+        for host in (b, c):
+            await host.ask("join", run_id=run_id, peers=[a.address])
+        await a.wait("round=2")
+        for host in (b, c):
+            await host.kill()
+        await a.until(lambda run: not run["quorum"]["reached"])
+        draft = await a.ask("recovery_draft", run_id=run_id)
+        assert draft["key_path"] is None and draft["needed"] == 2
+        assert draft["owners"] == [owner.peer_id for owner in owners]
+        message = branch_bytes(run_key(run_id), decode_entry(bytes.fromhex(draft["entry"])).record)
+        words = {owner.peer_id: owner.sign(message).hex() for owner in sorted(owners, key=lambda o: o.peer_id)}
+        one, two = (
+            {"run_id": run_id, "entry": draft["entry"], "owners": names, "signatures": [words[name] for name in names]}
+            for names in (list(words)[:1], list(words)[:2])
+        )
+        assert "needs the signatures of 2 owners" in (await refusal(a, "recover", **one)).message
+        await a.ask("recover", **two)
+        await a.wait("finished")
+
+
 async def test_voters_that_lost_their_disks_vote_again_by_the_owners_word(
     autojump_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
