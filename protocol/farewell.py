@@ -16,7 +16,7 @@ class Farewell:
     """How things stand if this host went now."""
 
     seat_is_needed: bool  # it has a vote, and somebody stays who could decide the round that takes it away
-    log_is_needed: bool  # a voter that stays lacks the newest record, perhaps the one that let this host go
+    log_is_needed: bool  # too few voters are known to have the newest record, perhaps the one that let this host go
     update_is_needed: bool  # nobody that stays has a state as new: the newest update may lie here alone
     strands: tuple[str, ...]  # the others, if they can decide nothing without this host's vote
     takes_last_state: bool  # nobody that stays has a state as new as this host's, or one round older
@@ -27,10 +27,17 @@ class Farewell:
 
 
 def farewell(
-    me: str, head: Head, reach: int, alive: Mapping[str, Beacon], *, over: bool = False, abstains: bool = False
+    me: str,
+    head: Head,
+    reach: int,
+    alive: Mapping[str, Beacon],
+    *,
+    sparse: bool = False,
+    over: bool = False,
+    abstains: bool = False,
 ) -> Farewell:
     """`reach`: the newest round whose state this host can make of what it has (Catchup.reach). `alive` are the others'
-    beacons; who leaves too is waited for by nobody, and waits for nobody."""
+    beacons, in a sparse swarm of a few; who leaves too is waited for by nobody, and waits for nobody."""
     staying = {peer: beacon for peer, beacon in alive.items() if not beacon.leaving}
     applied = [b.applied for b in staying.values() if b.generation == head.generation]  # another line's say nothing
     votes = me in head.voters and not over
@@ -38,8 +45,20 @@ def farewell(
     go_on = not votes or abstains or is_quorum(head.voters, staying)
     return Farewell(
         seat_is_needed=votes and bool(staying),
-        log_is_needed=not over and any(staying[v].head_round < head.round for v in head.voters if v in staying),
+        log_is_needed=not over and _misses_record(me, head, alive, staying, sparse),
         update_is_needed=not over and bool(staying) and not any(a >= reach for a in applied),
         strands=() if go_on else tuple(others),
         takes_last_state=reach >= -1 and not any(a >= max(-1, reach - 1) for a in applied),
     )
+
+
+def _misses_record(
+    me: str, head: Head, alive: Mapping[str, Beacon], staying: Mapping[str, Beacon], sparse: bool
+) -> bool:
+    """Each voter that stays and is heard has the newest record, and, where all are heard, those that have it can decide
+    the next: a disk may be lost, and what only one of them knows with it. Those that leave before it see to that."""
+    if any(staying[v].head_round < head.round for v in head.voters if v in staying):
+        return True
+    here = {peer: b.head_round for peer, b in alive.items() if b.generation == head.generation}
+    known = [me, *(peer for peer, round_ in here.items() if round_ >= head.round)]
+    return bool(staying) and not sparse and not is_quorum(head.voters, known)

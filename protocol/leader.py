@@ -15,6 +15,7 @@ from intellectd.protocol.entries import (
     BadRecord,
     Certificate,
     Collective,
+    Contribution,
     Entry,
     Member,
     Proposal,
@@ -215,11 +216,21 @@ class Leader:
     def propose(self, outcome: Outcome, able: Sequence[str], gone: list[str]) -> list[Out]:
         contributed = contributions(outcome, self._ready)
         blob = next_blob(self._head, contributed, able, gone)
-        voters = next_voters(self._head, contributed, gone, able)
+        voters = self._seated(contributed, able, gone)
         record = build_record(self._head, outcome, blob, voters, self.state_digest)
         roots = outcome.roots or (outcome.root,)
         votes = [Vote(peer, r.signature) for peer, r in sorted(self._results.items()) if r.root in roots]
         return self.propose_again(Proposal(record, blob, votes if outcome.members else []))
+
+    def _seated(self, contributed: list[Contribution], able: Sequence[str], gone: list[str]) -> list[str]:
+        """Who votes next. Who leaves and can vote does so until the others are a quorum without it: else its last vote
+        could leave the run to one who is not there, for good."""
+        newcomers = [*(c.peer for c in contributed), *(able if self._head.round == -1 else [])]
+        there = dict.fromkeys([*self.promises, *newcomers])
+        voters = next_voters(self._head, contributed, gone, able)
+        if is_quorum(voters, there):
+            return voters
+        return next_voters(self._head, contributed, [p for p in gone if p not in self.promises], able)
 
     def propose_roster(self, able: Sequence[str], gone: list[str]) -> list[Out]:
         """A record without an update: the opening, or a roster whose members are all gone."""

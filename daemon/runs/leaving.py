@@ -44,7 +44,10 @@ class Parting:
         service = self._service
         if self.trouble:
             return f"its files to be put aside, which is tried again and again: {self.trouble}"
-        if service is None or not _stand(service).seat_is_needed:
+        stand = _stand(service) if service is not None else None
+        if service is not None and stand is not None and stand.log_is_needed and not stand.seat_is_needed:
+            return f"the newest record to reach a quorum of the voters ({why(service, service.reach)})"
+        if service is None or stand is None or not stand.seat_is_needed:
             return "its farewell to reach the others, and its trainer to end"
         return f"a round that is decided without this host's vote ({why(service, service.reach)})"
 
@@ -71,7 +74,8 @@ def _stand(service: RunService) -> Farewell:
     over = node.halted is not None or (until is not None and node.head.round >= until)
     alive = node.membership.alive_beacons(trio.current_time())
     me = service.host.identity.peer_id
-    return farewell(me, node.head, node.catchup.reach, alive, over=over, abstains=node.seat.lost)
+    stands = {"sparse": node.membership.sparse, "over": over, "abstains": node.seat.lost}
+    return farewell(me, node.head, node.catchup.reach, alive, **stands)
 
 
 def _parting_words(service: RunService) -> list[str]:

@@ -1,8 +1,13 @@
 """When a host that leaves may go. SPEC R10."""
 
 from intellectd.protocol.farewell import Farewell, farewell
-from tests.protocol.history import History
+from intellectd.protocol.ids import Ballot
+from intellectd.protocol.leader import Leader
+from tests.protocol import puppets as say
+from tests.protocol.history import History, ready_of
 from tests.protocol.playbook import Host, swarm
+
+MINE = Ballot(0, "PA")
 
 
 def stand(run: History, **last: object) -> Farewell:
@@ -55,3 +60,46 @@ def test_what_somebody_has_applied_of_another_line_is_not_this_update() -> None:
     pa.told(pa.beacon("PB", applied=-1), pa.beacon("PC", **other))
     last = farewell("PA", pa.node.head, pa.node.catchup.reach, pa.node.membership.alive_beacons(pa.now))
     assert last.takes_last_state
+
+
+def test_it_stays_until_those_that_can_decide_the_next_round_have_the_record() -> None:
+    """SPEC R10: PB, the more senior of the two that stay, fell silent when it was decided; PC may lose its disk."""
+    run = swarm("PA", "PB", "PC")
+    run.round("PA", "PB", "PC", able=["PB", "PC"], gone=["PA"])
+    pa = Host(run)
+    pa.told(pa.beacon("PC"))
+    asked = ("PA", pa.node.head, pa.node.catchup.reach)
+    assert farewell(*asked, pa.node.membership.alive_beacons(pa.now)).log_is_needed
+    assert not farewell(*asked, pa.node.membership.alive_beacons(pa.now), sparse=True).must_stay, "it hears a few only"
+    assert not farewell(*asked, {}).must_stay, "nobody is there for whom it could stay"
+    pa.told(pa.beacon("PB", leaving=True))
+    assert not farewell(*asked, pa.node.membership.alive_beacons(pa.now)).must_stay, "PB sees to it in its turn"
+
+
+def seats(run: History, promised: list[str], contribute: list[str]) -> list[str]:
+    """That the record gives which PA leads, who leaves, and is the most senior voter."""
+    leader = Leader(Host(run).node.context, run.head, MINE, 0.0)
+    for peer in promised:
+        leader.on_promise(peer, say.promise(run, MINE), 0.0)
+    ready = {peer: ready_of(run.head, peer, run.state) for peer in contribute}
+    leader.plan(say.collective(run, *contribute), ready, None, 0.0)
+    leader.propose(say.outcome(run, *contribute), contribute, ["PA"])
+    assert leader.proposal is not None
+    named = [assignment.peer for assignment in leader.proposal.blob.assignments]
+    assert "PA" not in named, "it gets no more work in any case"
+    return leader.proposal.record.next_voters
+
+
+def test_who_leaves_keeps_its_seat_until_the_others_are_a_quorum_without_it() -> None:
+    """SPEC R10: PB is away. Of PB and PC it is the more senior, so PC alone could decide nothing."""
+    run = swarm("PA", "PB", "PC")
+    assert seats(run, ["PA", "PC"], ["PC"]) == ["PA", "PB", "PC"]
+    assert seats(run, ["PA", "PB", "PC"], ["PC"]) == ["PB", "PC"]
+    assert seats(run, ["PA", "PB"], ["PB"]) == ["PB", "PC"], "PB is enough"
+    assert seats(run, ["PA", "PC"], ["PB", "PC"]) == ["PB", "PC"], "who contributes is there"
+
+
+def test_who_leaves_and_promises_nothing_is_not_waited_for() -> None:
+    """SPEC R10, A13: so does a voter that has lost its votes, and it never will."""
+    run = swarm("PA", "PB", "PC")
+    assert seats(run, ["PC"], ["PC"]) == ["PB", "PC"]

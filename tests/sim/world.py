@@ -151,7 +151,8 @@ class World:
 
     def _is_missed(self, host: Host, node: Node) -> bool:
         now = host.clock(self.now)
-        stand = farewell(host.name, node.head, node.catchup.reach, node.membership.alive_beacons(now))
+        alive, sparse = node.membership.alive_beacons(now), node.membership.sparse
+        stand = farewell(host.name, node.head, node.catchup.reach, alive, sparse=sparse)
         return stand.must_stay or stand.takes_last_state
 
     def newest_voters(self) -> list[str]:
