@@ -55,10 +55,13 @@ def farewell(
 def _misses_record(
     me: str, head: Head, alive: Mapping[str, Beacon], staying: Mapping[str, Beacon], sparse: bool
 ) -> bool:
-    """Each voter that stays and is heard has the newest record, and, where all are heard, those that have it can decide
-    the next: a disk may be lost, and what only one of them knows with it. Those that leave before it see to that."""
+    """Each voter that stays and is heard has the newest record. And where a vote of this host's decided it, and all are
+    heard, those that have it can decide the next: a disk may be lost, and what only that one knows with it. Voters that
+    leave later see to that, and who has a later record shows that it is so."""
     if any(staying[v].head_round < head.round for v in head.voters if v in staying):
         return True
+    voted = head.entry is not None and any(vote.voter == me for vote in head.entry.certificate.votes)
     here = {peer: b.head_round for peer, b in alive.items() if b.generation == head.generation}
-    known = [me, *(peer for peer, round_ in here.items() if round_ >= head.round)]
-    return bool(staying) and not sparse and not is_quorum(head.voters, known)
+    if not voted or sparse or not staying or any(round_ > head.round for round_ in here.values()):
+        return False
+    return not is_quorum(head.voters, [me, *(peer for peer, round_ in here.items() if round_ == head.round)])

@@ -87,7 +87,7 @@ class Keeper:
         self._looked_at = self._calm_until = self._rests_until = self._deadline = LONG_AGO
         self._stirred = False
         self._ready_since: float | None = None  # this host's delta
-        self._gives_up = (b"", b"")  # the newest draft that follows an older point: our head then, and its generation
+        self._gives_up: list[tuple[bytes, bytes]] = []  # drafts that follow an older point: our head, their generation
         self._contradicted = 0  # states computed here, in a row, that the log contradicts
         if applied_digest is not None:
             self._stands(applied_digest, now)
@@ -277,7 +277,8 @@ class Keeper:
         named = recovery.left_at(base, self.head.generation, [] if self.leaving else [me], self.membership, now)
         lives = recovery.lives(named, me, self.incarnation, self.membership, now)
         record, blob = branch_record(base, named, digest, lives)
-        self._gives_up = (self.head.hash, record.generation)
+        shown = [it for it in self._gives_up if it[0] == self.head.hash and it[1] != record.generation]
+        self._gives_up = [*shown, (self.head.hash, record.generation)][-limits.DRAFTS_MAX :]
         return record, blob
 
     def recovery_base(self, entry: Entry) -> Head:
@@ -285,10 +286,10 @@ class Keeper:
         at, parent = entry.record.round - 1, entry.record.parent
         base: Head | None = self.head
         if parent != self.head.hash:  # what the owner was shown to give up is what there is, no less and no more
-            shown = self._gives_up == (self.head.hash, entry.record.generation)
+            shown = (self.head.hash, entry.record.generation) in self._gives_up
             base = self.branching.trail.at(at) if shown else None
         if base is None or base.hash != parent or at < self.catchup.applied:
-            raise BadRecord("the run has gone on since it was drafted")
+            raise BadRecord("the run has gone on since it was drafted, or this daemon has begun anew since")
         check_entry(base, entry, self.context.crypto)
         return base
 

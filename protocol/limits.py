@@ -75,6 +75,7 @@ PAUSE_S_MAX = 60.0  # claims stop a run for so long at a time; a hundred answers
 DISTRUST_MIN_S = 15.0  # a peer whose claim to a better history came to nothing; doubles EXCLUSION_DOUBLINGS_MAX times
 LINES_VOTED_MAX = 128  # generations whose newest vote a host keeps; on further ones it has no vote
 OWNERS_MAX = 16  # keys that may sign a recovery
+DRAFTS_MAX = 16  # recoveries of one head that were shown and may come back signed: somebody looks more than once
 WINDOW_ROUNDS = 1024  # decided rounds kept in memory for replay; donors keep snapshots far newer than that
 HELD_MAX = 4096  # updates known to be on disk; a forgotten one is fetched again
 WARMUP_ROUNDS_MAX = 1024  # of a newcomer: a bound of the form alone, a few rounds are what may help

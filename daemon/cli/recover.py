@@ -9,48 +9,39 @@ from typing import Any
 from intellectd.daemon.cli.client import ask, socket_of
 from intellectd.daemon.cli.membership import BadArgument, named_run
 from intellectd.daemon.cli.output import write, write_error, write_json
-from intellectd.daemon.cli.signing import Recovery, drafted, plan, read, tally, text_of
+from intellectd.daemon.cli.signing import BEARER, Recovery, drafted, joined, write_draft
 from intellectd.daemon.errors import EXIT_OK, EXIT_USAGE
 from intellectd.protocol.words import counted
 
 ANSWER_S_MAX = 60.0
-KEY_TOO = "--yes --key FILE: the owner's key is not on this host, `init` said where it lies"
-SEVERAL = "--draft FILE, for the run's owners to sign: {} of them must, each by `intellectd sign FILE --key KEY`"
-EMPTY = '""'  # as the shell is told of the only run
+FOUNDERS = "--yes --key FILE: the owner's key is not on this host, `init` said where it lies"
+LISTED = "--yes and {} of run.toml's [recovery], each as --key FILE; where they lie apart: --draft FILE"
 OTHERS = "name each with --key; for keys that lie elsewhere write a --draft FILE, and `intellectd sign` it there"
+EMPTY = '""'  # as the shell is told of the only run
 
 
 def recover(arguments: Any) -> int:
     """Exit code 2 and the plan without --yes: who was cut off and works on loses that work."""
     path, run_id = socket_of(arguments), named_run(arguments.run_id)
-    if arguments.signed and arguments.draft:
-        raise BadArgument("--draft begins what --signed ends", "leave one of them out")
-    draft = ask(path, "recovery_draft", ANSWER_S_MAX, run_id=run_id) if not arguments.signed else None
-    recovery = drafted(draft) if draft else _joined(arguments.signed)
-    if draft and arguments.draft:
-        return _write_draft(arguments, recovery)
+    if arguments.draft is not None and (arguments.signed or arguments.yes):
+        raise BadArgument("--draft only writes what is to be signed", "leave out --yes; --signed takes it back")
+    answer = ask(path, "recovery_draft", ANSWER_S_MAX, run_id=run_id) if not arguments.signed else None
+    recovery = drafted(answer) if answer is not None else joined([Path(name) for name in arguments.signed])
+    if arguments.draft is not None:
+        return _write_draft(arguments, recovery, answer or {})
     if not arguments.yes:
-        have = [] if draft else [f"{tally(recovery)} so far"]
-        for line in [
-            *plan(recovery),
-            *have,
-            "if that is right, say it again with " + _with(arguments, recovery, draft),
-        ]:
-            write_error(line)
-        if arguments.json and draft:
-            write_json(draft)
-        return EXIT_USAGE
-    _sign(arguments.key, recovery, draft)
-    run_id = draft["run_id"] if draft else _same_run(arguments, recovery)
+        return _show(arguments, recovery, answer)
+    _sign(arguments.key, recovery, answer)
+    run_id = answer["run_id"] if answer is not None else _same_run(path, run_id, recovery)
     owners, hexes = list(recovery.signed()), list(recovery.signed().values())  # one list each, as the daemon reads them
     signed = {"run_id": run_id, "entry": recovery.entry, "owners": owners, "signatures": hexes}
-    answer = ask(path, "recover", ANSWER_S_MAX, **signed)
+    taken = ask(path, "recover", ANSWER_S_MAX, **signed)
     if arguments.json:
-        write_json(answer)
+        write_json(taken)
     else:
-        voters = counted(len(answer.get("voters") or []), "voter")
+        voters = counted(len(taken.get("voters") or []), "voter")
         whose = "the owner's word" if recovery.needed == 1 else "the owners' word"
-        write(f"recovered: the run goes on in round {answer.get('round', '-')}, by {whose}, with {voters}")
+        write(f"recovered: the run goes on in round {taken.get('round', '-')}, by {whose}, with {voters}")
     return EXIT_OK
 
 
@@ -75,69 +66,74 @@ def keygen(arguments: Any) -> int:
     return EXIT_OK
 
 
-def _with(arguments: Any, recovery: Recovery, draft: dict[str, Any] | None) -> str:
-    if arguments.key or draft is None or draft.get("key_path"):
-        return "--yes"
-    return KEY_TOO if recovery.needed == 1 else SEVERAL.format(recovery.needed)
-
-
-def _write_draft(arguments: Any, recovery: Recovery) -> int:
-    from intellectd.daemon.atomic import write_new
-
-    if arguments.yes:
-        raise BadArgument("--draft only writes what is to be signed", "leave out --yes; --signed takes it")
-    path = Path(arguments.draft)
-    for key in arguments.key:
-        recovery.sign(Path(key), "`intellectd keygen` made each, and run.toml lists their names")
-    write_new(path, text_of(recovery), 0o644)
-    if arguments.json:
-        write_json({"file": str(path), "signatures": len(recovery.signatures), "needed": recovery.needed})
-        return EXIT_OK
-    for line in plan(recovery):
+def _show(arguments: Any, recovery: Recovery, answer: dict[str, Any] | None) -> int:
+    for line in recovery.plan():
         write_error(line)
-    write(f"written to {path}, with {tally(recovery)}")
-    write_error(f"each owner: `intellectd sign {path.name} --key KEY`, anywhere; no run's id nor any key is in it")
+    if answer is None:
+        write_error(f"{recovery.tally()} so far")
+    own = bool(answer and answer.get("key_path"))
+    if len(recovery.signatures) + len(arguments.key) + own >= recovery.needed:
+        again = "--yes"
+    elif answer is None or answer.get("listed"):
+        again = LISTED.format(counted(recovery.needed - len(recovery.signatures), "key"))
+    else:
+        again = FOUNDERS
+    write_error(f"if that is right, say it again with {again}")
+    if arguments.json:
+        write_json(recovery.facts() if answer is None else answer)
+    return EXIT_USAGE
+
+
+def _write_draft(arguments: Any, recovery: Recovery, answer: dict[str, Any]) -> int:
+    path = Path(arguments.draft)
+    if not path.name or path.is_dir() or not path.parent.is_dir():
+        raise BadArgument(f"{arguments.draft!r} is no name of a new file", "name one in a folder that there is")
+    for key in arguments.key:
+        recovery.sign(Path(key), _whose(answer))
+    write_draft(path, recovery)
+    if arguments.json:
+        write_json({"file": str(path), **recovery.facts()})
+        return EXIT_OK
+    for line in recovery.plan():
+        write_error(line)
+    write(f"written to {path}, with {recovery.tally()}")
+    write_error(f"each owner: `intellectd sign {path.name} --key KEY`, wherever the key lies")
     write_error(f"then here: `intellectd recover {arguments.run_id or EMPTY} --signed {path} --yes`")
-    write_error(
-        "copies that were signed apart are each named with --signed. Until then restart no daemon that it names"
-    )
+    write_error("repeat --signed for copies that were signed apart; until then restart no daemon that it names")
+    write_error(BEARER.format(counted(recovery.needed, "signature")))
     return EXIT_OK
 
 
-def _joined(files: list[str]) -> Recovery:
-    """Of one recovery, signed in several copies."""
-    recovery = read(Path(files[0]))
-    for name in files[1:]:
-        other = read(Path(name))
-        if (other.run, other.entry) != (recovery.run, recovery.entry):
-            raise BadArgument(f"{name} is another recovery than {files[0]}", "name copies of one")
-        recovery.signatures.update(other.signatures)
-    return recovery
-
-
-def _same_run(arguments: Any, recovery: Recovery) -> str:
-    """The run that is named, or the one run of this host that the file is of: it says so by its public key alone."""
+def _same_run(path: Path, run_id: str, recovery: Recovery) -> str:
+    """The run that is named, if it is the file's, which says so by the public key alone."""
     from intellectd.protocol.run_id import run_key
 
-    answer = ask(socket_of(arguments), "status", run_id=named_run(arguments.run_id))
+    answer = ask(path, "status", run_id=run_id)
     found = [str(run["run_id"]) for run in answer.get("runs") or [] if run_key(str(run["run_id"])) == recovery.run]
     if not found:
-        raise BadArgument("the file is of another run", "name that one, on a host that is in it")
+        raise BadArgument("the file is of another run", "name that one, on the host that drafted it")
     return found[0]
 
 
-def _sign(keys: list[str], recovery: Recovery, draft: dict[str, Any] | None) -> None:
+def _sign(keys: list[str], recovery: Recovery, answer: dict[str, Any] | None) -> None:
     """By every key that was named, else by the one that `init` left on the daemon's host."""
-    paths = keys or ([draft["key_path"]] if draft and draft.get("key_path") else [])
-    if not paths and draft:
+    paths = keys or ([answer["key_path"]] if answer and answer.get("key_path") else [])
+    listed = answer is None or bool(answer.get("listed"))
+    if not paths and answer is not None and not listed:
         raise BadArgument(
             "this host has no owner's key of the run",
             "name its file with --key: `init` said where it lies; if it is lost, `checkpoint export` saves what "
             "was learned",
         )
     for path in paths:
-        recovery.sign(Path(path), "`intellectd init` said where it lies")
-    if len(recovery.signatures) < recovery.needed:
+        recovery.sign(Path(path), _whose(answer or {"listed": True}))
+    if not recovery.enough:
         raise BadArgument(
             f"the run asks for {recovery.needed} of its owners' keys, {len(recovery.signatures)} were given", OTHERS
         )
+
+
+def _whose(answer: dict[str, Any]) -> str:
+    if answer.get("listed"):
+        return "run.toml lists whose keys they are under [recovery]; the one that `init` made is none of them"
+    return "`intellectd init` said where it lies"

@@ -4,6 +4,7 @@ Owns the file's form, and that each signs what it is shown. What comes in is ano
 taken but a record, and signatures that are good for that. Talks to no daemon.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ from intellectd.protocol.words import counted
 
 KIND = "intellectd recovery"
 FILE_BYTES_MAX = 2 * 1024 * 1024  # the daemon's answer, of at most a frame's 1 MiB, and as many signatures as owners
+SHOWN_MAX = 31  # names below each other: as many as a record has voters, and what is above them stays in sight
 ANEW = "ask whoever drafted it for the file as `intellectd recover RUN --draft FILE` wrote it"
+BEARER = (
+    "keep the file among the owners, and delete it when it is not used: who is in the run and has it with "
+    "{}, can do this at any later time, and everything decided since is given up then"
+)
 
 
 @dataclass
@@ -39,8 +45,12 @@ class Recovery:
 
         return branch_bytes(self.run, self.record)
 
+    @property
+    def enough(self) -> bool:
+        return len(self.signatures) >= self.needed
+
     def sign(self, path: Path, whose: str) -> str:
-        """By the key in this file; the owner's name. `whose`: what to do if it is none of an owner."""
+        """By the key in this file; the owner's name. `whose`: where to find out whose it should be."""
         from intellectd.daemon.identity import OwnerKey
 
         key = OwnerKey.load(path)
@@ -51,6 +61,37 @@ class Recovery:
 
     def signed(self) -> dict[str, str]:
         return dict(sorted(self.signatures.items()))
+
+    def facts(self) -> dict[str, Any]:
+        """For --json."""
+        record = {"record": self._record_hash(), "round": self.record.round, "voters": list(self.record.next_voters)}
+        signatures = {"signed_by": list(self.signed()), "needed": self.needed}
+        return {"run_key": self.run.hex(), **record, **self.beside, **signatures}
+
+    def plan(self) -> list[str]:
+        """What would be signed is what is shown first; then what is said beside it."""
+        forgot, given_up = len(self.beside["forgot"]), [int(number) for number in self.beside["given_up"]]
+        lost = [printable(voter) for voter in self.beside["lost"]]
+        return [
+            f"run {printable(self.name)!r} would go on from round {self.record.round} with these voters:",
+            *_indented([printable(voter) for voter in self.record.next_voters]),
+            "without these, and without anything that they decide among themselves from here on:",
+            *_indented(lost),
+            *([_gone(given_up)] if given_up else []),
+            *(
+                [f"{forgot} of them forgot what they voted before: each votes anew, in this branch alone"]
+                * bool(forgot)
+            ),
+            f"it is record {self._record_hash()} of the run with the public key {self.run.hex()}",
+        ]
+
+    def tally(self) -> str:
+        return f"{len(self.signatures)} of {counted(self.needed, 'signature')}"
+
+    def _record_hash(self) -> str:
+        from intellectd.protocol.records import record_hash
+
+        return record_hash(self.record).hex()
 
 
 def drafted(answer: dict[str, Any]) -> Recovery:
@@ -64,55 +105,47 @@ def drafted(answer: dict[str, Any]) -> Recovery:
     return Recovery(run, answer["name"], answer["entry"], owners, answer["needed"], beside, record, {})
 
 
-def plan(recovery: Recovery) -> list[str]:
-    """What would be signed is what is shown, not what is said beside it."""
-    record, beside = recovery.record, recovery.beside
-    forgot, given_up = len(beside["forgot"]), [int(number) for number in beside["given_up"]]
-    return [
-        f"run {printable(recovery.name)!r} would go on from round {record.round} with these voters:",
-        *(f"  {printable(voter)}" for voter in record.next_voters),
-        "without these, and without anything that they decide among themselves from here on:",
-        *(f"  {printable(voter)}" for voter in beside["lost"]),
-        *([_gone(given_up)] if given_up else []),
-        *([f"{forgot} of them forgot what they voted before: each votes anew, in this branch alone"] if forgot else []),
-    ]
+def sign(arguments: Any) -> int:
+    """Exit code 2 and the plan without --yes, as `recover`."""
+    from intellectd.daemon.atomic import write_atomic
+
+    path = Path(arguments.file).resolve()  # a link is followed, not replaced
+    recovery = read(path)
+    for line in recovery.plan():
+        write_error(line)
+    if not arguments.yes:
+        write_error(
+            "signed would be that record, which names those that go on. The name of the run and who is left out are as "
+            "the file tells them: compare the record and the key with the other owners"
+        )
+        write_error("if that is right, say it again with --yes")
+        if arguments.json:
+            write_json(recovery.facts())
+        return EXIT_USAGE
+    owner = recovery.sign(Path(arguments.key), "the file says whose keys are: `owners`")
+    write_atomic(path, text_of(recovery))
+    if arguments.json:
+        write_json({"file": str(path), **recovery.facts()})
+        return EXIT_OK
+    write(f"signed by {owner}: {recovery.tally()}")
+    left = recovery.needed - len(recovery.signatures)
+    if left > 0:
+        write_error(f"{counted(left, 'owner')} more: each signs this file, or a copy of it as it was drafted")
+    else:
+        write_error(f"now, on the host that drafted it: `intellectd recover RUN --signed {path.name} --yes`")
+    write_error(BEARER.format(counted(recovery.needed, "signature")))
+    return EXIT_OK
 
 
-def tally(recovery: Recovery) -> str:
-    return f"{len(recovery.signatures)} of {counted(recovery.needed, 'signature')}"
+def _indented(names: list[str]) -> list[str]:
+    more = [f"  and {len(names) - SHOWN_MAX} more"] if len(names) > SHOWN_MAX else []
+    return [*(f"  {name}" for name in names[:SHOWN_MAX]), *more]
 
 
 def _gone(rounds: list[int]) -> str:
     if len(rounds) == 1:
         return f"round {rounds[0]} would be given up: its record is here, and nobody here has its update"
     return f"rounds {rounds[0]} to {rounds[-1]} would be given up: their records are here, but not all their updates"
-
-
-def sign(arguments: Any) -> int:
-    """Exit code 2 and the plan without --yes, as `recover`."""
-    from intellectd.daemon.atomic import write_atomic
-
-    path = Path(arguments.file)
-    recovery = read(path)
-    for line in plan(recovery):
-        write_error(line)
-    if not arguments.yes:
-        write_error("who goes on is what you would sign; who is left out is as the host tells it that drafted this")
-        write_error("if that is right, say it again with --yes")
-        return EXIT_USAGE
-    owner = recovery.sign(Path(arguments.key), "the file names whose keys are: `owners`")
-    write_atomic(path, text_of(recovery), 0o644)
-    have = len(recovery.signatures)
-    if arguments.json:
-        write_json({"file": str(path), "signed_by": owner, "signatures": have, "needed": recovery.needed})
-        return EXIT_OK
-    left = recovery.needed - have
-    write(f"signed by {owner}: {tally(recovery)}")
-    if left > 0:
-        write_error(f"{counted(left, 'owner')} more: each signs this file, or the file as it was drafted")
-    else:
-        write_error(f"now, on a host of the run: `intellectd recover RUN --signed {path} --yes`")
-    return EXIT_OK
 
 
 # ---- the file
@@ -134,11 +167,36 @@ class File(msgspec.Struct):
     entry: str
 
 
+class _Kind(msgspec.Struct):
+    kind: str
+    schema: int
+
+
 def text_of(recovery: Recovery) -> bytes:
     it, beside = recovery, recovery.beside
     said = (beside["lost"], beside["forgot"], beside["given_up"], recovery.signed())
     file = File(KIND, SCHEMA_VERSION, it.run.hex(), it.name, it.owners, it.needed, *said, it.entry)
     return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
+
+
+def write_draft(path: Path, recovery: Recovery) -> None:
+    """A new file, on whatever disk: some have no links, by which others are made whole or not at all. One that was cut
+    off is told as damaged, and drafted again. Raises BadArgument."""
+    if recovery.record.round == 0:  # it follows the manifest, whose hash begins with the run's id (SPEC I3)
+        raise BadArgument(
+            "a record before the opening tells the run's id, which admits to the run: it is not sent around",
+            "bring the keys here, and name each with --key",
+        )
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(text_of(recovery))
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise BadArgument(f"{path} exists already", "name a new file: nothing is overwritten") from None
+    except OSError as error:
+        raise BadArgument(f"{path} cannot be written: {error.strerror}", "name a file where you may write") from error
 
 
 def read(path: Path) -> Recovery:
@@ -163,6 +221,18 @@ def read(path: Path) -> Recovery:
     return recovery
 
 
+def joined(paths: list[Path]) -> Recovery:
+    """Of one recovery, signed in several copies. Raises BadArgument."""
+    recovery = read(paths[0])
+    for path in paths[1:]:
+        other = read(path)
+        same = (other.run, other.entry, other.owners, other.needed)
+        if same != (recovery.run, recovery.entry, recovery.owners, recovery.needed):
+            raise BadArgument(f"{path} is another recovery than {paths[0]}", "name copies of one, as it was drafted")
+        recovery.signatures.update(other.signatures)
+    return recovery
+
+
 def _bytes_of(path: Path) -> bytes:
     try:
         with path.open("rb") as opened:
@@ -181,11 +251,6 @@ def _bytes_of(path: Path) -> bytes:
             "use the version of intellectd that wrote it, on both sides",
         )
     return data
-
-
-class _Kind(msgspec.Struct):
-    kind: str
-    schema: int
 
 
 def _unhexed(word: str) -> bytes:

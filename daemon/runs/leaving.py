@@ -44,12 +44,16 @@ class Parting:
         service = self._service
         if self.trouble:
             return f"its files to be put aside, which is tried again and again: {self.trouble}"
-        stand = _stand(service) if service is not None else None
-        if service is not None and stand is not None and stand.log_is_needed and not stand.seat_is_needed:
-            return f"the newest record to reach a quorum of the voters ({why(service, service.reach)})"
-        if service is None or stand is None or not stand.seat_is_needed:
+        if service is None:
             return "its farewell to reach the others, and its trainer to end"
-        return f"a round that is decided without this host's vote ({why(service, service.reach)})"
+        stand, slow = _stand(service), why(service, service.reach)
+        if stand.seat_is_needed:
+            return f"a round that is decided without this host's vote ({slow})"
+        if stand.log_is_needed:
+            return f"the newest record to reach the other voters ({slow})"
+        if stand.update_is_needed:
+            return f"the newest update to be applied by somebody who stays ({slow})"
+        return "its farewell to reach the others, and its trainer to end"
 
     async def part(self) -> bool:
         """Until a record is without this host's seat, or nobody is there to write one. False: the daemon stops."""

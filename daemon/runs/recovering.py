@@ -46,6 +46,7 @@ def draft(service: RunService) -> dict[str, Any]:
         "forgot": [voter for voter in record.next_voters if not _remembers(node, voter)],
         "owners": list(owners),
         "needed": needed,
+        "listed": bool(node.context.config.recovery.keys),
         "key_path": str(key) if node.context.manifest.owner in owners and key.is_file() else None,
         "entry": encode(unsigned).hex(),
     }

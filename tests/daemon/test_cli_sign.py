@@ -8,15 +8,25 @@ import pytest
 
 from intellectd.daemon.cli.main import main
 from intellectd.daemon.identity import OwnerKey, verify
-from intellectd.protocol.branch import branch_bytes
+from intellectd.protocol.branch import branch_bytes, branch_record
+from intellectd.protocol.ids import Ballot, encode
+from intellectd.protocol.records import Certificate, Entry, record_hash
 from intellectd.protocol.run_id import from_manifest_hash, run_key
 from tests.daemon.fake_answers import PEER, RUN_ID, Answers, run_status, status_answer
 from tests.daemon.test_cli import Cli, answers, cli
-from tests.daemon.test_cli_recover import RECORD, draft
+from tests.daemon.test_cli_recover import draft as first_draft
+from tests.protocol.history import History
+from tests.protocol.playbook import swarm
 
 __all__ = ["answers", "cli"]
+RECORD, BLOB = branch_record(swarm("PA", "PB").head, ["PA"], bytes(32))
 Written = tuple[Path, list[OwnerKey]]
 Words = pytest.CaptureFixture[str]
+
+
+def draft(*owners: OwnerKey, needed: int = 1) -> dict[str, Any]:
+    entry = encode(Entry(RECORD, BLOB, Certificate(Ballot(0, "PA"), []))).hex()
+    return {**first_draft(*owners, needed=needed), "entry": entry, "listed": True}
 
 
 @pytest.fixture
@@ -28,7 +38,8 @@ async def written(cli: Cli, answers: Answers, tmp_path: Path) -> Written:
     answers.give("status", status_answer(run_status()))
     path = tmp_path / "r.json"
     code, out, err = await cli("recover", RUN_ID, "--draft", str(path))
-    assert code == 0 and "with 0 of 2 signatures" in out and "go on from round 0" in err
+    assert code == 0 and "with 0 of 2 signatures" in out and "go on from round 1" in err
+    assert "who is in the run and has it with 2 signatures, can do this at any later time" in err
     return path, owners
 
 
@@ -76,16 +87,31 @@ async def test_nothing_is_signed_without_yes_nor_by_another_key(
 ) -> None:
     path, _ = written
     before = path.read_bytes()
-    assert sign(path, 0) == 2 and "say it again with --yes" in capsys.readouterr().err
+    assert sign(path, 0) == 2
+    err = capsys.readouterr().err
+    assert "say it again with --yes" in err and "are as the file tells them" in err
+    assert record_hash(RECORD).hex() in err and run_key(RUN_ID).hex() in err, "owners compare these"
+    assert sign(path, 0, "--json") == 2 and json.loads(capsys.readouterr().out)["voters"] == ["PA"]
     OwnerKey.create(tmp_path / "9.pem")
     assert sign(path, 9, "--yes") == 2 and "is not an owner's key of this run" in capsys.readouterr().err
     assert path.read_bytes() == before
 
 
-async def test_the_file_holds_no_secret(written: Written) -> None:
-    """SPEC I6: the run's id admits to the run, and a file that is sent around is read by others."""
-    path, _ = written
+async def test_the_file_tells_nobody_the_runs_id(
+    cli: Cli, answers: Answers, written: Written, capsys: Words, tmp_path: Path
+) -> None:
+    """SPEC I3, I6: it admits to the run, and begins the manifest's hash, which the first record follows."""
+    path, owners = written
     assert RUN_ID not in path.read_text() and "PRIVATE" not in path.read_text()
+    assert path.stat().st_mode & 0o077 == 0
+    history = History()
+    run_id = from_manifest_hash(history.head.hash)
+    record, blob = branch_record(history.head, ["PA"], bytes(32))
+    assert from_manifest_hash(record.parent) == run_id
+    entry = encode(Entry(record, blob, Certificate(Ballot(0, "PA"), []))).hex()
+    answers.give("recovery_draft", {**draft(*owners), "run_id": run_id, "entry": entry})
+    code, _, err = await cli("recover", run_id, "--draft", str(tmp_path / "first.json"))
+    assert code == 2 and "tells the run's id" in err and not (tmp_path / "first.json").exists()
 
 
 async def test_no_file_is_overwritten(cli: Cli, answers: Answers, written: Written) -> None:
@@ -96,6 +122,11 @@ async def test_no_file_is_overwritten(cli: Cli, answers: Answers, written: Writt
     for words in (["--signed", str(path)], ["--yes"]):
         code, _, err = await cli("recover", RUN_ID, "--draft", str(path.with_name("new")), *words)
         assert code == 2 and err and not path.with_name("new").exists()
+    asked = len(answers.asked)
+    for name in ("", ".", "/", str(path.parent), str(path / "below")):
+        code, _, err = await cli("recover", RUN_ID, "--draft", name, "--key", str(path.parent / "0.pem"))
+        assert code == 2 and "internal" not in err, name
+    assert "recover" not in [request["op"] for request in answers.asked[asked:]]
 
 
 async def test_the_file_of_another_run_or_another_recovery_is_refused(
@@ -161,3 +192,47 @@ def test_what_is_no_such_file_at_all(tmp_path: Path, capsys: Words, text: str) -
     assert sign(path, 0, "--yes") == 2 and "cannot be read" in capsys.readouterr().err
     path.mkdir()
     assert sign(path, 0, "--yes") == 2 and "cannot be read" in capsys.readouterr().err
+
+
+async def test_an_intruders_copy_does_not_spoil_the_others(cli: Cli, answers: Answers, written: Written) -> None:
+    """It lists itself among the owners, and signs well."""
+    path, owners = written
+    intruder = OwnerKey.create(path.with_name("9.pem"))
+    copy = path.with_name("copy.json")
+    copy.write_text(json.dumps(json.loads(path.read_text()) | {"owners": [o.peer_id for o in [*owners, intruder]]}))
+    assert sign(path, 0, "--yes") == sign(copy, 9, "--yes") == 0
+    code, _, err = await cli("recover", RUN_ID, "--signed", str(path), "--signed", str(copy), "--yes")
+    assert code == 2 and f"{copy} is another recovery than" in err
+
+
+async def test_a_link_is_signed_where_it_leads(written: Written) -> None:
+    path, owners = written
+    link = path.with_name("link.json")
+    link.symlink_to(path)
+    assert sign(link, 0, "--yes") == 0 and link.is_symlink()
+    assert list(json.loads(path.read_text())["signatures"]) == [owners[0].peer_id]
+
+
+async def test_what_is_beside_the_record_does_not_push_it_out_of_sight(written: Written, capsys: Words) -> None:
+    path, _ = written
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lost": [PEER] * 5000}))
+    assert sign(path, 0) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) < 50 and "  and 4969 more" in err
+
+
+async def test_who_has_too_few_keys_is_told_how_to_go_on(cli: Cli, answers: Answers, written: Written) -> None:
+    path, _ = written
+    one = str(path.parent / "0.pem")
+    answers.give("recovery_draft", {**draft(*written[1], needed=2), "key_path": None})
+    assert "and 2 keys of run.toml's [recovery]" in (await cli("recover", RUN_ID, "--key", one))[2]
+    assert "--draft FILE" in (await cli("recover", RUN_ID, "--yes"))[2]
+    assert "and 2 keys of run.toml" in (await cli("recover", RUN_ID, "--signed", str(path)))[2]
+    assert sign(path, 0, "--yes") == 0
+    assert "and 1 key of run.toml" in (await cli("recover", RUN_ID, "--signed", str(path)))[2]
+    code, out, _ = await cli("recover", RUN_ID, "--signed", str(path), "--json")
+    assert code == 2 and json.loads(out)["needed"] == 2
+    founders = OwnerKey.create(path.with_name("init.pem"))
+    assert founders.peer_id not in draft(*written[1])["owners"]
+    _, _, err = await cli("recover", RUN_ID, "--yes", "--key", str(path.with_name("init.pem")))
+    assert "the one that `init` made is none of them" in err

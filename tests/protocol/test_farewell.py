@@ -76,6 +76,20 @@ def test_it_stays_until_those_that_can_decide_the_next_round_have_the_record() -
     assert not farewell(*asked, pa.node.membership.alive_beacons(pa.now)).must_stay, "PB sees to it in its turn"
 
 
+def test_nobody_waits_for_a_quorum_to_which_its_own_vote_is_nothing() -> None:
+    """SPEC R10: who came when the quorum was away, who has not read the log, and who is behind."""
+    run = swarm("PA", "PB", "PC")
+    run.round("PA", "PB", "PC", able=["PB", "PC"], gone=["PA"])
+    for host in (Host(run, "PD", vote=None), Host(run, "PD", vote=None, entries=[], applied=-2, applied_digest=None)):
+        host.told(host.beacon("PC"))
+        alive = host.node.membership.alive_beacons(host.now)
+        assert not farewell("PD", host.node.head, host.node.catchup.reach, alive).log_is_needed
+    pa = Host(run)
+    pa.told(pa.beacon("PC", head_round=run.head.round + 1, head=bytes(31) + b"x"))
+    alive = pa.node.membership.alive_beacons(pa.now)
+    assert not farewell("PA", pa.node.head, pa.node.catchup.reach, alive).log_is_needed, "the next one is decided"
+
+
 def seats(run: History, promised: list[str], contribute: list[str]) -> list[str]:
     """That the record gives which PA leads, who leaves, and is the most senior voter."""
     leader = Leader(Host(run).node.context, run.head, MINE, 0.0)

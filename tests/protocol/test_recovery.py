@@ -157,6 +157,19 @@ def test_a_draft_gives_up_no_record_that_came_after_it() -> None:
     assert "gone on since it was drafted" in pa.notes[-1].text and pa.node.head.round == 3
 
 
+def test_another_look_does_not_void_what_the_owners_are_signing() -> None:
+    """SPEC G5: PC was unheard for a moment when somebody asked again; both drafts were shown, of one head."""
+    run, here = history("wait"), {"applied": 1, "lineage": m.Lineage(0, 0, 600, False, False)}
+    pa = Host(run, applied=1).told(ev.TrainerAttached(None))
+    pa.told(pa.after(65.0), pa.beacon("PB", **here), pa.beacon("PC", **here), pa.after(1.0)).skip()
+    first = owners_word(pa)
+    pa.told(pa.after(20.0), pa.beacon("PB", **here)).skip()
+    second = owners_word(pa)
+    assert (first.record.round, len(first.record.next_voters), len(second.record.next_voters)) == (2, 3, 2)
+    pa.told(ev.RecoverySigned(first))
+    assert pa.one(ef.Rebase).round == 1 and pa.node.head.voters == ["PA", "PB", "PC"]
+
+
 def test_nothing_before_an_earlier_recovery_is_gone_back_to() -> None:
     """SPEC G5, G6: the line that was left then would stand above the new one."""
     run = history("wait")

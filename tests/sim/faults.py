@@ -154,7 +154,9 @@ class Faults:
             kept = [v for v in value.next_voters if v != host.name and not world.truth.forgetful(v)]
             if not enough(value.next_voters, kept):
                 return False
-        return host.name not in voters or (len(voters) >= 4 and enough(voters, knowing))
+        # Who falls silent may lose its seat: then of five, one on a wrong state and one without votes are too many.
+        sick = any(hosts[v].rots or hosts[v].rotten for v in voters)
+        return host.name not in voters or (len(voters) >= 4 and enough(voters, knowing) and not sick)
 
     def _held_elsewhere(self, host: Host) -> bool:
         """What the others have records of, they can come to without this host. A fork may be of one host, and all may
@@ -200,7 +202,8 @@ class Faults:
         sick = any(other.rots or other.rotten for other in hosts.values())
         voters, sane = self._world.newest_voters(), self._sane_without(host)
         staying = [v for v in voters if not hosts[v].leaving], [v for v in sane if not hosts[v].leaving]
-        if len(voters) < 3 or sick or not enough(voters, sane) or not enough(*staying):
+        forgot = any(self._world.truth.forgetful(v) for v in voters)  # as in `_can_lose`
+        if len(voters) < 3 or sick or forgot or not enough(voters, sane) or not enough(*staying):
             return False
         host.rots = True
         return True
