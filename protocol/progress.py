@@ -134,10 +134,11 @@ class Progress:
         if self.state in ("training", "freezing"):
             self._stale, self._moved = self._stale or not usable, True
             return "keep"
-        if usable and self.state == "frozen" and round_ - self._base_round >= limits.CARRY_ROUNDS_MAX:
+        last = round_ - self._base_round >= limits.CARRY_ROUNDS_MAX
+        if usable and self.state == "frozen" and (last or self._has_done(head)):
             if self._measures:
                 self._frozen, self.state, self._again = None, "freezing", True
-            return "carry"  # the last chance: it is offered as it is, at once, instead of coming late again (P4)
+            return "carry"  # it is offered as it is, at once, instead of coming late again or twice (P4)
         if usable:
             if self.state == "frozen":
                 self._carried_tokens, self._carried_steps = self._tokens, self._steps
@@ -145,6 +146,12 @@ class Progress:
             return "carry"
         self._drop(f"round {round_} was decided without it, and it is too old or its data was given to others")
         return "adopt"
+
+    def _has_done(self, head: Head) -> bool:
+        """Is all that it is given now data which it gave back, and has worked off? (R9) Done again, it would count
+        twice, and so not at all."""
+        given = head.assignment(self._context.peer)
+        return given is not None and bool(given.streams) and all(stream in self._streams for stream in given.streams)
 
     def start(self, head: Head, applied: int) -> list[Out]:
         """Hand out the next round when the trainer is free, the state is at the head and the record names us."""
@@ -157,6 +164,8 @@ class Progress:
         carried = self._carried_tokens > 0
         lost, self._resume = self._resume, None
         resumed = self.resumes(head, applied, lost)
+        # What was given back comes again after two records at the least, and work that was carried over lapses then.
+        assert not carried or all(stream not in self._streams for stream in assignment.streams)
         if not carried:
             self._base_round, self._streams = head.round, []
         self._streams = [*self._streams, *assignment.streams]

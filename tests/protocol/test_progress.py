@@ -246,3 +246,38 @@ def test_where_there_may_be_several_lines_no_trainer_resumes() -> None:
     run = history("wait")
     pa = Host(run)
     assert pa.node.progress.resumes(run.head, run.head.round, run.head.round + 1)
+
+
+def given_back(run: History) -> tuple[Entry, Entry]:
+    """PA leaves, and its last round names nobody; the record after it names PZ alone."""
+    return run.round("PA", able=[], gone=["PA"]), run.round(able=["PZ"])
+
+
+def come(pz: Host, *entries: Entry) -> None:
+    pz.told(ev.EntriesReceived("PA", entries), *(ev.UpdateHeld(entry.record.update_root) for entry in entries))
+
+
+def apply(run: History, pz: Host, *rounds: int) -> None:
+    for round_ in rounds:
+        pz.told(ev.Applied(round_, run.states[round_]))
+
+
+def given(run: History) -> list[tuple[int, int]]:
+    assignment = run.head.assignment("PZ")
+    assert assignment is not None
+    return [(stream.round, stream.slot) for stream in assignment.streams]
+
+
+def test_data_that_was_given_back_and_comes_again_is_not_worked_off_twice() -> None:
+    """SPEC P4, R9, A3: PZ has done its work, and hears of two records at once: one gives its data back, one gives it
+    the same again. Twice the same data would make it ready for nobody, for ever."""
+    run, pz = member()
+    pz >> ev.TrainerAttached(None)
+    before = given(run)
+    pz << "train round 2 on 2/1"
+    train(pz, 2)
+    come(pz, *given_back(run))
+    assert given(run) == before == [(2, 1)]
+    apply(run, pz, 2, 3)
+    assert [(s.round, s.slot) for s in own(pz).streams] == before and own(pz).at == run.head.at
+    assert own(pz).tokens == 100 and pz.node.round.parts.muster.ready("PZ") is not None
