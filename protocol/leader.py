@@ -213,28 +213,30 @@ class Leader:
 
     # ---- phase 2
 
-    def propose(self, outcome: Outcome, able: Sequence[str], gone: list[str]) -> list[Out]:
+    def propose(self, outcome: Outcome, able: Sequence[str], gone: list[str], here: Sequence[str]) -> list[Out]:
+        """`here`: who is alive now and can vote next. A promise may be as old as the transfer took."""
         contributed = contributions(outcome, self._ready)
         blob = next_blob(self._head, contributed, able, gone)
-        voters = self._seated(contributed, able, gone)
+        voters = self._seated(contributed, able, gone, here)
         record = build_record(self._head, outcome, blob, voters, self.state_digest)
         roots = outcome.roots or (outcome.root,)
         votes = [Vote(peer, r.signature) for peer, r in sorted(self._results.items()) if r.root in roots]
         return self.propose_again(Proposal(record, blob, votes if outcome.members else []))
 
-    def _seated(self, contributed: list[Contribution], able: Sequence[str], gone: list[str]) -> list[str]:
+    def _seated(
+        self, contributed: list[Contribution], able: Sequence[str], gone: list[str], here: Sequence[str]
+    ) -> list[str]:
         """Who votes next. Who leaves and can vote does so until the others are a quorum without it: else its last vote
         could leave the run to one who is not there, for good."""
-        newcomers = [*(c.peer for c in contributed), *(able if self._head.round == -1 else [])]
-        there = dict.fromkeys([*self.promises, *newcomers])
+        there = dict.fromkeys([*here, *(able if self._head.round == -1 else [])])
         voters = next_voters(self._head, contributed, gone, able)
         if is_quorum(voters, there):
             return voters
         return next_voters(self._head, contributed, [p for p in gone if p not in self.promises], able)
 
-    def propose_roster(self, able: Sequence[str], gone: list[str]) -> list[Out]:
+    def propose_roster(self, able: Sequence[str], gone: list[str], here: Sequence[str]) -> list[Out]:
         """A record without an update: the opening, or a roster whose members are all gone."""
-        return self.propose(NOTHING, able, gone)
+        return self.propose(NOTHING, able, gone, here)
 
     def propose_again(self, proposal: Proposal) -> list[Out]:
         self.phase, self.proposal = ACCEPT, proposal

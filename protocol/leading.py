@@ -135,7 +135,10 @@ class Leading:
         if len(outcome.members) < self._decision.context.config.swarm.min_peers:  # what is left of the groups
             return self._give_up(f"too few groups of attempt {leader.ballot.attempt} came to an end", now)
         leader.result_at = now
-        return leader.propose(outcome, self._decision.muster.able_peers(now), self._gone(leader, now))
+        decision, known = self._decision, self._decision.members
+        newcomers = [m.peer for m in outcome.members if m.peer not in decision.head.voters and known.alive(m.peer, now)]
+        here = [*decision.alive_voters(now), *newcomers]
+        return leader.propose(outcome, decision.muster.able_peers(now), self._gone(leader, now), here)
 
     def took(self) -> list[Out]:
         """For whoever looks after the model of time: what it said of the transfer that was led here, and what came
@@ -218,7 +221,7 @@ class Leading:
         if not enough(standing, swarm.start_peers, swarm.min_peers):
             return self._give_up(f"attempt {leader.ballot.attempt} came to nothing: {decision.may_start(now)[1]}", now)
         if names_roster(standing):
-            return leader.propose_roster(standing.able, self._gone(leader, now))
+            return leader.propose_roster(standing.able, self._gone(leader, now), decision.alive_voters(now))
         ring = sorted(standing.ready, key=lambda peer: hash_of("ring", decision.head.hash, peer.encode()))
         members = [Member(p, known[p].tokens, known[p].delta_root) for p in ring]
         going = decision.exchange.plan.collective if decision.exchange.plan else None

@@ -1,8 +1,11 @@
 """When a host that leaves may go. SPEC R10."""
 
+from intellectd.protocol import effects as ef
+from intellectd.protocol import events as ev
 from intellectd.protocol.farewell import Farewell, farewell
 from intellectd.protocol.ids import Ballot
 from intellectd.protocol.leader import Leader
+from intellectd.protocol.messages import Transfer
 from tests.protocol import puppets as say
 from tests.protocol.history import History, ready_of
 from tests.protocol.playbook import Host, swarm
@@ -90,14 +93,13 @@ def test_nobody_waits_for_a_quorum_to_which_its_own_vote_is_nothing() -> None:
     assert not farewell("PA", pa.node.head, pa.node.catchup.reach, alive).log_is_needed, "the next one is decided"
 
 
-def seats(run: History, promised: list[str], contribute: list[str]) -> list[str]:
+def seats(run: History, promised: list[str], here: list[str]) -> list[str]:
     """That the record gives which PA leads, who leaves, and is the most senior voter."""
     leader = Leader(Host(run).node.context, run.head, MINE, 0.0)
     for peer in promised:
         leader.on_promise(peer, say.promise(run, MINE), 0.0)
-    ready = {peer: ready_of(run.head, peer, run.state) for peer in contribute}
-    leader.plan(say.collective(run, *contribute), ready, None, 0.0)
-    leader.propose(say.outcome(run, *contribute), contribute, ["PA"])
+    leader.plan(say.collective(run, "PC"), {"PC": ready_of(run.head, "PC", run.state)}, None, 0.0)
+    leader.propose(say.outcome(run, "PC"), ["PC"], ["PA"], here)
     assert leader.proposal is not None
     named = [assignment.peer for assignment in leader.proposal.blob.assignments]
     assert "PA" not in named, "it gets no more work in any case"
@@ -107,13 +109,30 @@ def seats(run: History, promised: list[str], contribute: list[str]) -> list[str]
 def test_who_leaves_keeps_its_seat_until_the_others_are_a_quorum_without_it() -> None:
     """SPEC R10: PB is away. Of PB and PC it is the more senior, so PC alone could decide nothing."""
     run = swarm("PA", "PB", "PC")
-    assert seats(run, ["PA", "PC"], ["PC"]) == ["PA", "PB", "PC"]
-    assert seats(run, ["PA", "PB", "PC"], ["PC"]) == ["PB", "PC"]
-    assert seats(run, ["PA", "PB"], ["PB"]) == ["PB", "PC"], "PB is enough"
-    assert seats(run, ["PA", "PC"], ["PB", "PC"]) == ["PB", "PC"], "who contributes is there"
+    assert seats(run, ["PA", "PC"], ["PA", "PC"]) == ["PA", "PB", "PC"]
+    assert seats(run, ["PA", "PB", "PC"], ["PA", "PB", "PC"]) == ["PB", "PC"]
+    assert seats(run, ["PA", "PB"], ["PA", "PB"]) == ["PB", "PC"], "PB is enough"
+    assert seats(run, ["PA", "PB", "PC"], ["PA", "PC"]) == ["PA", "PB", "PC"], "PB promised, and lost its disk since"
 
 
 def test_who_leaves_and_promises_nothing_is_not_waited_for() -> None:
     """SPEC R10, A13: so does a voter that has lost its votes, and it never will."""
     run = swarm("PA", "PB", "PC")
     assert seats(run, ["PC"], ["PC"]) == ["PB", "PC"]
+
+
+def test_who_is_alive_is_asked_when_the_record_is_made() -> None:
+    """SPEC R10: PB promised, and has been silent since the transfer began."""
+    run = swarm("PA", "PB", "PC")
+    pa = Host(run).meet("PB", "PC").work()
+    pa.told(pa.ready("PB"), pa.ready("PC"), ev.LeaveRequested()).skip()
+    pa.told(*(pa.says(peer, say.promise(run, MINE)) for peer in ("PB", "PC")))
+    members = pa.one(ef.StartTransfer).members
+    for done in range(1, 6):
+        moved = Transfer(say.transfer(run, *members), done, 100)
+        ready = ready_of(run.head, "PC", run.state)
+        pa.told(pa.after(4.0), pa.beacon("PC", state="ready", ready=ready, transfer=moved)).skip()
+    pa.told(pa.says("PC", say.result(run, "PC", *members)), say.ended(run, *members)).skip()
+    led = pa.node.round.leading.attempt
+    assert led is not None and led.proposal is not None and "PB" in led.promises
+    assert led.proposal.record.next_voters == ["PA", "PB", "PC"]
