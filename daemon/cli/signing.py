@@ -182,6 +182,8 @@ def text_of(recovery: Recovery) -> bytes:
 def write_draft(path: Path, recovery: Recovery) -> None:
     """A new file, on whatever disk: some have no links, by which others are made whole or not at all. One that was cut
     off is told as damaged, and drafted again. Raises BadArgument."""
+    from intellectd.daemon.atomic import fsync_dir
+
     if recovery.record.round == 0:  # it follows the manifest, whose hash begins with the run's id (SPEC I3)
         raise BadArgument(
             "a record before the opening tells the run's id, which admits to the run: it is not sent around",
@@ -193,6 +195,7 @@ def write_draft(path: Path, recovery: Recovery) -> None:
             file.write(text_of(recovery))
             file.flush()
             os.fsync(file.fileno())
+        fsync_dir(path.parent)
     except FileExistsError:
         raise BadArgument(f"{path} exists already", "name a new file: nothing is overwritten") from None
     except OSError as error:
