@@ -107,7 +107,7 @@ def drafted(answer: dict[str, Any]) -> Recovery:
 
 def sign(arguments: Any) -> int:
     """Exit code 2 and the plan without --yes, as `recover`."""
-    from intellectd.daemon.atomic import write_atomic
+    from intellectd.daemon.atomic import StorageReadOnly, write_atomic
 
     path = Path(arguments.file).resolve()  # a link is followed, not replaced
     recovery = read(path)
@@ -123,7 +123,11 @@ def sign(arguments: Any) -> int:
             write_json(recovery.facts())
         return EXIT_USAGE
     owner = recovery.sign(Path(arguments.key), "the file says whose keys are: `owners`")
-    write_atomic(path, text_of(recovery))
+    try:
+        write_atomic(path, text_of(recovery))
+    except StorageReadOnly as error:
+        hint = f"make {path.parent} writable for this user, or sign a copy of the file that lies elsewhere"
+        raise StorageReadOnly(error.message, hint) from error
     if arguments.json:
         write_json({"file": str(path), **recovery.facts()})
         return EXIT_OK

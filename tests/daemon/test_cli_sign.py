@@ -1,5 +1,6 @@
 """A recovery that several owners sign, each where its key lies: the file that goes from one to the next. SPEC G5."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from intellectd.protocol.ids import Ballot, encode
 from intellectd.protocol.records import Certificate, Entry, record_hash
 from intellectd.protocol.run_id import from_manifest_hash, run_key
 from tests.daemon.fake_answers import PEER, RUN_ID, Answers, run_status, status_answer
+from tests.daemon.test_bad_input_start import refuse_writes
 from tests.daemon.test_cli import Cli, answers, cli
 from tests.daemon.test_cli_recover import draft as first_draft
 from tests.protocol.history import History
@@ -72,6 +74,19 @@ async def test_copies_that_were_signed_apart_are_joined(cli: Cli, answers: Answe
     assert sign(path, 0, "--yes") == sign(copy, 1, "--yes") == 0
     assert (await cli("recover", "", "--signed", str(path), "--signed", str(copy), "--yes"))[0] == 0
     assert answers.asked[-1]["owners"] == sorted([owners[0].peer_id, owners[1].peer_id])
+
+
+async def test_a_file_where_nothing_may_be_written(
+    written: Written, capsys: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = written
+    before = path.read_bytes()
+    refuse_writes(monkeypatch, path.parent, errno.EROFS)
+    code = sign(path, 0, "--yes")
+    monkeypatch.undo()
+    words = capsys.readouterr().err
+    assert code == 77 and f"cannot write {path}" in words and "sign a copy" in words and "--state-dir" not in words
+    assert path.read_bytes() == before
 
 
 async def test_a_key_of_this_host_counts_with_the_file(cli: Cli, written: Written) -> None:
