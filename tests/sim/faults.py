@@ -144,7 +144,8 @@ class Faults:
 
     def _can_lose(self, host: Host) -> bool:
         """Without its vote and its log, the others are a quorum that has the newest record, and one of the next if that
-        has been voted on: it may yet be decided, and names those that have forgotten their votes."""
+        has been voted on: it may yet be decided, and names those that have forgotten their votes. So may the record of
+        who computes together now."""
         world, voters = self._world, self._world.newest_voters()
         newest, hosts = max(world.truth.entries, default=-1), world.hosts
         knowing = [v for v in self._sane_without(host) if len(hosts[v].disk.entries) > newest]
@@ -153,6 +154,12 @@ class Faults:
         for value in [vote.accepted.record for vote in votes if vote.accepted and vote.at.round > newest]:
             kept = [v for v in value.next_voters if v != host.name and not world.truth.forgetful(v)]
             if not enough(value.next_voters, kept):
+                return False
+        for node in [h.node for h in hosts.values() if h.node is not None and h.node.head.round == newest]:
+            plan = node.round.parts.exchange.plan
+            together = [m.peer for m in plan.members] if plan is not None else []
+            kept = [v for v in together if v != host.name and not world.truth.forgetful(v)]
+            if host.name in together and 2 * len(kept) <= len(together):  # which of them is senior is not known yet
                 return False
         # Who falls silent may lose its seat: then of five, one on a wrong state and one without votes are too many.
         sick = any(hosts[v].rots or hosts[v].rotten for v in voters)
