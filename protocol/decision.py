@@ -40,6 +40,7 @@ class Decision:
         self.exchange = Exchange(context, head)
         self._looked_at, self._alive = -1, list[str]()  # the voters, as of which turn
         self.diverged = False  # a quorum stands on another state than this host
+        self.doubtful = False  # the voters stand on different states, none of them a quorum
 
     def holds_for(self, record: Record) -> bool:
         """Is on this host's disk what a vote for it asks for? Of a gossip round that is nothing: only its members'

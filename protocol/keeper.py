@@ -314,6 +314,18 @@ class Keeper:
             told = sorted({peer: None for peer, view in peers.items() if view.beacon is not None} | dict.fromkeys(told))
         return [*self._decide(entry, now), *(To(peer, message) for peer in told)]
 
+    def _astray(self) -> list[Out]:
+        """This host's state is not the agreed one, or may be the one of those that differ that is wrong (K6)."""
+        if self.round.take_divergence():
+            return self._drop_state("this host's state differs from the agreed one")
+        if not self.round.take_doubt() or not self.catchup.can_rework(self.head):
+            return []
+        self.round.forget_state()
+        self.catchup.drop_state()
+        self.progress.on_jump()
+        text = f"no quorum of the voters agrees on {state_name(self.head.round)}: this host works its own out anew"
+        return [Note("state_doubted", text, "warning")]
+
     def _drop_state(self, why: str) -> list[Out]:
         self.catchup.drop_state()
         self.progress.on_jump()

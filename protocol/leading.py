@@ -27,6 +27,7 @@ class Leading:
         self._decision = decision
         self.attempt: Leader | None = None
         self._proposed_again = NO_HASH  # the update of the newest value that was
+        self._doubted, self._disagreed = False, 0  # this host's state, once; attempts in which all voters differed
 
     # ---- time
 
@@ -44,6 +45,8 @@ class Leading:
             return []
         if decision.attempts.expired(now):
             deaf = self.deaf(leader.ballot)
+            if leader.told_of_states:
+                self._doubt(leader)
             out = self._give_up(f"attempt {leader.ballot.attempt} made no progress in {leader.phase}", now)
             decision.suspicion.leave_out(deaf, decision.attempts.resumes_at(now))
             return out
@@ -74,7 +77,7 @@ class Leading:
         decision = self._decision
         digest = leader.agreed_digest()
         if digest is None:
-            return self._no_digest(leader)
+            return self._no_digest(leader, now)
         if digest != decision.muster.state_digest:
             decision.diverged, self.attempt = True, None
             return []
@@ -193,12 +196,16 @@ class Leading:
 
     # ---- inside
 
-    def _no_digest(self, leader: Leader) -> list[Out]:
-        """What others of the voters may still settle is waited for, and told: no retry mends it."""
+    def _no_digest(self, leader: Leader, now: float) -> list[Out]:
+        """What others of the voters may still settle is waited for, and told."""
         voters, state = self._decision.head.voters, state_name(self._decision.head.round)
         if len(leader.promises) == len(voters):
-            self.attempt = None
-            return [Halt(f"no quorum of the voters agrees on {state}")]
+            self._disagreed += 1
+            if self._disagreed >= limits.DIVERGENCES_MAX:
+                self.attempt = None
+                return [Halt(f"no quorum of the voters agrees on {state}")]
+            self._doubt(leader)
+            return self._give_up(f"in attempt {leader.ballot.attempt} no quorum of the voters agreed on {state}", now)
         if leader.told_of_states:
             return []
         leader.told_of_states = True
@@ -206,6 +213,14 @@ class Leading:
         told = ", ".join(f"{count} on {digest.hex()[:8]}" for digest, count in on.most_common())
         text = f"of {len(voters)} voters no quorum agrees on {state}: {told}; the others have not answered"
         return [Note("states_differ", text, "warning")]
+
+    def _doubt(self, leader: Leader) -> None:
+        """Nobody can tell yet who is wrong. Not those of whom there are more than of any others; each of the rest finds
+        out when it leads."""
+        on = Counter(promise.state_digest for promise in leader.promises.values())
+        mine = on.pop(leader.promises[self._decision.context.peer].state_digest)
+        if not self._doubted and mine <= max(on.values(), default=0):
+            self._doubted = self._decision.doubtful = True
 
     def _reduce(self, leader: Leader, now: float) -> list[Out]:
         """Nothing is locked: what is there to decide?"""

@@ -60,7 +60,6 @@ RESTLESS_MAX = 64
 HEARSAY = (ev.MessageReceived, ev.MembersReceived, ev.PeerLearned, ev.LinkMeasured)  # what may tell nothing new
 BULK = (StartTransfer, FetchUpdate, FetchSnapshot)
 STATES = {"absent": "synced", "idle": "waiting", "training": "training", "freezing": "training"}  # of a trainer
-ASTRAY = "this host's state differs from the agreed one"
 
 
 class Node(Keeper):
@@ -337,8 +336,9 @@ class Node(Keeper):
         if round_.decided is not None:
             entry, round_.decided = round_.decided, None
             return self._announce(entry, now)
-        if round_.take_divergence():
-            return self._drop_state(ASTRAY)
+        astray = self._astray()
+        if astray:
+            return astray
         out, decided = self.catchup.evaluate(self.head, now, round_.wanted, self.branching.leaves(self.head, now))
         if decided is not None:
             apply = self._apply(decided)
@@ -356,9 +356,7 @@ class Node(Keeper):
             return out
         round_.paused = self.branching.pauses(self.head, now)
         out += round_.evaluate(now)
-        if round_.take_divergence():
-            return [*out, *self._drop_state(ASTRAY)]
-        return out
+        return [*out, *self._astray()]
 
     @property
     def _leaves(self) -> bool:

@@ -103,8 +103,17 @@ class Round:
         """Has it shown that this host stands on another state than the agreed one? Asked once."""
         diverged, self.parts.diverged = self.parts.diverged, False
         if diverged:
-            self.parts.muster.state_digest = None
+            self.forget_state()
         return diverged
+
+    def take_doubt(self) -> bool:
+        """Has it shown that the voters differ, and that this host may be the one that is wrong? Asked once."""
+        doubtful, self.parts.doubtful = self.parts.doubtful, False
+        return doubtful
+
+    def forget_state(self) -> None:
+        """It is being worked out anew."""
+        self.parts.muster.state_digest = None
 
     # ---- time
 
@@ -125,7 +134,7 @@ class Round:
         parts.attempts.startable(may, now)
         if self.paused:
             may, self.reason = False, "another history with more in it is being looked at"
-        if out or not may or self.leading.attempt is not None or parts.diverged:
+        if out or not may or self.leading.attempt is not None or parts.diverged or parts.doubtful:
             return out
         lead = dict.fromkeys(parts.who_may_lead(now))
         if parts.attempts.my_turn(parts.acceptor.promised, lead.__contains__, now):

@@ -60,6 +60,11 @@ class States:
         self.void, self._kept = self.fetching is not None, NOTHING
         self.own = tuple(r for r in self.own if r <= max(0, round_))
 
+    @property
+    def places(self) -> list[int]:
+        """The rounds after which the states are that lie on this disk."""
+        return [-1 if round_ == 0 else round_ for round_ in self.own]
+
     # ---- what is asked for
 
     def ask(self, head: Head, applied: int, now: float) -> list[Out]:
@@ -110,8 +115,7 @@ class States:
     def _all_offers(self, head: Head, now: float) -> dict[int, list[str]]:
         """Those of this host's own disk come first: they cost nothing."""
         offers = self._offers(head, now)
-        for round_ in self.own:
-            place = -1 if round_ == 0 else round_
+        for place in self.places:
             own = self._donors.good([self._context.peer], place, now)
             if own:
                 offers[place] = own

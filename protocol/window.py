@@ -77,6 +77,12 @@ class Window:
             return b""
         return next((root for root in decided.roots if root in self.held), None)
 
+    def reach(self, at: int) -> int:
+        """The newest round whose state can be made from the one after this round, by what lies on this disk."""
+        while (next_ := self.get(at + 1)) and (next_.groups or self.holds(next_)):
+            at += 1
+        return at
+
     def hold(self, root: bytes) -> None:
         self.held.pop(root, None)
         self.held[root] = True

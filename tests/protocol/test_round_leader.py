@@ -160,15 +160,6 @@ def test_the_state_of_a_quorum_counts() -> None:
     assert sorted(ring(pa)) == ["PA", "PB"]
 
 
-def test_no_quorum_on_any_state_stops_loudly() -> None:
-    """SPEC A4, N5: and does nothing more."""
-    run, pa = leader()
-    pa.told(pa.says("PB", say.promise(run, MINE, state=hash_of("b"))))
-    pa >> pa.says("PC", say.promise(run, MINE, state=hash_of("c")))
-    pa << "halt: no quorum of the voters agrees on the first parameters"
-    assert pa.node.halted and pa.node.handle(ev.Tick(), pa.now) == []
-
-
 def test_while_somebody_may_still_settle_it_that_states_differ_is_told_once_an_attempt() -> None:
     """SPEC A4: one of three does not answer, and no retry of the other two mends anything."""
     run, pa = leader()

@@ -161,9 +161,7 @@ class Faults:
             kept = [v for v in together if v != host.name and not world.truth.forgetful(v)]
             if host.name in together and 2 * len(kept) <= len(together):  # which of them is senior is not known yet
                 return False
-        # Who falls silent may lose its seat: then of five, one on a wrong state and one without votes are too many.
-        sick = any(hosts[v].rots or hosts[v].rotten for v in voters)
-        return host.name not in voters or (len(voters) >= 4 and enough(voters, knowing) and not sick)
+        return host.name not in voters or (len(voters) >= 4 and enough(voters, knowing))
 
     def _held_elsewhere(self, host: Host) -> bool:
         """What the others have records of, they can come to without this host. A fork may be of one host, and all may
@@ -203,14 +201,11 @@ class Faults:
         return True
 
     def rot(self, host: Host) -> bool:
-        """A bit flips in its state: the others, a quorum on the right one also when those that leave are gone, must see
-        it. One at a time."""
+        """A bit flips in its state: of three that stay one on another state is not right by itself. One at a time."""
         hosts = self._world.hosts
         sick = any(other.rots or other.rotten for other in hosts.values())
-        voters, sane = self._world.newest_voters(), self._sane_without(host)
-        staying = [v for v in voters if not hosts[v].leaving], [v for v in sane if not hosts[v].leaving]
-        forgot = any(self._world.truth.forgetful(v) for v in voters)  # as in `_can_lose`
-        if len(voters) < 3 or sick or forgot or not enough(voters, sane) or not enough(*staying):
+        staying = [v for v in self._world.newest_voters() if not hosts[v].leaving]
+        if sick or len(staying) < 3:
             return False
         host.rots = True
         return True

@@ -1,0 +1,127 @@
+"""The voters' states differ, and none is a quorum's: who works out anew what it stands on. SPEC A4, K6."""
+
+import pytest
+
+from intellectd.protocol import effects as ef
+from intellectd.protocol import events as ev
+from intellectd.protocol import limits
+from intellectd.protocol import messages as m
+from intellectd.protocol.ids import Ballot, hash_of
+from tests.protocol import puppets as say
+from tests.protocol.playbook import History, Host, describe, opened, run_config, swarm
+
+WRONG, OTHER = hash_of("a bit flipped"), hash_of("another one did")
+THREE = ("PA", "PB", "PC")
+
+
+def host(
+    *order: str, digest: bytes = WRONG, own: tuple[int, ...] = (0,), holds: bool = True, absent: tuple[str, ...] = ()
+) -> tuple[History, Host]:
+    """PA stands on this state after round 1, and has begun to lead; states of these rounds lie on its disk."""
+    run = swarm(*order, rounds=1, config=run_config(grace_max_s=1.0))
+    update = run.entries[1].record.update_root
+    pa = Host(run, applied_digest=digest, held_updates=(update,) if holds else ())
+    pa.told(ev.SnapshotsHeld(own, 0)).meet(*(peer for peer in order[1:] if peer not in absent)).work()
+    pa.told(*(pa.ready(peer) for peer in order[1:] if peer not in absent))
+    return run, pa
+
+
+def leads(pa: Host) -> Ballot:
+    """Time passes until it does; of the others nobody begins anything."""
+    there = [peer for peer in pa.node.head.voters if peer != pa.peer and pa.node.membership.alive(peer, pa.now)]
+    for _ in range(120):
+        sent = [opened(effect) for effect in pa.skip() if isinstance(effect, ef.Send)]
+        found = [message.ballot for message in sent if isinstance(message, m.Prepare)]
+        if found:
+            return found[-1]
+        pa.told(*(pa.ready(peer) for peer in there), pa.after(1.0))
+    raise AssertionError(f"it leads no more: {pa.node.round.reason}")
+
+
+def promised(run: History, pa: Host, **states: bytes) -> list[str]:
+    """What it does when these have said where they stand, until its attempt's time is over."""
+    ballot = leads(pa)
+    pa.told(*(pa.says(peer, say.promise(run, ballot, state=state)) for peer, state in states.items()))
+    for _ in range(round(pa.node.context.config.timers.attempt_s) + 1):
+        pa.told(*(pa.ready(peer) for peer in states), pa.after(1.0))
+    return [describe(effect) for effect in pa.skip()]
+
+
+def reworked(run: History, pa: Host, digest: bytes) -> None:
+    pa.told(ev.SnapshotInstalled(-1, run.states[-1]), ev.Applied(0, run.states[0]), ev.Applied(1, digest))
+
+
+def doubts(pa: Host) -> int:
+    return sum(1 for note in pa.notes if note.event == "state_doubted")
+
+
+def test_of_two_that_differ_while_a_third_is_away_each_works_its_state_out_anew() -> None:
+    """SPEC A4, K6: by what is proven and on its own disk; then they agree."""
+    run, pa = host(*THREE, absent=("PC",))
+    done = promised(run, pa, PB=run.state)
+    assert "fetch state -1 from PA" in done
+    assert [note.event for note in pa.notes if note.event.startswith("state")] == ["states_differ", "state_doubted"]
+    pa >> pa.says("PB", say.prepare(run, Ballot(1, "PB")))
+    pa.silent()  # it has no state to promise with
+    reworked(run, pa, run.state)
+    assert "to PB: promise 1.PB" in [describe(effect) for effect in pa.skip()]
+    pa.work()
+    ballot = leads(pa)
+    pa.told(pa.says("PB", say.promise(run, ballot)))
+    pa.told(pa.after(limits.PROMISE_GRACE_S))
+    assert sorted(pa.one(ef.StartTransfer).members) == ["PA", "PB"]
+
+
+def test_what_others_may_still_settle_is_waited_for() -> None:
+    """SPEC A4, K6: the third answers late, and is a quorum with the one that is right: that is no doubt any more."""
+    run, pa = host(*THREE)
+    ballot = leads(pa)
+    pa.told(pa.says("PB", say.promise(run, ballot)))
+    pa.told(pa.after(limits.PROMISE_GRACE_S))
+    assert [note.event for note in pa.notes if note.event.startswith("state")] == ["states_differ"]
+    pa.told(pa.says("PC", say.promise(run, ballot)))
+    assert "diverged" in [note.event for note in pa.notes] and not doubts(pa)
+    assert "fetch state -1 from PA" in [describe(effect) for effect in pa.skip()]
+
+
+def test_those_of_whom_there_are_more_keep_theirs() -> None:
+    """SPEC K6: of five voters two are away, and one is wrong: it finds that out when it leads."""
+    run, pa = host("PA", "PB", "PC", "PD", "PE", digest=hash_of("most"), absent=("PD", "PE"))
+    promised(run, pa, PB=hash_of("most"), PC=WRONG)
+    assert "states_differ" in [note.event for note in pa.notes] and not doubts(pa) and pa.node.catchup.has_state
+    run, pa = host("PA", "PB", "PC", "PD", "PE", absent=("PD", "PE"))
+    assert "fetch state -1 from PA" in promised(run, pa, PB=run.state, PC=run.state)
+
+
+@pytest.mark.parametrize(("own", "holds"), [((1,), True), ((), True), ((0,), False)])
+def test_a_state_that_nothing_here_leads_to_is_kept(own: tuple[int, ...], holds: bool) -> None:
+    """SPEC K6: there is none here that is proven, or an update is gone. With it the only copy might be lost."""
+    run, pa = host(*THREE, absent=("PC",), own=own, holds=holds)
+    assert not any("fetch state" in done for done in promised(run, pa, PB=run.state))
+    assert not doubts(pa) and pa.node.catchup.has_state
+
+
+def test_it_is_done_once() -> None:
+    """SPEC K6: what the same bytes lead to twice they lead to again."""
+    run, pa = host(*THREE, absent=("PC",))
+    promised(run, pa, PB=OTHER)
+    reworked(run, pa, WRONG)
+    pa.work()
+    promised(run, pa, PB=OTHER)
+    promised(run, pa, PB=OTHER)
+    assert doubts(pa) == 1 and not pa.node.halted
+    assert sum(1 for note in pa.notes if note.event == "states_differ") == 3
+
+
+def test_when_all_differ_still_it_stops_loudly() -> None:
+    """SPEC A4, N5: in the third attempt that it leads. Each of the others has had its turn to work its own out."""
+    run, pa = host(*THREE)
+    assert "fetch state -1 from PA" in promised(run, pa, PB=OTHER, PC=run.state)
+    reworked(run, pa, WRONG)
+    pa.work()
+    promised(run, pa, PB=OTHER, PC=run.state)
+    assert not pa.node.halted
+    assert promised(run, pa, PB=OTHER, PC=run.state) == [
+        "halt: no quorum of the voters agrees on the state after round 1"
+    ]
+    assert pa.node.halted and pa.node.handle(ev.Tick(), pa.now) == []
