@@ -89,6 +89,8 @@ class Keeper:
         self._ready_since: float | None = None  # this host's delta
         self._gives_up: list[tuple[bytes, bytes]] = []  # drafts that follow an older point: our head, their generation
         self._contradicted = 0  # states computed here, in a row, that the log contradicts
+        self._doubted: tuple[bytes, bytes | None] | None = None  # (head, digest) of the state that is worked out anew
+        self._vain_doubts = 0  # that gave the same state again, in a row
         if applied_digest is not None:
             self._stands(applied_digest, now)
 
@@ -318,8 +320,10 @@ class Keeper:
         """This host's state is not the agreed one, or may be the one of those that differ that is wrong (K6)."""
         if self.round.take_divergence():
             return self._drop_state("this host's state differs from the agreed one")
-        if not self.round.take_doubt() or not self.catchup.can_rework(self.head):
+        vain = self._vain_doubts >= limits.DIVERGENCES_MAX  # somebody lies, or cannot compute
+        if not self.round.take_doubt() or vain or not self.catchup.can_rework(self.head):
             return []
+        self._doubted = self.head.hash, self.round.state_digest
         self.round.forget_state()
         self.catchup.drop_state()
         self.progress.on_jump()
@@ -351,4 +355,8 @@ class Keeper:
         proven = self.catchup.window.proven(self.catchup.applied)
         if proven is not None and proven != digest:
             return self._drop_state(f"{state_name(self.catchup.applied)} is not the agreed one")
+        if self._doubted is not None and self.catchup.applied == self.head.round:
+            at, before = self._doubted
+            self._vain_doubts = self._vain_doubts + 1 if (self.head.hash, digest) == (at, before) else 0
+            self._doubted = None
         return self.round.on_applied(digest, now) if self.catchup.applied == self.head.round else []

@@ -28,6 +28,7 @@ class Leading:
         self.attempt: Leader | None = None
         self._proposed_again = NO_HASH  # the update of the newest value that was
         self._doubted, self._disagreed = False, 0  # this host's state, once; attempts in which all voters differed
+        self._left_to_senior: Ballot | None = None  # an attempt, as it alone says that this host is wrong
 
     # ---- time
 
@@ -77,10 +78,17 @@ class Leading:
         decision = self._decision
         digest = leader.agreed_digest()
         if digest is None:
-            return self._no_digest(leader, now)
+            return self._no_digest(leader)
         if digest != decision.muster.state_digest:
-            decision.diverged, self.attempt = True, None
+            if self._even(leader, digest) and self._left_to_senior in (None, leader.ballot):
+                self._left_to_senior = leader.ballot  # until its time is over, as the others count that, too
+            else:
+                decision.diverged, self.attempt = True, None
             return []
+        if self._doubt(leader):  # of two the senior's own word is a quorum's
+            return [
+                self._differ(leader, f"of {len(decision.head.voters)} voters as many stand on another state as here")
+            ]
         leader.state_digest = digest
         locked = leader.locked()
         if locked is None or self._out_of_reach(leader, locked):
@@ -196,31 +204,40 @@ class Leading:
 
     # ---- inside
 
-    def _no_digest(self, leader: Leader, now: float) -> list[Out]:
+    def _no_digest(self, leader: Leader) -> list[Out]:
         """What others of the voters may still settle is waited for, and told."""
-        voters, state = self._decision.head.voters, state_name(self._decision.head.round)
-        if len(leader.promises) == len(voters):
-            self._disagreed += 1
+        voters = len(self._decision.head.voters)
+        all_answered = len(leader.promises) == voters
+        if all_answered and not leader.all_differ:
+            leader.all_differ, self._disagreed = True, self._disagreed + 1
             if self._disagreed >= limits.DIVERGENCES_MAX:
                 self.attempt = None
-                return [Halt(f"no quorum of the voters agrees on {state}")]
-            self._doubt(leader)
-            return self._give_up(f"in attempt {leader.ballot.attempt} no quorum of the voters agreed on {state}", now)
+                return [Halt(f"no quorum of the voters agrees on {state_name(self._decision.head.round)}")]
         if leader.told_of_states:
             return []
         leader.told_of_states = True
+        rest = "" if all_answered else ", and the others have not answered"
+        return [self._differ(leader, f"of {voters} voters no quorum agrees{rest}")]
+
+    def _differ(self, leader: Leader, what: str) -> Note:
         on = Counter(promise.state_digest for promise in leader.promises.values())
         told = ", ".join(f"{count} on {digest.hex()[:8]}" for digest, count in on.most_common())
-        text = f"of {len(voters)} voters no quorum agrees on {state}: {told}; the others have not answered"
-        return [Note("states_differ", text, "warning")]
+        return Note("states_differ", f"{state_name(self._decision.head.round)}: {what}: {told}", "warning")
 
-    def _doubt(self, leader: Leader) -> None:
+    def _even(self, leader: Leader, digest: bytes) -> bool:
+        """Is a quorum on it by the most senior voter alone, as many being on this host's?"""
+        on = Counter(promise.state_digest for promise in leader.promises.values())
+        return on[leader.promises[self._decision.context.peer].state_digest] >= on[digest]
+
+    def _doubt(self, leader: Leader) -> bool:
         """Nobody can tell yet who is wrong. Not those of whom there are more than of any others; each of the rest finds
-        out when it leads."""
+        out when it leads. Once; whether it is news."""
         on = Counter(promise.state_digest for promise in leader.promises.values())
         mine = on.pop(leader.promises[self._decision.context.peer].state_digest)
-        if not self._doubted and mine <= max(on.values(), default=0):
-            self._doubted = self._decision.doubtful = True
+        if self._doubted or mine > max(on.values(), default=0):
+            return False
+        self._doubted = self._decision.doubtful = True
+        return True
 
     def _reduce(self, leader: Leader, now: float) -> list[Out]:
         """Nothing is locked: what is there to decide?"""

@@ -103,7 +103,7 @@ class Round:
         """Has it shown that this host stands on another state than the agreed one? Asked once."""
         diverged, self.parts.diverged = self.parts.diverged, False
         if diverged:
-            self.forget_state()
+            self.parts.muster.state_digest = None
         return diverged
 
     def take_doubt(self) -> bool:
@@ -112,8 +112,8 @@ class Round:
         return doubtful
 
     def forget_state(self) -> None:
-        """It is being worked out anew."""
-        self.parts.muster.state_digest = None
+        """It is being worked out anew, and nothing is led on it."""
+        self.parts.muster.state_digest = self.leading.attempt = None
 
     # ---- time
 

@@ -15,12 +15,17 @@ THREE = ("PA", "PB", "PC")
 
 
 def host(
-    *order: str, digest: bytes = WRONG, own: tuple[int, ...] = (0,), holds: bool = True, absent: tuple[str, ...] = ()
+    *order: str,
+    digest: bytes | None = WRONG,
+    own: tuple[int, ...] = (0,),
+    holds: bool = True,
+    absent: tuple[str, ...] = (),
 ) -> tuple[History, Host]:
-    """PA stands on this state after round 1, and has begun to lead; states of these rounds lie on its disk."""
+    """PA stands on this state after round 1, the right one if None is given, and its attempt is due; states of these
+    rounds lie on its disk."""
     run = swarm(*order, rounds=1, config=run_config(grace_max_s=1.0))
     update = run.entries[1].record.update_root
-    pa = Host(run, applied_digest=digest, held_updates=(update,) if holds else ())
+    pa = Host(run, applied_digest=digest or run.state, held_updates=(update,) if holds else ())
     pa.told(ev.SnapshotsHeld(own, 0)).meet(*(peer for peer in order[1:] if peer not in absent)).work()
     pa.told(*(pa.ready(peer) for peer in order[1:] if peer not in absent))
     return run, pa
@@ -125,3 +130,68 @@ def test_when_all_differ_still_it_stops_loudly() -> None:
         "halt: no quorum of the voters agrees on the state after round 1"
     ]
     assert pa.node.halted and pa.node.handle(ev.Tick(), pa.now) == []
+
+
+def test_of_two_the_senior_doubts_its_own_state_too() -> None:
+    """SPEC A4, K6: alone it is a quorum, but not right by that."""
+    run, pa = host("PA", "PB")
+    ballot = leads(pa)
+    pa.told(pa.says("PB", say.promise(run, ballot)))
+    assert "fetch state -1 from PA" in [describe(effect) for effect in pa.skip()]
+    (said,) = [note.text for note in pa.notes if note.event == "states_differ"]
+    assert "of 2 voters as many stand on another state as here" in said
+    assert "diverged" not in [note.event for note in pa.notes]  # nothing is led meanwhile that could say so
+    reworked(run, pa, run.state)
+    pa.work()
+    ballot = leads(pa)
+    pa.told(pa.says("PB", say.promise(run, ballot)))
+    assert sorted(pa.one(ef.StartTransfer).members) == ["PA", "PB"]
+
+
+def test_whose_own_word_is_a_quorum_goes_on_with_what_it_came_to_again() -> None:
+    run, pa = host("PA", "PB")
+    pa.told(pa.says("PB", say.promise(run, leads(pa), state=OTHER))).skip()
+    reworked(run, pa, WRONG)
+    pa.work()
+    pa.told(pa.says("PB", say.promise(run, leads(pa), state=OTHER)))
+    assert pa.one(ef.StartTransfer).members == ("PA",) and doubts(pa) == 1
+
+
+def test_whose_own_word_is_a_quorum_goes_on_at_once_if_it_cannot_come_to_its_state_again() -> None:
+    run, pa = host("PA", "PB", own=())
+    pa.told(pa.says("PB", say.promise(run, leads(pa), state=OTHER)))
+    assert pa.one(ef.StartTransfer).members == ("PA",) and not doubts(pa)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_who_always_stands_elsewhere_is_not_heeded_for_ever(flips: bool) -> None:
+    """SPEC K6: its word costs nothing, and a state that is worked out again costs a round's work; unless that was
+    wrong. The others vote."""
+    run, pa = host(*THREE, digest=WRONG if flips else None, absent=("PC",))
+    seen = []
+    for _ in range(limits.DIVERGENCES_MAX + 2):
+        promised(run, pa, PB=OTHER)
+        if not pa.node.catchup.has_state:
+            pa.told(ev.SnapshotInstalled(-1, run.states[-1]))
+            pa.told(*(ev.Applied(round_, run.states[round_]) for round_ in range(run.head.round + 1)))
+        seen.append(doubts(pa))
+        entry = run.decide_entry(run.certify(say.proposal(run, "PA", "PB"), ["PB", "PC"]))
+        pa.told(pa.says("PB", m.Commit(entry)), ev.UpdateHeld(entry.record.update_root))
+        pa.told(ev.Applied(run.head.round, WRONG if flips else run.state)).work().told(pa.ready("PB"))
+    assert seen == [1, 2, 3, *([4, 5] if flips else [3, 3])]
+
+
+def test_of_two_the_junior_leaves_the_senior_an_attempt_before_it_gives_way() -> None:
+    """SPEC A4: the senior is a quorum, and may be wrong. Were the junior to fetch a state at once, the senior would
+    lead alone meanwhile, and find out nothing. The attempt is waited for, so that the next begins alone (A11)."""
+    run = swarm("PB", "PA", rounds=1, config=run_config(grace_max_s=1.0))
+    pa = Host(run, applied_digest=WRONG, held_updates=(run.entries[1].record.update_root,))
+    pa.told(ev.SnapshotsHeld((0,), 0)).meet("PB").work().told(pa.ready("PB"))
+    first = leads(pa)
+    pa.told(pa.says("PB", say.promise(run, first))).told(pa.after(1.0)).skip()
+    assert pa.node.catchup.has_state and pa.node.round.leading.attempt is not None
+    again = leads(pa)
+    assert again.attempt == first.attempt + 2  # the one between is the senior's
+    pa.told(pa.says("PB", say.promise(run, again)))
+    assert "fetch state -1 from PA" in [describe(effect) for effect in pa.skip()]
+    assert "diverged" in [note.event for note in pa.notes] and not doubts(pa)

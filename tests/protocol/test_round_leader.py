@@ -166,7 +166,7 @@ def test_while_somebody_may_still_settle_it_that_states_differ_is_told_once_an_a
     pa.told(pa.says("PB", say.promise(run, MINE, state=hash_of("b"))))
     pa.told(pa.after(limits.PROMISE_GRACE_S)).told(pa.after(0.5))
     (said,) = [note.text for note in pa.notes if note.event == "states_differ"]
-    assert said.startswith("of 3 voters no quorum agrees on the first parameters: 1 on ") and said.count("1 on") == 2
+    assert said.startswith("the first parameters: of 3 voters no quorum agrees, and") and said.count("1 on") == 2
     assert not pa.node.halted
 
 
