@@ -82,14 +82,11 @@ class Catchup:
     @property
     def reach(self) -> int:
         """The newest round whose state this host can make by itself, of what lies on its disk."""
-        return self.window.reach(self.applied) if self.has_state else self.applied
+        return self.window.reach(self.applied) if self.has_state else self.states.reach()
 
-    def can_rework(self, head: Head) -> bool:
-        """Is the head's state, which no record has proven yet, to be had again from what is proven and on this disk?
-        Then nothing is lost with the one that is here."""
-        proven = self.window.proven
-        own = [place for place in self.states.places if proven(place) is not None]
-        return proven(head.round) is None and any(self.window.reach(place) == head.round for place in own)
+    def can_rework(self, head: Head, now: float) -> bool:
+        """Is the head's state, which nothing has proven yet, to be had again from what is proven and on this disk?"""
+        return self.window.proven(head.round) is None and self.states.reach(now) == head.round
 
     def found_nowhere(self, head: Head, now: float) -> int | None:
         """The next round to apply, if its update is neither here nor at anybody of this line who is heard."""

@@ -89,8 +89,8 @@ class Keeper:
         self._ready_since: float | None = None  # this host's delta
         self._gives_up: list[tuple[bytes, bytes]] = []  # drafts that follow an older point: our head, their generation
         self._contradicted = 0  # states computed here, in a row, that the log contradicts
-        self._doubted: tuple[bytes, bytes | None] | None = None  # (head, digest) of the state that is worked out anew
-        self._vain_doubts = 0  # that gave the same state again, in a row
+        self._doubted: tuple[int, bytes | None] | None = None  # (round, digest) of the state that is worked out anew
+        self._vain_doubts: list[int] = []  # after which rounds it came to the same state again, since it last did not
         if applied_digest is not None:
             self._stands(applied_digest, now)
 
@@ -316,14 +316,17 @@ class Keeper:
             told = sorted({peer: None for peer, view in peers.items() if view.beacon is not None} | dict.fromkeys(told))
         return [*self._decide(entry, now), *(To(peer, message) for peer in told)]
 
-    def _astray(self) -> list[Out]:
+    def _astray(self, now: float) -> list[Out]:
         """This host's state is not the agreed one, or may be the one of those that differ that is wrong (K6)."""
         if self.round.take_divergence():
             return self._drop_state("this host's state differs from the agreed one")
-        vain = self._vain_doubts >= limits.DIVERGENCES_MAX  # somebody lies, or cannot compute
-        if not self.round.take_doubt() or vain or not self.catchup.can_rework(self.head):
+        if not self.round.take_doubt() or not self.catchup.can_rework(self.head, now):
             return []
-        self._doubted = self.head.hash, self.round.state_digest
+        lately = self.head.round - limits.DOUBTS_KEPT_ROUNDS
+        self._vain_doubts = [round_ for round_ in self._vain_doubts if round_ > lately]
+        if len(self._vain_doubts) >= limits.DIVERGENCES_MAX:  # somebody lies, or cannot compute
+            return []
+        self._doubted = self.head.round, self.round.state_digest
         self.round.forget_state()
         self.catchup.drop_state()
         self.progress.on_jump()
@@ -357,6 +360,7 @@ class Keeper:
             return self._drop_state(f"{state_name(self.catchup.applied)} is not the agreed one")
         if self._doubted is not None and self.catchup.applied == self.head.round:
             at, before = self._doubted
-            self._vain_doubts = self._vain_doubts + 1 if (self.head.hash, digest) == (at, before) else 0
+            now_known = digest if at == self.head.round else self.catchup.window.proven(at)
+            self._vain_doubts = [*self._vain_doubts, at] if now_known == before else []
             self._doubted = None
         return self.round.on_applied(digest, now) if self.catchup.applied == self.head.round else []

@@ -57,6 +57,7 @@ class Leader:
         self.state_digest = NO_HASH
         self.told_of_states = False  # that no quorum agrees on one
         self.all_differ = False  # all voters answered, and none does
+        self.doubted = False  # whether this host's state may be the wrong one was asked
         self._said_at = now
         self.planned_at = now  # when the members were first told
         self._repeated = 0  # plans said again

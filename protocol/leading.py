@@ -27,7 +27,8 @@ class Leading:
         self._decision = decision
         self.attempt: Leader | None = None
         self._proposed_again = NO_HASH  # the update of the newest value that was
-        self._doubted, self._disagreed = False, 0  # this host's state, once; attempts in which all voters differed
+        self.doubted = False  # this host's state: it was worked out anew
+        self._disagreed = 0  # attempts in which all voters differed
         self._left_to_senior: Ballot | None = None  # an attempt, as it alone says that this host is wrong
 
     # ---- time
@@ -216,6 +217,8 @@ class Leading:
         if leader.told_of_states:
             return []
         leader.told_of_states = True
+        if all_answered:  # nobody is left who could settle it
+            self._doubt(leader)
         rest = "" if all_answered else ", and the others have not answered"
         return [self._differ(leader, f"of {voters} voters no quorum agrees{rest}")]
 
@@ -230,13 +233,15 @@ class Leading:
         return on[leader.promises[self._decision.context.peer].state_digest] >= on[digest]
 
     def _doubt(self, leader: Leader) -> bool:
-        """Nobody can tell yet who is wrong. Not those of whom there are more than of any others; each of the rest finds
-        out when it leads. Once; whether it is news."""
+        """Nobody can tell yet who is wrong. Not those of whom there are more than of any others, nor who has accepted a
+        value: a quorum stood there then; each of the rest finds out when it leads. Whether it is news."""
+        decision = self._decision
         on = Counter(promise.state_digest for promise in leader.promises.values())
-        mine = on.pop(leader.promises[self._decision.context.peer].state_digest)
-        if self._doubted or mine > max(on.values(), default=0):
+        digest, accepted = leader.promises[decision.context.peer].state_digest, decision.acceptor.accepted
+        settled = on.pop(digest) > max(on.values(), default=0) or (accepted and accepted.record.state_digest == digest)
+        if settled or self.doubted or leader.doubted:
             return False
-        self._doubted = self._decision.doubtful = True
+        leader.doubted = decision.doubtful = True
         return True
 
     def _reduce(self, leader: Leader, now: float) -> list[Out]:

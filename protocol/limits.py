@@ -84,5 +84,6 @@ UPDATES_AHEAD_MAX = 64  # for so many rounds the state itself may be on its way
 SNAPSHOT_DONORS_MAX = 16  # of one state at once: twice what fills a downlink ten times their uplinks
 UPDATE_MISSES_MAX = 3  # donors tried for one update before a whole snapshot is
 DIVERGENCES_MAX = 3  # states computed here that the log contradicts, in a row: the arithmetic is at fault
+DOUBTS_KEPT_ROUNDS = 256  # 3 doubts in vain within so many rounds: a liar costs a hundredth of a host's work at most
 
 assert VOTERS_MAX <= PEERS_MAX and ASSIGNMENTS_MAX <= PEERS_MAX

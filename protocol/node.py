@@ -336,7 +336,7 @@ class Node(Keeper):
         if round_.decided is not None:
             entry, round_.decided = round_.decided, None
             return self._announce(entry, now)
-        astray = self._astray()
+        astray = self._astray(now)
         if astray:
             return astray
         out, decided = self.catchup.evaluate(self.head, now, round_.wanted, self.branching.leaves(self.head, now))
@@ -356,7 +356,7 @@ class Node(Keeper):
             return out
         round_.paused = self.branching.pauses(self.head, now)
         out += round_.evaluate(now)
-        return [*out, *self._astray()]
+        return [*out, *self._astray(now)]
 
     @property
     def _leaves(self) -> bool:

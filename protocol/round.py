@@ -114,6 +114,7 @@ class Round:
     def forget_state(self) -> None:
         """It is being worked out anew, and nothing is led on it."""
         self.parts.muster.state_digest = self.leading.attempt = None
+        self.leading.doubted = True
 
     # ---- time
 
@@ -134,7 +135,7 @@ class Round:
         parts.attempts.startable(may, now)
         if self.paused:
             may, self.reason = False, "another history with more in it is being looked at"
-        if out or not may or self.leading.attempt is not None or parts.diverged or parts.doubtful:
+        if out or not may or self.leading.attempt is not None or parts.diverged:
             return out
         lead = dict.fromkeys(parts.who_may_lead(now))
         if parts.attempts.my_turn(parts.acceptor.promised, lead.__contains__, now):

@@ -65,6 +65,14 @@ class States:
         """The rounds after which the states are that lie on this disk."""
         return [-1 if round_ == 0 else round_ for round_ in self.own]
 
+    def reach(self, now: float | None = None) -> int:
+        """The newest round whose state can be made of one on this disk that the log proves, by updates here. With a
+        time: of none that failed of late."""
+        proven, me = self._window.proven, self._context.peer
+        own = [place for place in self.places if proven(place) is not None]
+        good = own if now is None else [place for place in own if self._donors.good([me], place, now)]
+        return max((self._window.reach(place) for place in good), default=NO_STATE)
+
     # ---- what is asked for
 
     def ask(self, head: Head, applied: int, now: float) -> list[Out]:

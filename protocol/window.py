@@ -50,6 +50,8 @@ class Window:
         apart = bool(groups) or (before is not None and before.apart and not entry.blob.contributions)
         self._rounds[record.round] = Decided(record, mine, groups, apart, transfer_of(entry, self._peer))
         self._proven[record.round - 1] = record.state_digest
+        if groups or record.update_root == NO_HASH:  # it changes no state (E5)
+            self._proven[record.round] = record.state_digest
         old = record.round - limits.WINDOW_ROUNDS
         self._rounds.pop(old, None)
         if old > 0:
