@@ -330,7 +330,7 @@ class Keeper:
         self.round.forget_state()
         self.catchup.drop_state()
         self.progress.on_jump()
-        text = f"no quorum of the voters agrees on {state_name(self.head.round)}: this host works its own out anew"
+        text = f"the voters differ on {state_name(self.head.round)}: this host works its own out anew"
         return [Note("state_doubted", text, "warning")]
 
     def _drop_state(self, why: str) -> list[Out]:

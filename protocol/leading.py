@@ -87,9 +87,8 @@ class Leading:
                 decision.diverged, self.attempt = True, None
             return []
         if self._doubt(leader):  # of two the senior's own word is a quorum's
-            return [
-                self._differ(leader, f"of {len(decision.head.voters)} voters as many stand on another state as here")
-            ]
+            voters = len(decision.head.voters)
+            return [self._differ(leader, f"of {voters} voters as many stand on another state as here")]
         leader.state_digest = digest
         locked = leader.locked()
         if locked is None or self._out_of_reach(leader, locked):
