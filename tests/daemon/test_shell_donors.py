@@ -265,6 +265,7 @@ async def test_each_kind_of_fault_is_counted_and_its_reason_logged_and_rounds_go
                 await victim.changed.wait()
             line = f"peer {hosts[1].peer} broke the protocol: {reason}"
             assert [text for text in caplog.messages[told:] if text.startswith(line)] and before == 0
+        await hosts[0].wait("round=25")  # some ten rounds after all that, or more: one wait is for so many
         await finish_alike(hosts, 40)
 
 
