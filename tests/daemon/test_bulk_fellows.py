@@ -81,6 +81,7 @@ def test_two_that_have_half_each_make_each_other_whole_without_any_donor() -> No
     assert bytes(a.into) == OBJECT == bytes(b.into)
 
 
+@pytest.mark.slow
 def test_many_that_join_at_once_ask_the_donor_for_far_less_than_all_of_it_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes to one comes to all, while the donor's uplink is what there is least of: so slow that meanwhile they
     look at each other, however long that takes on a busy machine."""

@@ -27,6 +27,7 @@ def test_a_broken_machine_is_shown_by_a_short_schedule(mutant: str) -> None:
     assert len(schedule) <= 12, schedule
 
 
+@pytest.mark.slow
 def test_a_value_that_is_left_though_it_may_be_decided_is_shown() -> None:
     """SPEC A6: nobody asks whether those that accepted it, and those that were not heard, are a quorum."""
     careless = [(Leading, "_out_of_reach", lambda self, _, locked: not self._decision.holds_for(locked.record))]
