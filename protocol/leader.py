@@ -99,10 +99,14 @@ class Leader:
         all_answered = all(voter in self.promises or voter in self.refused for voter in alive_voters)
         return all_answered or now >= self.quorum_at + limits.PROMISE_GRACE_S
 
+    @property
+    def states(self) -> Counter[bytes]:
+        """How many voters have promised on each state, by its digest."""
+        return Counter(promise.state_digest for promise in self.promises.values())
+
     def agreed_digest(self) -> bytes | None:
         """The state digest that a quorum of the voters reports; None while there is none (SPEC A4)."""
-        counts = Counter(p.state_digest for p in self.promises.values())
-        for digest, _ in counts.most_common():
+        for digest, _ in self.states.most_common():
             if is_quorum(self._head.voters, [v for v, p in self.promises.items() if p.state_digest == digest]):
                 return digest
         return None

@@ -3,7 +3,6 @@
 Owns the attempt that is led here, if any. Refuses to count answers, which is leader.py's.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 
 from intellectd.protocol import limits
@@ -222,20 +221,17 @@ class Leading:
         return [self._differ(leader, f"of {voters} voters no quorum agrees{rest}")]
 
     def _differ(self, leader: Leader, what: str) -> Note:
-        on = Counter(promise.state_digest for promise in leader.promises.values())
-        told = ", ".join(f"{count} on {digest.hex()[:8]}" for digest, count in on.most_common())
+        told = ", ".join(f"{count} on {digest.hex()[:8]}" for digest, count in leader.states.most_common())
         return Note("states_differ", f"{state_name(self._decision.head.round)}: {what}: {told}", "warning")
 
     def _even(self, leader: Leader, digest: bytes) -> bool:
         """Is a quorum on it by the most senior voter alone, as many being on this host's?"""
-        on = Counter(promise.state_digest for promise in leader.promises.values())
-        return on[leader.promises[self._decision.context.peer].state_digest] >= on[digest]
+        return leader.states[leader.promises[self._decision.context.peer].state_digest] >= leader.states[digest]
 
     def _doubt(self, leader: Leader) -> bool:
         """Nobody can tell yet who is wrong. Not those of whom there are more than of any others, nor who has accepted a
         value: a quorum stood there then; each of the rest finds out when it leads. Whether it is news."""
-        decision = self._decision
-        on = Counter(promise.state_digest for promise in leader.promises.values())
+        decision, on = self._decision, leader.states
         digest, accepted = leader.promises[decision.context.peer].state_digest, decision.acceptor.accepted
         settled = on.pop(digest) > max(on.values(), default=0) or (accepted and accepted.record.state_digest == digest)
         if settled or self.doubted or leader.doubted:

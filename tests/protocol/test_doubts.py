@@ -218,7 +218,7 @@ def test_doubts_in_vain_are_forgotten_after_many_rounds() -> None:
 
 
 def test_a_state_that_its_own_record_proves_is_not_doubted() -> None:
-    """SPEC K6, R4: after the opening, as after a roster's record, the state is the one that the record names."""
+    """SPEC K6, R7: after the opening, as after a roster's record, the state is the one that the record names."""
     run, pa = host(*THREE, rounds=0, digest=None, absent=("PC",))
     done = promised(run, pa, PB=OTHER)
     assert "states_differ" in [note.event for note in pa.notes]
